@@ -1,0 +1,68 @@
+"""Training augmentation in tf.data: one fused gather does shuffle, padding, crop and flip."""
+
+import tensorflow as tf
+
+
+def make_batch_fn(images, labels, batch_size: int, flip: bool, crop_padding: int, seed: int):
+    """A pure function of the global step that returns that step's training batch.
+
+    Being a pure function of the step, it gives an interrupted run the batches it would have had.
+    Order is a fresh pseudo-random permutation each epoch; the images left over at an epoch's end
+    (fewer than a batch) are dropped.
+
+    Args:
+        images: (N, H, W, 3) uint8, or features (N, D) float when nothing is augmented.
+        labels: (N,) int.
+        batch_size: images a batch, at most N.
+        flip: mirror each image left to right with probability 1/2.
+        crop_padding: zero pixels added on each side before cropping back to (H, W) at random.
+        seed: non-negative; the same seed and step give the same batch.
+
+    Returns:
+        step (int64 scalar) -> (batch of images in their own dtype, labels int64).
+    """
+    images, labels = tf.constant(images), tf.constant(labels, tf.int64)
+    count = images.shape[0]
+    steps_per_epoch = count // batch_size
+
+    def batch_at(step):
+        epoch, position = step // steps_per_epoch, step % steps_per_epoch
+        order_seed = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.int32)
+        slots = position * batch_size + tf.range(batch_size, dtype=tf.int64)
+        index = tf.random.experimental.index_shuffle(slots, order_seed, tf.constant(count - 1, tf.int64))
+        batch_labels = tf.gather(labels, index)
+        if not flip and not crop_padding:
+            return tf.gather(images, index), batch_labels
+        step_seed = tf.stack([tf.constant(seed, tf.int64), step])
+        return _gather_augmented(images, index, flip, crop_padding, step_seed), batch_labels
+
+    return batch_at
+
+
+def _gather_augmented(images, index, flip, crop_padding, step_seed):
+    """Gathers images (B, H, W, 3) through shifted and mirrored pixel coordinates."""
+    batch, (_, height, width, channels) = tf.shape(index)[0], images.shape
+    seeds = tf.random.split(step_seed, 3)
+    shift = 2 * crop_padding + 1
+    dy = tf.random.stateless_uniform([batch, 1], seeds[0], 0, shift, tf.int32) - crop_padding
+    dx = tf.random.stateless_uniform([batch, 1], seeds[1], 0, shift, tf.int32) - crop_padding
+    mirrored = tf.random.stateless_uniform([batch, 1], seeds[2], 0, 2 if flip else 1, tf.int32)
+    rows = tf.range(height)[None] + dy
+    columns = tf.range(width)[None]
+    columns = tf.where(mirrored == 1, width - 1 - columns, columns) + dx
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]
+    rows, columns = tf.clip_by_value(rows, 0, height - 1), tf.clip_by_value(columns, 0, width - 1)
+    pixel = rows[:, :, None] * width + columns[:, None]
+    flat = tf.reshape(images, [-1, channels])
+    base = index[:, None, None] * (height * width)
+    batch_images = tf.gather(flat, base + tf.cast(pixel, tf.int64))
+    return batch_images * tf.cast(inside[..., None], images.dtype)
+
+
+def make_train_dataset(images, labels, batch_size: int, flip: bool, crop_padding: int, seed: int, start, stop):
+    """Batches of the global steps from `start` (included) to `stop` (excluded); see `make_batch_fn`."""
+    batch_at = make_batch_fn(images, labels, batch_size, flip, crop_padding, seed)
+    dataset = tf.data.Dataset.range(start, stop).map(batch_at, num_parallel_calls=1).prefetch(2)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its teardown stalls short loops
+    return dataset.with_options(options)

@@ -1,0 +1,8 @@
+"""The one exception that means "the user can mend this"."""
+
+
+class InputError(ValueError):
+    """Bad input: the message says what was expected, what came and what to do.
+
+    The command line prints the message alone and ends with exit code 2.
+    """

@@ -1,0 +1,184 @@
+"""The classifier: uint8 images -> rescale, resize, backbone, taps, head -> logits."""
+
+import dataclasses
+import math
+import os
+
+import keras
+from keras import ops
+
+from keras_cifar.backbones import BACKBONES, backbone_stages, dtype_policy, load_backbone
+from keras_cifar.errors import InputError
+from keras_cifar.heads import HEADS
+from keras_cifar.recipes import Recipe
+
+_BACKBONE = "backbone"
+_HEAD = "head"
+
+
+def has_accelerator() -> bool:
+    """Whether Keras' backend sees a GPU or TPU."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"))
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def cpu_flags() -> set[str]:
+    """The CPU's feature flags; empty where the system does not list them."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            line = next((line for line in file if line.startswith("flags")), "")
+    except OSError:
+        return set()
+    return set(line.partition(":")[2].split())
+
+
+def resolve_precision(precision: str, backbone: str) -> str:
+    """The Keras dtype policy for a recipe's precision: "auto" takes the faster one for backbone and machine."""
+    if precision == "auto":
+        on_cpu = BACKBONES[backbone].bfloat16_on_cpu and "amx_bf16" in cpu_flags()
+        precision = "bfloat16" if has_accelerator() or on_cpu else "float32"
+    return {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
+
+
+def build_model(recipe: Recipe, num_classes: int, image_shape: tuple[int, int, int]) -> keras.Model:
+    """Builds the classifier of a recipe, pretrained weights loaded, ready to compile.
+
+    Args:
+        recipe: see `Recipe`.
+        num_classes: number of logits.
+        image_shape: (H, W, 3) of the images as the data set stores them.
+
+    Returns:
+        Model (B, H, W, 3) uint8 -> logits (B, num_classes) float32, its layers "backbone" (taps)
+        and "head". A standard Keras model: no class of this package is in it.
+
+    Raises:
+        InputError: the weights cannot be had, or a stage does not exist.
+    """
+    spec = BACKBONES[recipe.backbone]
+    policy = resolve_precision(recipe.precision, recipe.backbone)
+    keras.utils.set_random_seed(recipe.seed)
+    backbone, _ = _load_stages(recipe, policy)
+    taps = keras.Model(backbone.inputs, [backbone.pyramid_outputs[tap] for tap in recipe.taps], name=_BACKBONE)
+    with dtype_policy(policy):
+        images = keras.Input(image_shape, dtype="uint8", name="images")
+        scale = [1 / s for s in spec.std]
+        offset = [-m / s for m, s in zip(spec.mean, spec.std, strict=True)]
+        x = keras.layers.Rescaling(scale, offset, dtype="float32", name="rescale")(images)
+        if image_shape[:2] != (recipe.image_size, recipe.image_size):
+            x = ops.image.resize(x, (recipe.image_size, recipe.image_size), interpolation="bilinear")
+        outputs = taps(x)
+        outputs = outputs if isinstance(outputs, list) else [outputs]
+        pooled = [
+            keras.layers.GlobalAveragePooling2D(dtype="float32", name=f"pool_{tap}")(output)
+            for tap, output in zip(recipe.taps, outputs, strict=True)
+        ]
+        features = keras.layers.Concatenate(dtype="float32", name="fuse")(pooled) if len(pooled) > 1 else pooled[0]
+        head = HEADS[recipe.head](features.shape[-1], num_classes, recipe.head_width, recipe.dropout, recipe.seed)
+        return keras.Model(images, head(features), name=f"level{recipe.level}")
+
+
+def _load_stages(recipe, policy):
+    """The recipe's backbone with its stages frozen or not, and those stages."""
+    backbone = load_backbone(recipe.backbone, recipe.weights, policy)
+    stages = backbone_stages(backbone)
+    for stage in (*recipe.taps, *recipe.trainable_stages):
+        if stage not in stages:
+            raise InputError(
+                f"Expected a stage among {', '.join(stages)} of {recipe.backbone}, but got {stage}; choose one of them."
+            )
+    set_trainable_stages(stages, recipe.trainable_stages, recipe.train_batch_norm)
+    return backbone, stages
+
+
+def set_trainable_stages(stages: dict[str, list[keras.layers.Layer]], trainable, train_batch_norm: bool) -> None:
+    """Freezes every layer but those of the named stages.
+
+    Args:
+        stages: see `backbone_stages`.
+        trainable: names of the stages that train.
+        train_batch_norm: whether batch normalisation in them trains too; a frozen one runs in
+            inference mode.
+    """
+    for name, layers in stages.items():
+        for layer in layers:
+            normalises = isinstance(layer, keras.layers.BatchNormalization)
+            layer.trainable = name in trainable and (train_batch_norm or not normalises)
+
+
+def split_at_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """The parts below and from the head: images -> pooled features (B, D), and features -> logits."""
+    head = model.get_layer(_HEAD)
+    features = model.get_layer(_HEAD)._inbound_nodes[-1].input_tensors[0]
+    return keras.Model(model.inputs, features, name="features"), head
+
+
+def copy_weights(source: keras.Model, target: keras.Model) -> list[str]:
+    """Copies what two classifiers share: the backbone's weights by layer name, and the head's if it has the same form.
+
+    Returns:
+        What was copied, of "backbone" and "head".
+
+    Raises:
+        InputError: the backbones have no layer in common.
+    """
+    ours = target.get_layer(_BACKBONE)
+    theirs = {layer.name: layer for layer in source.get_layer(_BACKBONE).layers if layer.weights}
+    shared = [layer for layer in ours.layers if layer.weights and layer.name in theirs]
+    shapes = [[w.shape for w in layer.weights] for layer in shared]
+    if not shared or shapes != [[w.shape for w in theirs[layer.name].weights] for layer in shared]:
+        raise InputError("Expected --init-from a run with the same backbone, but its weights do not fit; name another.")
+    for layer in shared:
+        layer.set_weights(theirs[layer.name].get_weights())
+    old, new = source.get_layer(_HEAD), target.get_layer(_HEAD)
+    if [w.shape for w in old.weights] != [w.shape for w in new.weights]:
+        return ["backbone"]
+    new.set_weights(old.get_weights())
+    return ["backbone", "head"]
+
+
+def count_parameters(layers: list[keras.layers.Layer]) -> tuple[int, int]:
+    """Trainable and frozen parameters; moving statistics count as frozen, states of random seeds not at all."""
+    weights = {id(w): w for layer in layers for w in layer.weights}
+    trainable = {id(w) for layer in layers for w in layer.trainable_weights}
+    counts = [0, 0]
+    for key, weight in weights.items():
+        counts[key not in trainable] += math.prod(weight.shape)
+    return counts[0], counts[1]
+
+
+def stage_parameters(recipe: Recipe, num_classes: int = 10) -> list[tuple[str, int, int]]:
+    """Stage name, trainable and frozen parameters of each backbone stage, the head and the total.
+
+    No weights are loaded.
+    """
+    backbone, stages = _load_stages(dataclasses.replace(recipe, weights="none"), "float32")
+    num_features = sum(backbone.pyramid_outputs[tap].shape[-1] for tap in recipe.taps)
+    head = HEADS[recipe.head](num_features, num_classes, recipe.head_width, recipe.dropout, recipe.seed)
+    rows = [(name, *count_parameters(layers)) for name, layers in stages.items()]
+    rows.append(("head", *count_parameters(head.layers)))
+    return [*rows, ("total", sum(row[1] for row in rows), sum(row[2] for row in rows))]
+
+
+def load_classifier(path: str | os.PathLike) -> keras.Model:
+    """Loads a saved classifier.
+
+    Raises:
+        InputError: the file is missing or no Keras model.
+    """
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"Expected a Keras model in {path}, but it cannot be loaded ({first}); train the run again."
+        ) from error

