@@ -11,8 +11,10 @@ examples:
 """
 
 import argparse
+import logging
 import os
 import sys
+import tempfile
 
 from keras_cifar.errors import InputError
 from keras_cifar.recipes import LEVELS, flag, recipe_to_dict, resolve_recipe
@@ -173,11 +175,32 @@ def _demo(args):
     print("next: python cli.py train --level 1 --backbone efficientnet_lite0   (CIFAR-10)")
 
 
+def _import_quietly():
+    """Imports TensorFlow with its native start-up messages held back, and shown only if it fails."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.constant(0)
+        except BaseException:
+            held.seek(0)
+            os.write(terminal, held.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
 def main(argv=None) -> int:
     """Runs one command; returns the exit code: 0, 2 for bad input, 130 after Ctrl-C."""
     args = _parser().parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
+        _import_quietly()
         args.function(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -77,7 +77,8 @@ _LEVEL_2 = dataclasses.replace(
     trainable_stages=("P5",),
     flip=True,
     crop_padding=4,
-    learning_rate=3e-4,
+    learning_rate=1e-4,
+    schedule="constant",
     epochs=3,
 )
 _LEVEL_3 = dataclasses.replace(
@@ -87,9 +88,6 @@ _LEVEL_3 = dataclasses.replace(
     taps=("P4", "P5"),
     head="fusion",
     dropout=0.3,
-    learning_rate=1e-4,
-    schedule="constant",
-    epochs=3,
 )
 _LEVEL_4 = dataclasses.replace(
     _LEVEL_3,

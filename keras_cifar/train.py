@@ -6,6 +6,7 @@ Keras' BackupAndRestore and ModelCheckpoint are not atomic and restart the rando
 """
 
 import dataclasses
+import os
 import pathlib
 import time
 
@@ -24,7 +25,8 @@ from keras_cifar.plots import plot_confusion, plot_curves
 from keras_cifar.recipes import Recipe, recipe_to_dict, resolve_recipe
 from keras_cifar.runs import Run, describe_environment, open_run, utc_now, write_json
 
-SAVE_SECONDS = 30.0
+# Seconds between saved states within an epoch; each epoch's end is saved too.
+SAVE_SECONDS = float(os.environ.get("KERAS_CIFAR_SAVE_SECONDS", 30))
 _SHARED_WITH_PARENT = ("data", "backbone", "image_size", "taps", "head", "head_width", "split_seed")
 
 
@@ -153,6 +155,8 @@ class _Progress:
     step: int = 0
     best_top1: float = -1.0
     best_epoch: int = 0
+    loss_sum: float = 0.0
+    top1_sum: float = 0.0
     seconds: float = 0.0
     history: list = dataclasses.field(default_factory=list)
 
@@ -200,13 +204,9 @@ class _Training:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         self.trained.compile(optimizer, loss, metrics=[keras.metrics.SparseCategoricalAccuracy("top1")])
         optimizer.build(self.trained.trainable_variables)
-        # Makes the metrics' variables exist, so that a state can be loaded into them; trains nothing.
-        first = slice(self.batch_size)
-        self.trained.test_on_batch(self.train_split.images[first], self.train_split.labels[first])
-        self.trained.reset_metrics()
 
     def _variables(self):
-        found = self.trained.variables + self.trained.optimizer.variables + self.trained.metrics_variables
+        found = self.trained.variables + self.trained.optimizer.variables
         return list({id(v): v for v in found}.values())
 
     def _restore(self):
@@ -242,37 +242,39 @@ class _Training:
         bar = tqdm(total=self.total_steps, initial=progress.step, desc="training", disable=None, leave=False)
         for images, labels in dataset.as_numpy_iterator():
             logs = self.trained.train_on_batch(images, labels, return_dict=True)
+            progress.loss_sum += float(logs["loss"])
+            progress.top1_sum += float(logs["top1"])
             progress.step += 1
             progress.seconds = earlier + time.monotonic() - started
             bar.update()
             if progress.step % self.steps_per_epoch == 0:
-                self._end_epoch(logs)
+                self._end_epoch()
             if time.monotonic() - saved > SAVE_SECONDS or progress.step % self.steps_per_epoch == 0:
                 self._save()
                 saved = time.monotonic()
         bar.close()
         self._write_result()
 
-    def _end_epoch(self, logs):
-        if not np.isfinite(logs["loss"]):
-            raise InputError(
-                f"Expected a finite loss, but it is {logs['loss']} at step {self.progress.step}; "
-                "pass a smaller --learning-rate."
-            )
+    def _end_epoch(self):
         progress, epoch = self.progress, self.progress.step // self.steps_per_epoch
+        if not np.isfinite(progress.loss_sum):
+            raise InputError(
+                f"Expected a finite loss, but it diverged in epoch {epoch}; pass a smaller --learning-rate and "
+                "--overwrite."
+            )
         logits = self._predict_val()
         row = {
             "epoch": epoch,
             "step": progress.step,
             "learning_rate": float(self.trained.optimizer.learning_rate),
-            "train_loss": float(logs["loss"]),
-            "train_top1": float(logs["top1"]),
+            "train_loss": progress.loss_sum / self.steps_per_epoch,
+            "train_top1": progress.top1_sum / self.steps_per_epoch,
             "val_loss": cross_entropy(logits, self.val.labels),
             "val_top1": top1(logits, self.val.labels),
             "seconds": round(progress.seconds, 1),
         }
         progress.history.append(row)
-        self.trained.reset_metrics()
+        progress.loss_sum = progress.top1_sum = 0.0
         if row["val_top1"] > progress.best_top1:
             progress.best_top1, progress.best_epoch = row["val_top1"], epoch
             self.run.save_model(self.model, "best.keras")
