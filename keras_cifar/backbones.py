@@ -180,7 +180,7 @@ def backbone_stages(backbone: keras.Model) -> dict[str, list[keras.layers.Layer]
     """
     stages, seen = {}, set()
     for name in sorted(backbone.pyramid_outputs, key=lambda n: int(n[1:])):
-        below = keras.Model(backbone.inputs, backbone.pyramid_outputs[name])
+        below = keras.Model(backbone.input, backbone.pyramid_outputs[name])
         stages[name] = [layer for layer in below.layers if id(layer) not in seen]
         seen.update(map(id, stages[name]))
     return stages

@@ -5,7 +5,6 @@ one pass over the data replaces one pass per epoch.
 """
 
 import hashlib
-import json
 import os
 import pathlib
 
@@ -20,16 +19,17 @@ from keras_cifar.weights import cache_dir
 _MAX_CACHE_BYTES = 8 * 2**30
 
 
-def pooled_features(model: keras.Model, split: Split, batch_size: int, progress: str) -> np.ndarray:
+def pooled_features(model: keras.Model, split: Split, batch_size: int, identity: tuple, progress: str) -> np.ndarray:
     """Features (N, D) float32 of a split, from the cache or computed and stored there.
 
     Args:
         model: (B, H, W, 3) uint8 -> (B, D), every layer frozen.
         split: N images.
         batch_size: images a call.
+        identity: what decides the graph beside the weights (backbone, size, taps, precision).
         progress: text before the progress bar.
     """
-    path = cache_dir() / "features" / f"{_key(model, split)}.npy"
+    path = cache_dir() / "features" / f"{_key(model, split, identity)}.npy"
     try:
         features = np.load(path)
         if len(features) == len(split):
@@ -44,11 +44,9 @@ def pooled_features(model: keras.Model, split: Split, batch_size: int, progress:
     return features
 
 
-def _key(model, split):
-    """Fingerprint of the images, the graph, its weights and its precision."""
-    digest = hashlib.sha256(split.fingerprint().encode())
-    digest.update(keras.backend.backend().encode())
-    digest.update(json.dumps(model.get_config(), sort_keys=True, default=str).encode())
+def _key(model, split, identity):
+    """Fingerprint of the images, the graph and its weights."""
+    digest = hashlib.sha256(repr((split.fingerprint(), keras.backend.backend(), identity)).encode())
     for variable in model.variables:
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)))
     return digest.hexdigest()[:32]

@@ -68,7 +68,7 @@ def build_model(recipe: Recipe, num_classes: int, image_shape: tuple[int, int, i
     policy = resolve_precision(recipe.precision, recipe.backbone)
     keras.utils.set_random_seed(recipe.seed)
     backbone, _ = _load_stages(recipe, policy)
-    taps = keras.Model(backbone.inputs, [backbone.pyramid_outputs[tap] for tap in recipe.taps], name=_BACKBONE)
+    taps = keras.Model(backbone.input, [backbone.pyramid_outputs[tap] for tap in recipe.taps], name=_BACKBONE)
     with dtype_policy(policy):
         images = keras.Input(image_shape, dtype="uint8", name="images")
         scale = [1 / s for s in spec.std]
@@ -119,7 +119,7 @@ def split_at_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     """The parts below and from the head: images -> pooled features (B, D), and features -> logits."""
     head = model.get_layer(_HEAD)
     features = model.get_layer(_HEAD)._inbound_nodes[-1].input_tensors[0]
-    return keras.Model(model.inputs, features, name="features"), head
+    return keras.Model(model.input, features, name="features"), head
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> list[str]:

@@ -137,7 +137,7 @@ class Run:
 
     def save_model(self, model: keras.Model, name: str) -> None:
         """Saves a standard `.keras` file without the optimizer."""
-        uncompiled = keras.Model(model.inputs, model.outputs, name=model.name)
+        uncompiled = keras.Model(model.input, model.outputs, name=model.name)
         with atomic_path(self.file(name)) as partial:
             uncompiled.save(partial)
 
@@ -164,38 +164,38 @@ class Run:
                 "pass --overwrite to start again."
             ) from error
 
-    def prepare(self, recipe: Recipe, overwrite: bool) -> None:
-        """Makes the folder ready for a recipe, or refuses.
+    def check(self, recipe: Recipe, overwrite: bool) -> None:
+        """Refuses a folder that a recipe cannot be trained in; writes nothing.
 
         Raises:
             InputError: it holds a finished run, another recipe's run, or other things.
         """
-        if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
-            if not self.file("recipe.json").is_file():
-                raise InputError(
-                    f"Expected a new folder or a run in {self.path}, but it holds other files; choose another "
-                    "--run-dir."
-                )
-            if overwrite:
-                self._remove_files()
-            elif self.is_finished:
-                raise InputError(
-                    f"Expected an unfinished run in {self.path}, but it is finished; pass --overwrite to train it "
-                    "again, or another --run-dir to keep it."
-                )
-            elif changed := _differences(self.recipe, recipe):
-                raise InputError(
-                    f"Expected the recipe of the interrupted run in {self.path}, but {changed}; repeat its options "
-                    "to go on, pass --overwrite to start again, or choose another --run-dir."
-                )
-        elif self.path.exists() and not self.path.is_dir():
-            raise InputError(f"Expected a folder for --run-dir, but {self.path} is a file; choose another.")
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.file("recipe.json"), recipe_to_dict(recipe))
+        if not self.path.is_dir() or all(p.name == ".lock" for p in self.path.iterdir()):
+            return
+        if not self.file("recipe.json").is_file():
+            raise InputError(
+                f"Expected a new folder or a run in {self.path}, but it holds other files; choose another --run-dir."
+            )
+        if overwrite:
+            return
+        if self.is_finished:
+            raise InputError(
+                f"Expected an unfinished run in {self.path}, but it is finished; pass --overwrite to train it "
+                "again, or another --run-dir to keep it."
+            )
+        if changed := _differences(self.recipe, recipe):
+            raise InputError(
+                f"Expected the recipe of the interrupted run in {self.path}, but {changed}; repeat its options "
+                "to go on, pass --overwrite to start again, or choose another --run-dir."
+            )
 
-    def _remove_files(self):
-        for name in _FILES:
-            self.file(name).unlink(missing_ok=True)
+    def begin(self, recipe: Recipe, overwrite: bool) -> None:
+        """Writes the recipe, after removing the files of an earlier run if it is to be overwritten."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            for name in _FILES:
+                self.file(name).unlink(missing_ok=True)
+        write_json(self.file("recipe.json"), recipe_to_dict(recipe))
 
     @contextlib.contextmanager
     def lock(self):
@@ -206,6 +206,8 @@ class Run:
         """
         import fcntl
 
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"Expected a folder for --run-dir, but {self.path} is a file; choose another.")
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.file(".lock"), "w") as file:
             try:

@@ -74,7 +74,7 @@ def train(
     """
     run = Run(run_dir or default_run_dir(recipe))
     with run.lock():
-        run.prepare(recipe, overwrite)
+        run.check(recipe, overwrite)
         if init_from is None and recipe.continues is not None:
             init_from = _parent_run(recipe, run, data_dir, skip_bad_images, say)
         enable_determinism()
@@ -84,9 +84,8 @@ def train(
         if init_from is not None:
             copied = copy_weights(load_classifier(_checked_parent(recipe, init_from).file("best.keras")), model)
             say(f"Starting from the {' and '.join(copied)} of {init_from}")
-        write_json(run.file("local.json"), {"data_dir": data_dir and str(pathlib.Path(data_dir).resolve()),
-                                            "skip_bad_images": skip_bad_images})  # fmt: skip
-        _Training(recipe, run, source, model, say).finish()
+        local = {"data_dir": data_dir and str(pathlib.Path(data_dir).resolve()), "skip_bad_images": skip_bad_images}
+        _Training(recipe, run, source, model, overwrite, local, say).finish()
     return run
 
 
@@ -164,7 +163,7 @@ class _Progress:
 class _Training:
     """The model of one run on its way from the first to the last step."""
 
-    def __init__(self, recipe: Recipe, run: Run, source: Source, model: keras.Model, say):
+    def __init__(self, recipe: Recipe, run: Run, source: Source, model: keras.Model, overwrite, local, say):
         self.recipe, self.run, self.source, self.model, self.say = recipe, run, source, model, say
         train_split = source.load("train", recipe.split_seed, recipe.limit)
         val = source.load("val", recipe.split_seed)
@@ -175,7 +174,9 @@ class _Training:
             )
         policy = resolve_precision(recipe.precision, recipe.backbone)
         environment = describe_environment(recipe, policy, train_split.fingerprint(), source.label)
+        run.begin(recipe, overwrite)
         write_json(run.file("environment.json"), environment)
+        write_json(run.file("local.json"), local)
         say(f"{len(train_split)} training and {len(val)} val images, {len(source.class_names)} classes, {policy}")
         self.trained, self.train_split, self.val = self._cut_frozen(train_split, val)
         self.batch_size = min(recipe.batch_size, len(train_split))
@@ -190,11 +191,13 @@ class _Training:
         if recipe.trainable_stages or recipe.flip or recipe.crop_padding:
             return self.model, train_split, val
         below, head = split_at_head(self.model)
-        parts = [
-            Split(pooled_features(below, part, recipe.batch_size, f"features of {name}"), part.labels)
+        policy = resolve_precision(recipe.precision, recipe.backbone)
+        identity = (recipe.backbone, recipe.image_size, recipe.taps, policy)
+        features = [
+            pooled_features(below, part, 64, identity, f"features of {name}")
             for name, part in (("train", train_split), ("val", val))
         ]
-        return head, *parts
+        return head, Split(features[0], train_split.labels), Split(features[1], val.labels)
 
     def _compile(self):
         rate = self.recipe.learning_rate

@@ -1,0 +1,63 @@
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_cifar.recipes import resolve_recipe
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TINY = {
+    "data": "digits",
+    "backbone": "efficientnet_lite0",
+    "weights": "none",
+    "image_size": 32,
+    "limit": 48,
+    "batch_size": 16,
+    "epochs": 1,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Keeps what tests convert and store out of the user's cache."""
+    os.environ["KERAS_CIFAR_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def tiny_recipe(level, **changes):
+    return resolve_recipe(level, **{**TINY, **changes})
+
+
+def tiny_options(**changes):
+    options = {**TINY, **changes}
+    return [part for name, value in options.items() for part in ("--" + name.replace("_", "-"), str(value))]
+
+
+def run_cli(*args, env=None, timeout=200):
+    """Runs the command line as a user does, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **(env or {})},
+    )
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """Two classes of twelve images each, of different sizes and formats."""
+    random = np.random.default_rng(0)
+    for label, name in enumerate(("cat", "dog")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = random.integers(0, 128, (20 + i, 40 - i, 3), np.uint8) + 120 * label
+            suffix = ("png", "jpg", "webp")[i % 3]
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "photos" / name / f"{i}.{suffix}")
+    return tmp_path / "photos"

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_cifar.augment import make_batch_fn, make_train_dataset
+
+random = np.random.default_rng(0)
+IMAGES = random.integers(1, 256, (20, 8, 8, 3)).astype(np.uint8)
+LABELS = np.arange(20)
+
+
+def all_views(image, flip, padding):
+    """Every crop of the padded image and of its mirror image, one by one."""
+    sources = [image, image[:, ::-1]] if flip else [image]
+    for source in sources:
+        padded = np.pad(source, ((padding, padding), (padding, padding), (0, 0)))
+        for y in range(2 * padding + 1):
+            for x in range(2 * padding + 1):
+                yield padded[y : y + 8, x : x + 8].tobytes()
+
+
+@pytest.mark.parametrize(("flip", "padding"), [(True, 0), (False, 2), (True, 2)])
+def test_each_image_is_a_crop_of_its_own(flip, padding):
+    batch_at = make_batch_fn(IMAGES, LABELS, 5, flip, padding, seed=1)
+    seen = set()
+    for step in range(40):
+        images, labels = batch_at(tf.constant(step, tf.int64))
+        for image, label in zip(images.numpy(), labels.numpy(), strict=True):
+            views = list(all_views(IMAGES[label], flip, padding))
+            assert image.tobytes() in views
+            seen.add(views.index(image.tobytes()))
+    assert len(seen) == len(set(range((1 + flip) * (2 * padding + 1) ** 2)))
+
+
+def test_without_augmentation_images_come_as_they_are():
+    images, labels = make_batch_fn(IMAGES, LABELS, 20, False, 0, seed=0)(tf.constant(0, tf.int64))
+    assert np.array_equal(images, IMAGES[labels.numpy()])
+
+
+def test_each_epoch_is_another_permutation():
+    batch_at = make_batch_fn(IMAGES, LABELS, 5, True, 1, seed=0)
+    epochs = [np.concatenate([batch_at(tf.constant(e * 4 + s, tf.int64))[1] for s in range(4)]) for e in range(3)]
+    assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
+    assert not np.array_equal(epochs[0], epochs[1]) and not np.array_equal(epochs[1], epochs[2])
+
+
+def test_pipeline_equals_eager_from_any_step():
+    batch_at = make_batch_fn(IMAGES, LABELS, 6, True, 2, seed=7)
+    late = list(make_train_dataset(IMAGES, LABELS, 6, True, 2, 7, 5, 9).as_numpy_iterator())
+    assert len(late) == 4
+    for step, (images, labels) in enumerate(late, 5):
+        expected = batch_at(tf.constant(step, tf.int64))
+        assert np.array_equal(images, expected[0]) and np.array_equal(labels, expected[1])
+
+
+def test_seeds_differ():
+    first, second = (make_batch_fn(IMAGES, LABELS, 20, True, 2, seed)(tf.constant(0, tf.int64)) for seed in (0, 1))
+    assert not np.array_equal(first[0], second[0])

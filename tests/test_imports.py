@@ -1,0 +1,73 @@
+"""The arrows of the architecture: a module imports only from the rows above its own."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+ROWS = [
+    {"errors"},
+    {"recipes", "metrics"},
+    {"augment", "heads", "tta"},
+    {"weights"},
+    {"backbones", "datasets", "evaluate"},
+    {"model"},
+    {"runs"},
+    {"features", "plots"},
+    {"train", "evaluate_run"},
+    {"report", "doctor"},
+    {"demo"},
+]
+ROW_OF = {name: i for i, row in enumerate(ROWS) for name in row}
+STDLIB_ONLY = ("errors", "recipes")
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+MODULES = sorted(p for p in (ROOT / "keras_cifar").glob("*.py") if p.stem != "__init__")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_module_imports_only_from_rows_above(path):
+    assert path.stem in ROW_OF, f"{path.name} stands in no row: give it a place"
+    for name in imported(path):
+        root, _, rest = name.partition(".")
+        assert root not in ("tuning", "export", "benchmarks", "tests", "cli"), f"{path.name} imports {name}"
+        if root == "keras_cifar":
+            assert ROW_OF[rest] < ROW_OF[path.stem], f"{path.name} imports {name} from its own row or below"
+
+
+@pytest.mark.parametrize("name", STDLIB_ONLY)
+def test_recipes_need_the_standard_library_only(name):
+    for module in imported(ROOT / "keras_cifar" / f"{name}.py"):
+        root = module.partition(".")[0]
+        assert root in sys.stdlib_module_names or module == "keras_cifar.errors"
+
+
+def test_metrics_need_numpy_only():
+    roots = {m.partition(".")[0] for m in imported(ROOT / "keras_cifar" / "metrics.py")}
+    assert roots <= {"math", "numpy"}
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, cli; cli._parser(); print([m for m in ('tensorflow', 'keras', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_every_module_has_a_test():
+    tests = {p.stem.removeprefix("test_") for p in pathlib.Path(__file__).parent.glob("test_*.py")}
+    covered_by = {"errors": "cli", "heads": "model", "features": "train", "plots": "report", "evaluate_run": "report",
+                  "demo": "report", "doctor": "cli", "tta": "evaluate"}  # fmt: skip
+    for path in MODULES:
+        assert covered_by.get(path.stem, path.stem) in tests, path.stem

@@ -1,0 +1,113 @@
+import dataclasses
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import tiny_recipe
+
+from keras_cifar.errors import InputError
+from keras_cifar.model import build_model, copy_weights, load_classifier, split_at_head, stage_parameters
+from keras_cifar.recipes import LEVELS
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
+SHAPE = (32, 32, 3)
+
+
+def build(level, **changes):
+    return build_model(tiny_recipe(level, **changes), 10, SHAPE)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_calling_a_level_is_inference_and_trains_only_its_stages(level):
+    recipe = tiny_recipe(level, image_size=64)
+    model = build_model(recipe, 10, SHAPE)
+    assert np.array_equal(model(IMAGES), model(IMAGES, training=False))
+    before = {w.path: w.numpy() for w in model.weights}
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    for _ in range(2):
+        model.train_on_batch(IMAGES, np.arange(4))
+    changed = {w.path.split("/")[-2] for w in model.weights
+               if not np.array_equal(before[w.path], w.numpy()) and "seed" not in w.path}  # fmt: skip
+    trainable = {w.path.split("/")[-2] for w in model.trainable_weights}
+    assert changed == trainable
+    assert not any("bn" in name for name in changed)
+    stage_5 = any(name.startswith(("block6", "block7", "top")) for name in changed)
+    stage_4 = any(name.startswith(("block4", "block5")) for name in changed)
+    assert stage_5 == ("P5" in recipe.trainable_stages) and stage_4 == ("P4" in recipe.trainable_stages)
+    assert not any(name.startswith(("stem", "block1", "block2", "block3")) for name in changed)
+
+
+def test_batch_norm_of_trained_stages_can_train():
+    model = build(2, train_batch_norm=True)
+    names = {w.path.split("/")[-2] for w in model.trainable_weights}
+    assert "top_bn" in names and "stem_bn" not in names
+
+
+def test_parameter_counts_add_up():
+    for level in LEVELS:
+        recipe = tiny_recipe(level)
+        rows = {name: (trainable, frozen) for name, trainable, frozen in stage_parameters(recipe)}
+        model = build_model(recipe, 10, SHAPE)
+        assert sum(rows["total"]) == model.count_params() - sum("seed" in w.path for w in model.weights) * 2
+        assert rows["total"][0] == sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+
+
+def test_features_and_head_are_the_model():
+    model = build(3)
+    below, head = split_at_head(model)
+    assert np.allclose(head(below(IMAGES)), model(IMAGES), atol=1e-6)
+
+
+def test_copy_weights_takes_the_head_only_where_it_fits():
+    third, fourth, first = build(3), build(4, seed=5), build(1, seed=6)
+    assert copy_weights(third, fourth) == ["backbone", "head"]
+    assert np.allclose(third(IMAGES), fourth(IMAGES), atol=1e-6)
+    assert copy_weights(third, first) == ["backbone"]
+    resnet = build(1, backbone="resnet18")
+    with pytest.raises(InputError, match="same backbone"):
+        copy_weights(resnet, first)
+
+
+def test_bfloat16_gives_float32_logits_near_those_of_float32():
+    logits = [np.asarray(build(1, precision=p)(IMAGES)) for p in ("float32", "bfloat16")]
+    assert logits[1].dtype == np.float32
+    assert np.abs(logits[0] - logits[1]).max() < 0.1 * np.abs(logits[0]).max() + 0.02
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_saved_file_loads_without_this_package(tmp_path):
+    model = build(3)
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "images.npy", IMAGES)
+    code = ("import sys, keras, numpy as np; m = keras.models.load_model('model.keras');"
+            "assert not any(n.startswith('keras_cifar') for n in sys.modules);"
+            "np.save('logits.npy', m.predict_on_batch(np.load('images.npy')))")  # fmt: skip
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert np.allclose(np.load(tmp_path / "logits.npy"), model(IMAGES), atol=1e-5)
+
+
+def test_a_damaged_model_file(tmp_path):
+    (tmp_path / "x.keras").write_bytes(b"no zip")
+    for name in ("x.keras", "missing.keras"):
+        with pytest.raises(InputError, match=name):
+            load_classifier(tmp_path / name)
+
+
+def test_unknown_stage():
+    with pytest.raises(InputError, match="P9"):
+        build_model(dataclasses.replace(tiny_recipe(1), taps=("P9",)), 10, SHAPE)
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends_train(backend, tmp_path):
+    pytest.importorskip(backend)
+    code = ("from conftest import tiny_recipe; from keras_cifar.train import train;"
+            f"run = train(tiny_recipe(2, limit=32), {str(tmp_path / 'run')!r}); assert run.is_finished")  # fmt: skip
+    here = os.path.dirname(__file__)
+    env = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join([here, os.path.dirname(here)])}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

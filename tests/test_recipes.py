@@ -1,0 +1,70 @@
+import dataclasses
+import json
+
+import pytest
+
+from keras_cifar.errors import InputError
+from keras_cifar.recipes import LEVELS, recipe_from_dict, recipe_to_dict, resolve_recipe
+
+COMMON = {"data": "cifar10", "backbone": "resnet18", "weights": "imagenet", "image_size": 128, "head_width": 256,
+          "train_batch_norm": False, "batch_size": 64, "precision": "auto", "seed": 0, "split_seed": 0,
+          "limit": None}  # fmt: skip
+GOLDEN = {
+    1: {"taps": ("P5",), "head": "linear", "dropout": 0.2, "trainable_stages": (), "flip": False, "crop_padding": 0,
+        "learning_rate": 1e-3, "schedule": "cosine", "epochs": 40, "tta": False, "continues": None},
+    2: {"taps": ("P5",), "head": "linear", "dropout": 0.0, "trainable_stages": ("P5",), "flip": True,
+        "crop_padding": 4, "learning_rate": 1e-4, "schedule": "constant", "epochs": 3, "tta": False,
+        "continues": None},
+    3: {"taps": ("P4", "P5"), "head": "fusion", "dropout": 0.3, "trainable_stages": ("P5",), "flip": True,
+        "crop_padding": 4, "learning_rate": 1e-4, "schedule": "constant", "epochs": 3, "tta": False,
+        "continues": None},
+    4: {"taps": ("P4", "P5"), "head": "fusion", "dropout": 0.3, "trainable_stages": ("P4", "P5"), "flip": True,
+        "crop_padding": 4, "learning_rate": 5e-5, "schedule": "constant", "epochs": 2, "tta": True, "continues": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_resolved_fields_of_each_level_are_pinned(level):
+    fields = dataclasses.asdict(resolve_recipe(level))
+    assert fields.pop("title")
+    assert fields == {"level": level, **COMMON, **GOLDEN[level]}
+
+
+def test_digits_are_never_mirrored():
+    assert not any(resolve_recipe(level, data="digits").flip for level in LEVELS)
+    assert resolve_recipe(2, data="digits", image_size=96).image_size == 96
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_recipe_survives_json(level):
+    recipe = resolve_recipe(level, limit=100)
+    assert recipe_from_dict(json.loads(json.dumps(recipe_to_dict(recipe)))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data": "cifar1"}, ["--data", "cifar1", "did you mean 'cifar10'"]),
+        ({"data": "folder:"}, ["--data"]),
+        ({"backbone": "resnet19"}, ["--backbone", "did you mean 'resnet18'"]),
+        ({"precision": "fp16"}, ["--precision", "float32"]),
+        ({"epochs": 0}, ["--epochs", "at least 1"]),
+        ({"batch_size": -1}, ["--batch-size"]),
+        ({"limit": 0}, ["--limit"]),
+        ({"image_size": 100}, ["--image-size", "multiple of 32", "96"]),
+        ({"learning_rate": 0.0}, ["--learning-rate", "positive"]),
+        ({"learning_rate": float("nan")}, ["--learning-rate"]),
+        ({"seed": -1}, ["--seed"]),
+    ],
+)
+def test_bad_value_is_named(changes, words):
+    with pytest.raises(InputError) as error:
+        resolve_recipe(2, **changes)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_unknown_level_and_field():
+    with pytest.raises(InputError, match="1, 2, 3, 4"):
+        resolve_recipe(5)
+    with pytest.raises(InputError, match="colour"):
+        recipe_from_dict({"colour": 1})

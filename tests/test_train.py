@@ -1,0 +1,174 @@
+"""A run that is killed ends with the weights, to the bit, of one that is not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, run_cli, tiny_options, tiny_recipe
+
+from keras_cifar import features
+from keras_cifar.datasets import Split, open_source
+from keras_cifar.errors import InputError
+from keras_cifar.evaluate import predict_logits
+from keras_cifar.model import build_model, load_classifier, split_at_head
+from keras_cifar.runs import Run, read_json
+from keras_cifar.train import train
+
+EVERY_STEP = {"KERAS_CIFAR_SAVE_SECONDS": "0"}
+
+
+def weights_of(run_dir, name="last.keras"):
+    return [w.numpy() for w in load_classifier(run_dir / name).weights]
+
+
+def start_and_kill(args, run_dir, at_step):
+    """Starts a training process and kills it, without warning, once its state has reached a step."""
+    process = subprocess.Popen([sys.executable, str(ROOT / "cli.py"), *args], env={**os.environ, **EVERY_STEP},
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        state = Run(run_dir).load_state()
+        if state and state[1]["step"] >= at_step:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+
+
+@pytest.mark.parametrize(("level", "steps"), [(1, (7,)), (3, (2, 7))])
+def test_killed_run_ends_like_one_that_was_not(tmp_path, level, steps):
+    args = ["train", "--level", str(level), *tiny_options(epochs=3, batch_size=8)]  # 18 steps
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = run_cli(*args, "--run-dir", whole)
+    assert done.returncode == 0, done.stderr
+    for step in steps:
+        start_and_kill([*args, "--run-dir", str(killed)], killed, step)
+        assert not Run(killed).is_finished and not any(killed.glob("*.tmp"))
+    done = run_cli(*args, "--run-dir", killed)
+    assert "Going on at step" in done.stdout and done.returncode == 0, done.stderr
+    for name in ("best.keras", "last.keras"):
+        for a, b in zip(weights_of(whole, name), weights_of(killed, name), strict=True):
+            assert np.array_equal(a, b)
+    without_time = [[{k: v for k, v in row.items() if k != "seconds"} for row in Run(r).history()]
+                    for r in (whole, killed)]  # fmt: skip
+    assert without_time[0] == without_time[1] and len(without_time[0]) == 3
+    assert Run(whole).metrics["val"] == Run(killed).metrics["val"]
+    leftovers = {p.name for p in killed.iterdir()} - {p.name for p in whole.iterdir()}
+    assert not {name for name in leftovers if not name.startswith(".")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "level3"
+    return train(tiny_recipe(3), folder, say=lambda line: None)
+
+
+def test_run_folder_holds_what_it_should(finished):
+    names = {p.name for p in finished.path.iterdir() if not p.name.startswith(".")}
+    assert names == {"recipe.json", "environment.json", "local.json", "history.csv", "metrics.json", "best.keras",
+                     "last.keras", "curves.png", "confusion.png"}  # fmt: skip
+    environment = read_json(finished.file("environment.json"))
+    assert len(environment["data_fingerprint"]) == 64 and environment["packages"]["keras"] == keras.__version__
+    assert finished.metrics["val"]["images"] == 288
+    assert finished.recipe == tiny_recipe(3)
+
+
+def test_best_weights_have_the_val_accuracy_they_claim(finished):
+    val = open_source("digits").load("val")
+    logits = predict_logits(load_classifier(finished.file("best.keras")).predict_on_batch, val.images)
+    assert np.mean(logits.argmax(1) == val.labels) == finished.metrics["val"]["top1"]
+
+
+def test_level_4_goes_on_from_level_3_beside_it(finished):
+    lines = []
+    run = train(tiny_recipe(4, learning_rate=1e-12), finished.path.parent / "level4", say=lines.append)
+    assert any("Starting from the backbone and head" in line for line in lines)
+    assert not any("training it" in line for line in lines)
+    for a, b in zip(weights_of(run.path), weights_of(finished.path, "best.keras"), strict=True):
+        if a.dtype == np.float32:
+            assert np.allclose(a, b, atol=1e-6)
+
+
+def test_level_4_trains_a_missing_level_3_and_says_so(tmp_path):
+    lines = []
+    train(tiny_recipe(4, limit=16), tmp_path / "level4", say=lines.append)
+    assert Run(tmp_path / "level3").is_finished
+    assert any("continues level 3" in line and "training it" in line for line in lines)
+
+
+def test_a_parent_of_another_size_is_refused(finished, tmp_path):
+    with pytest.raises(InputError, match="image_size=64"):
+        train(tiny_recipe(4, image_size=64), tmp_path / "x", init_from=str(finished.path), say=lambda line: None)
+
+
+def test_init_from_another_level_takes_the_backbone(finished, tmp_path):
+    lines = []
+    train(tiny_recipe(1, limit=16), tmp_path / "x", init_from=str(finished.path), say=lines.append)
+    assert any("Starting from the backbone of" in line for line in lines)
+
+
+def test_finished_run_is_kept(finished):
+    before = finished.file("best.keras").read_bytes()
+    with pytest.raises(InputError, match="--overwrite"):
+        train(tiny_recipe(3), finished.path, say=lambda line: None)
+    assert finished.file("best.keras").read_bytes() == before
+
+
+def test_other_recipe_in_an_interrupted_run_is_refused(tmp_path):
+    Run(tmp_path / "r").begin(tiny_recipe(1), overwrite=False)
+    with pytest.raises(InputError, match="epochs was 1 and is now 2"):
+        train(tiny_recipe(1, epochs=2), tmp_path / "r")
+
+
+def test_foreign_folder_is_refused_and_kept(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="other files"):
+            train(tiny_recipe(1), tmp_path, overwrite=overwrite)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_damaged_state_is_named(tmp_path):
+    run = Run(tmp_path / "r")
+    run.begin(tiny_recipe(1), overwrite=False)
+    run.file("state.npz").write_bytes(b"half a file")
+    with pytest.raises(InputError, match=r"state\.npz"):
+        train(tiny_recipe(1), run.path, say=lambda line: None)
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path):
+    with Run(tmp_path).lock(), pytest.raises(InputError, match="another process"):
+        train(tiny_recipe(1), tmp_path)
+
+
+def test_stored_features_equal_training_without_them(tmp_path, monkeypatch):
+    stored = train(tiny_recipe(1, epochs=2), tmp_path / "stored", say=lambda line: None)
+    monkeypatch.setattr("keras_cifar.train._Training._cut_frozen", lambda self, train, val: (self.model, train, val))
+    plain = train(tiny_recipe(1, epochs=2), tmp_path / "plain", say=lambda line: None)
+    for a, b in zip(weights_of(stored.path), weights_of(plain.path), strict=True):
+        assert np.allclose(a, b, atol=1e-5)
+
+
+def test_features_are_computed_once_and_damage_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
+    below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))
+    split = Split(np.full((5, 32, 32, 3), 7, np.uint8), np.arange(5))
+    first = features.pooled_features(below, split, 4, ("x",), None)
+    monkeypatch.setattr(features, "predict_logits", lambda *a: pytest.fail("computed again"))
+    assert np.array_equal(features.pooled_features(below, split, 4, ("x",), None), first)
+    monkeypatch.undo()
+    monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
+    (path,) = (tmp_path / "features").glob("*.npy")
+    path.write_bytes(path.read_bytes()[:100])
+    assert np.array_equal(features.pooled_features(below, split, 4, ("x",), None), first)
+
+
+def test_diverging_loss_is_said(tmp_path):
+    with pytest.raises(InputError, match="--learning-rate"):
+        train(tiny_recipe(2, learning_rate=1e30, epochs=3), tmp_path / "r", say=lambda line: None)
