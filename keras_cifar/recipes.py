@@ -69,17 +69,20 @@ class Recipe:
     continues: int | None = None
 
 
-_LEVEL_1 = Recipe()
+_LEVEL_1 = Recipe(image_size=160, dropout=0.2, epochs=40, batch_size=256)
 _LEVEL_2 = dataclasses.replace(
     _LEVEL_1,
     level=2,
     title="Augmentation, last stage fine-tuned",
+    image_size=128,
+    dropout=0.0,
     trainable_stages=("P5",),
     flip=True,
     crop_padding=4,
     learning_rate=1e-4,
     schedule="constant",
     epochs=3,
+    batch_size=64,
 )
 _LEVEL_3 = dataclasses.replace(
     _LEVEL_2,

@@ -6,20 +6,22 @@ import pytest
 from keras_cifar.errors import InputError
 from keras_cifar.recipes import LEVELS, recipe_from_dict, recipe_to_dict, resolve_recipe
 
-COMMON = {"data": "cifar10", "backbone": "resnet18", "weights": "imagenet", "image_size": 128, "head_width": 256,
-          "train_batch_norm": False, "batch_size": 64, "precision": "auto", "seed": 0, "split_seed": 0,
+COMMON = {"data": "cifar10", "backbone": "resnet18", "weights": "imagenet", "head_width": 256,
+          "train_batch_norm": False, "precision": "auto", "seed": 0, "split_seed": 0,
           "limit": None}  # fmt: skip
 GOLDEN = {
     1: {"taps": ("P5",), "head": "linear", "dropout": 0.2, "trainable_stages": (), "flip": False, "crop_padding": 0,
-        "learning_rate": 1e-3, "schedule": "cosine", "epochs": 40, "tta": False, "continues": None},
+        "learning_rate": 1e-3, "schedule": "cosine", "epochs": 40, "tta": False, "continues": None,
+        "image_size": 160, "batch_size": 256},
     2: {"taps": ("P5",), "head": "linear", "dropout": 0.0, "trainable_stages": ("P5",), "flip": True,
         "crop_padding": 4, "learning_rate": 1e-4, "schedule": "constant", "epochs": 3, "tta": False,
-        "continues": None},
+        "continues": None, "image_size": 128, "batch_size": 64},
     3: {"taps": ("P4", "P5"), "head": "fusion", "dropout": 0.3, "trainable_stages": ("P5",), "flip": True,
         "crop_padding": 4, "learning_rate": 1e-4, "schedule": "constant", "epochs": 3, "tta": False,
-        "continues": None},
+        "continues": None, "image_size": 128, "batch_size": 64},
     4: {"taps": ("P4", "P5"), "head": "fusion", "dropout": 0.3, "trainable_stages": ("P4", "P5"), "flip": True,
-        "crop_padding": 4, "learning_rate": 5e-5, "schedule": "constant", "epochs": 2, "tta": True, "continues": 3},
+        "crop_padding": 4, "learning_rate": 5e-5, "schedule": "constant", "epochs": 2, "tta": True, "continues": 3,
+        "image_size": 128, "batch_size": 64},
 }  # fmt: skip
 
 
