@@ -81,7 +81,7 @@ _LEVEL_2 = dataclasses.replace(
     crop_padding=4,
     learning_rate=1e-4,
     schedule="constant",
-    epochs=3,
+    epochs=2,
     batch_size=64,
 )
 _LEVEL_3 = dataclasses.replace(
@@ -91,6 +91,7 @@ _LEVEL_3 = dataclasses.replace(
     taps=("P4", "P5"),
     head="fusion",
     dropout=0.3,
+    epochs=3,
 )
 _LEVEL_4 = dataclasses.replace(
     _LEVEL_3,

@@ -37,6 +37,7 @@ _FILES = (
     "metrics.json", "state.npz", "history.csv", "best.keras", "last.keras", "environment.json", "local.json",
     "curves.png", "confusion.png", "evaluation_val.json", "evaluation_test.json",
 )  # fmt: skip
+_PARTIAL = ".partial-"
 _PACKAGES = ("tensorflow", "keras", "keras-hub", "tensorflow-datasets", "numpy", "jax", "torch")
 
 
@@ -45,7 +46,7 @@ def atomic_path(path: str | os.PathLike):
     """Yields a temporary path beside `path` that replaces it when the block ends without an error."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{_PARTIAL}{path.stem}-", suffix=path.suffix)
     os.close(handle)
     try:
         yield pathlib.Path(partial)
@@ -190,8 +191,10 @@ class Run:
             )
 
     def begin(self, recipe: Recipe, overwrite: bool) -> None:
-        """Writes the recipe, after removing the files of an earlier run if it is to be overwritten."""
+        """Writes the recipe, after removing what a killed process or an overwritten run has left."""
         self.path.mkdir(parents=True, exist_ok=True)
+        for partial in self.path.glob(f"{_PARTIAL}*"):
+            partial.unlink(missing_ok=True)
         if overwrite:
             for name in _FILES:
                 self.file(name).unlink(missing_ok=True)

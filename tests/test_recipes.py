@@ -14,7 +14,7 @@ GOLDEN = {
         "learning_rate": 1e-3, "schedule": "cosine", "epochs": 40, "tta": False, "continues": None,
         "image_size": 160, "batch_size": 256},
     2: {"taps": ("P5",), "head": "linear", "dropout": 0.0, "trainable_stages": ("P5",), "flip": True,
-        "crop_padding": 4, "learning_rate": 1e-4, "schedule": "constant", "epochs": 3, "tta": False,
+        "crop_padding": 4, "learning_rate": 1e-4, "schedule": "constant", "epochs": 2, "tta": False,
         "continues": None, "image_size": 128, "batch_size": 64},
     3: {"taps": ("P4", "P5"), "head": "fusion", "dropout": 0.3, "trainable_stages": ("P5",), "flip": True,
         "crop_padding": 4, "learning_rate": 1e-4, "schedule": "constant", "epochs": 3, "tta": False,

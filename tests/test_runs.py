@@ -44,7 +44,9 @@ def test_overwrite_removes_the_run_and_keeps_other_files(tmp_path):
     run.begin(tiny_recipe(1), overwrite=False)
     run.file("metrics.json").write_text("{}")
     run.file("notes.txt").write_text("mine")
+    run.file(".partial-best-x.keras").write_text("left by a killed process")
     run.begin(tiny_recipe(2), overwrite=True)
+    assert not list(run.path.glob(".partial*"))
     assert not run.is_finished and run.recipe.level == 2 and run.file("notes.txt").read_text() == "mine"
 
 
