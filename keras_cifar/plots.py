@@ -50,7 +50,7 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], path, title: s
     if not many:
         axis.set_xticks(range(len(class_names)), class_names, rotation=45, ha="right")
         axis.set_yticks(range(len(class_names)), class_names)
-        for row, column in np.argwhere(shares >= 0.005):
+        for row, column in np.argwhere(np.round(100 * shares) >= 1):
             value = shares[row, column]
             axis.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
                       color="white" if value > 0.5 else "black")  # fmt: skip

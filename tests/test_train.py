@@ -41,7 +41,7 @@ def start_and_kill(args, run_dir, at_step):
     assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
 
 
-@pytest.mark.parametrize(("level", "steps"), [(1, (7,)), (3, (2, 7))])
+@pytest.mark.parametrize(("level", "steps"), [(1, (7,)), (3, (8,))])
 def test_killed_run_ends_like_one_that_was_not(tmp_path, level, steps):
     args = ["train", "--level", str(level), *tiny_options(epochs=3, batch_size=8)]  # 18 steps
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -170,4 +170,4 @@ def test_features_are_computed_once_and_damage_is_noticed(tmp_path, monkeypatch)
 
 def test_diverging_loss_is_said(tmp_path):
     with pytest.raises(InputError, match="--learning-rate"):
-        train(tiny_recipe(2, learning_rate=1e30, epochs=3), tmp_path / "r", say=lambda line: None)
+        train(tiny_recipe(2, learning_rate=1e38, epochs=3), tmp_path / "r", say=lambda line: None)
