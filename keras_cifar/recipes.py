@@ -1,7 +1,16 @@
 """What a run does, as data: `Recipe`, the levels, and how a command line becomes one recipe.
 
-Each level is the one before it with a few fields replaced. Figures in `measured` come from the
-files under results/; val is what a recipe was chosen on, test was read afterwards.
+Each level is the one before it with a few fields replaced. What the levels' source left open was
+chosen on val, with EfficientNet-Lite0 on CIFAR-10 (JPEG copy), seed 0; the figures lie in
+results/choices and results/cifar10-jpeg-efficientnet_lite0:
+
+- Level 1: 160 px reaches .8254 on val, 128 px .7988; at 128 px dropout .2 beats none (.7947 after
+  20 epochs) and .5 (.7898). One pass computes the features, so the size costs little here.
+- Level 2: .8226 and .8391 after epochs 1 and 2.
+- Level 3: .8480 after 3 epochs. On 4,000 images and one epoch, batch normalisation kept as it was
+  pretrained reaches .6549, updated .5856; a head of 512 units learns faster (.6935) than one of
+  256, which was not trained out.
+- Level 4: .8818 after both epochs.
 """
 
 import dataclasses
