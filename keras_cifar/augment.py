@@ -1,5 +1,6 @@
 """Training augmentation in tf.data: one fused gather does shuffle, padding, crop and flip."""
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -21,6 +22,9 @@ def make_batch_fn(images, labels, batch_size: int, flip: bool, crop_padding: int
     Returns:
         step (int64 scalar) -> (batch of images in their own dtype, labels int64).
     """
+    size, margin = images.shape[1:3], (crop_padding, crop_padding)
+    if crop_padding:
+        images = np.pad(images, ((0, 0), margin, margin, (0, 0)))
     images, labels = tf.constant(images), tf.constant(labels, tf.int64)
     count = images.shape[0]
     steps_per_epoch = count // batch_size
@@ -34,29 +38,27 @@ def make_batch_fn(images, labels, batch_size: int, flip: bool, crop_padding: int
         if not flip and not crop_padding:
             return tf.gather(images, index), batch_labels
         step_seed = tf.stack([tf.constant(seed, tf.int64), step])
-        return _gather_augmented(images, index, flip, crop_padding, step_seed), batch_labels
+        return _gather_augmented(images, size, index, flip, crop_padding, step_seed), batch_labels
 
     return batch_at
 
 
-def _gather_augmented(images, index, flip, crop_padding, step_seed):
-    """Gathers images (B, H, W, 3) through shifted and mirrored pixel coordinates."""
-    batch, (_, height, width, channels) = tf.shape(index)[0], images.shape
+def _gather_augmented(padded, size, index, flip, crop_padding, step_seed):
+    """Gathers images (B, *size, C) out of padded ones through shifted and mirrored pixel coordinates."""
+    batch, (height, width) = tf.shape(index)[0], size
+    _, padded_height, padded_width, channels = padded.shape
     seeds = tf.random.split(step_seed, 3)
     shift = 2 * crop_padding + 1
-    dy = tf.random.stateless_uniform([batch, 1], seeds[0], 0, shift, tf.int32) - crop_padding
-    dx = tf.random.stateless_uniform([batch, 1], seeds[1], 0, shift, tf.int32) - crop_padding
+    dy = tf.random.stateless_uniform([batch, 1], seeds[0], 0, shift, tf.int32)
+    dx = tf.random.stateless_uniform([batch, 1], seeds[1], 0, shift, tf.int32)
     mirrored = tf.random.stateless_uniform([batch, 1], seeds[2], 0, 2 if flip else 1, tf.int32)
-    rows = tf.range(height)[None] + dy
     columns = tf.range(width)[None]
     columns = tf.where(mirrored == 1, width - 1 - columns, columns) + dx
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]
-    rows, columns = tf.clip_by_value(rows, 0, height - 1), tf.clip_by_value(columns, 0, width - 1)
-    pixel = rows[:, :, None] * width + columns[:, None]
-    flat = tf.reshape(images, [-1, channels])
-    base = index[:, None, None] * (height * width)
-    batch_images = tf.gather(flat, base + tf.cast(pixel, tf.int64))
-    return batch_images * tf.cast(inside[..., None], images.dtype)
+    # 32 bits index faster, and suffice for all but a large folder of large images.
+    kind = tf.int32 if padded.shape[0] * padded_height * padded_width < 2**31 else tf.int64
+    rows = tf.cast(index, kind)[:, None] * padded_height + tf.cast(tf.range(height)[None] + dy, kind)
+    pixels = rows[:, :, None] * padded_width + tf.cast(columns, kind)[:, None]
+    return tf.gather(tf.reshape(padded, [-1, channels]), pixels)
 
 
 def make_train_dataset(images, labels, batch_size: int, flip: bool, crop_padding: int, seed: int, start, stop):
