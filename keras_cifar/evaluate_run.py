@@ -4,11 +4,12 @@ import keras
 import numpy as np
 
 from keras_cifar.datasets import open_source
+from keras_cifar.engine import compile_inference, engine_name
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate import evaluate
 from keras_cifar.model import load_classifier
 from keras_cifar.plots import plot_confusion
-from keras_cifar.runs import Run, utc_now, write_json
+from keras_cifar.runs import Run, read_json, utc_now, write_json
 
 
 def evaluate_run(run: Run, split: str = "test", tta: bool = True, data_dir: str | None = None) -> dict:
@@ -43,6 +44,7 @@ def evaluate_run(run: Run, split: str = "test", tta: bool = True, data_dir: str 
             f"Expected images of {model.input_shape[1:]} as in training, but the data has {images.images.shape[1:]}; "
             "name the data of the run."
         )
+    apply = compile_inference(model, recipe.batch_size, read_json(run.file("environment.json"))["precision"])
     earlier = run.evaluation(split) or {}
     result = {
         "split": split,
@@ -51,9 +53,8 @@ def evaluate_run(run: Run, split: str = "test", tta: bool = True, data_dir: str 
         "taken": utc_now(),
         "times_taken": earlier.get("times_taken", 0) + 1,
         "backend": keras.backend.backend(),
-        **evaluate(
-            model.predict_on_batch, images.images, images.labels, source.class_names, tta, recipe.batch_size, split
-        ),
+        "engine": engine_name(),
+        **evaluate(apply, images.images, images.labels, source.class_names, tta, recipe.batch_size, split),
     }
     headline = "tta" if recipe.tta and tta else "plain"
     write_json(run.file(f"evaluation_{split}.json"), result)

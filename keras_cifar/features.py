@@ -1,10 +1,8 @@
-"""Features of a fully frozen backbone, computed once and kept in the cache.
+"""What lies below the first layer that trains is a fixed function of the image: computed once, kept in the cache."""
 
-Without augmentation the pooled features of a frozen backbone are a fixed function of the images:
-one pass over the data replaces one pass per epoch.
-"""
-
+import fcntl
 import hashlib
+import math
 import os
 import pathlib
 
@@ -12,41 +10,54 @@ import keras
 import numpy as np
 
 from keras_cifar.datasets import Split
+from keras_cifar.engine import engine_name
 from keras_cifar.evaluate import predict_logits
+from keras_cifar.graph import graph_nodes
 from keras_cifar.runs import atomic_path
 from keras_cifar.weights import cache_dir
 
 _MAX_CACHE_BYTES = 8 * 2**30
 
 
-def pooled_features(model: keras.Model, split: Split, batch_size: int, identity: tuple, progress: str) -> np.ndarray:
-    """Features (N, D) float32 of a split, from the cache or computed and stored there.
+def stored_features(model: keras.Model, apply, split: Split, batch_size: int, precision: str, progress: str):
+    """Features of a split, from the cache or computed and stored there.
+
+    A second process that wants the same entry waits for the first.
 
     Args:
-        model: (B, H, W, 3) uint8 -> (B, D), every layer frozen.
+        model: (B, H, W, 3) uint8 -> (B, ...), none of it trains.
+        apply: the function of batches that computes it, see `keras_cifar.engine.compile_inference`.
         split: N images.
         batch_size: images a call.
-        identity: what decides the graph beside the weights (backbone, size, taps, precision).
+        precision: dtype policy that it is computed in.
         progress: text before the progress bar.
+
+    Returns:
+        (N, ...) float32, memory-mapped; None if that is more than the cache may hold.
     """
-    path = cache_dir() / "features" / f"{_key(model, split, identity)}.npy"
-    try:
-        features = np.load(path)
-        if len(features) == len(split):
+    if len(split) * math.prod(model.output_shape[1:]) * 4 > _MAX_CACHE_BYTES:
+        return None
+    path = cache_dir() / "features" / f"{_key(model, split, precision)}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            features = np.load(path, mmap_mode="r")
             os.utime(path)
-            return features
-    except (OSError, ValueError, EOFError):
-        pass  # not there, or damaged: compute it
-    features = predict_logits(model.predict_on_batch, split.images, batch_size, progress)
-    with atomic_path(path) as partial:
-        np.save(partial, features)
+        except (OSError, ValueError, EOFError):  # not there, or damaged
+            with atomic_path(path) as partial:
+                np.save(partial, predict_logits(apply, split.images, batch_size, progress))
+            features = np.load(path, mmap_mode="r")
     _remove_oldest(path.parent, keep=path)
     return features
 
 
-def _key(model, split, identity):
+def _key(model, split, precision):
     """Fingerprint of the images, the graph and its weights."""
-    digest = hashlib.sha256(repr((split.fingerprint(), keras.backend.backend(), identity)).encode())
+    identity = (split.fingerprint(), keras.backend.backend(), engine_name(), precision, model.output_shape)
+    digest = hashlib.sha256(repr(identity).encode())
+    for node in graph_nodes(model):
+        digest.update(repr((node.operation.name, node.outputs[0].shape)).encode())
     for variable in model.variables:
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)))
     return digest.hexdigest()[:32]
@@ -54,9 +65,10 @@ def _key(model, split, identity):
 
 def _remove_oldest(folder: pathlib.Path, keep: pathlib.Path):
     """Keeps the stored features under the cache's limit, least recently used first."""
-    files = sorted(folder.glob("*.npy"), key=lambda p: p.stat().st_mtime, reverse=True)
+    files = {path: path.stat() for path in folder.glob("[0-9a-f]*.npy")}
     total = 0
-    for path in files:
-        total += path.stat().st_size
+    for path, stat in sorted(files.items(), key=lambda item: item[1].st_mtime, reverse=True):
+        total += stat.st_size
         if total > _MAX_CACHE_BYTES and path != keep:
             path.unlink(missing_ok=True)
+            path.with_suffix(".lock").unlink(missing_ok=True)

@@ -9,11 +9,9 @@ from keras import ops
 
 from keras_cifar.backbones import BACKBONES, backbone_stages, dtype_policy, load_backbone
 from keras_cifar.errors import InputError
+from keras_cifar.graph import BACKBONE, HEAD
 from keras_cifar.heads import HEADS
 from keras_cifar.recipes import Recipe
-
-_BACKBONE = "backbone"
-_HEAD = "head"
 
 
 def has_accelerator() -> bool:
@@ -68,7 +66,7 @@ def build_model(recipe: Recipe, num_classes: int, image_shape: tuple[int, int, i
     policy = resolve_precision(recipe.precision, recipe.backbone)
     keras.utils.set_random_seed(recipe.seed)
     backbone, _ = _load_stages(recipe, policy)
-    taps = keras.Model(backbone.input, [backbone.pyramid_outputs[tap] for tap in recipe.taps], name=_BACKBONE)
+    taps = keras.Model(backbone.input, [backbone.pyramid_outputs[tap] for tap in recipe.taps], name=BACKBONE)
     with dtype_policy(policy):
         images = keras.Input(image_shape, dtype="uint8", name="images")
         scale = [1 / s for s in spec.std]
@@ -115,13 +113,6 @@ def set_trainable_stages(stages: dict[str, list[keras.layers.Layer]], trainable,
             layer.trainable = name in trainable and (train_batch_norm or not normalises)
 
 
-def split_at_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:
-    """The parts below and from the head: images -> pooled features (B, D), and features -> logits."""
-    head = model.get_layer(_HEAD)
-    features = model.get_layer(_HEAD)._inbound_nodes[-1].input_tensors[0]
-    return keras.Model(model.input, features, name="features"), head
-
-
 def copy_weights(source: keras.Model, target: keras.Model) -> list[str]:
     """Copies what two classifiers share: the backbone's weights by layer name, and the head's if it has the same form.
 
@@ -131,15 +122,15 @@ def copy_weights(source: keras.Model, target: keras.Model) -> list[str]:
     Raises:
         InputError: the backbones have no layer in common.
     """
-    ours = target.get_layer(_BACKBONE)
-    theirs = {layer.name: layer for layer in source.get_layer(_BACKBONE).layers if layer.weights}
+    ours = target.get_layer(BACKBONE)
+    theirs = {layer.name: layer for layer in source.get_layer(BACKBONE).layers if layer.weights}
     shared = [layer for layer in ours.layers if layer.weights and layer.name in theirs]
     shapes = [[w.shape for w in layer.weights] for layer in shared]
     if not shared or shapes != [[w.shape for w in theirs[layer.name].weights] for layer in shared]:
         raise InputError("Expected --init-from a run with the same backbone, but its weights do not fit; name another.")
     for layer in shared:
         layer.set_weights(theirs[layer.name].get_weights())
-    old, new = source.get_layer(_HEAD), target.get_layer(_HEAD)
+    old, new = source.get_layer(HEAD), target.get_layer(HEAD)
     if [w.shape for w in old.weights] != [w.shape for w in new.weights]:
         return ["backbone"]
     new.set_weights(old.get_weights())

@@ -38,7 +38,7 @@ _FILES = (
     "curves.png", "confusion.png", "evaluation_val.json", "evaluation_test.json",
 )  # fmt: skip
 _PARTIAL = ".partial-"
-_PACKAGES = ("tensorflow", "keras", "keras-hub", "tensorflow-datasets", "numpy", "jax", "torch")
+_PACKAGES = ("tensorflow", "keras", "keras-hub", "tensorflow-datasets", "numpy", "openvino", "jax", "torch")
 
 
 @contextlib.contextmanager
@@ -242,12 +242,13 @@ def _differences(old: Recipe, new: Recipe) -> str:
     return ", ".join(f"{name} was {a} and is now {b}" for (name, a), b in pairs if a != b)
 
 
-def describe_environment(recipe: Recipe, precision: str, fingerprint: str, data_label: str) -> dict:
+def describe_environment(recipe: Recipe, precision: str, engine: str, fingerprint: str, data_label: str) -> dict:
     """Versions, machine, seed and data of a run, without names or paths of the machine.
 
     Args:
         recipe: of the run.
         precision: the resolved Keras dtype policy.
+        engine: what ran the parts that do not train.
         fingerprint: of the training images.
         data_label: the data set's name for tables.
     """
@@ -260,6 +261,7 @@ def describe_environment(recipe: Recipe, precision: str, fingerprint: str, data_
         "cpu": cpu_name(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "precision": precision,
+        "engine": engine,
         "seed": recipe.seed,
         "data": data_label,
         "data_fingerprint": fingerprint,

@@ -16,17 +16,23 @@ from tqdm import tqdm
 
 from keras_cifar.augment import make_train_dataset
 from keras_cifar.datasets import Source, Split, open_source
+from keras_cifar.engine import compile_inference, engine_name
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate import predict_logits
-from keras_cifar.features import pooled_features
+from keras_cifar.features import stored_features
+from keras_cifar.fold import fold_batch_norms
+from keras_cifar.graph import split_at_trainable
 from keras_cifar.metrics import classification_metrics, cross_entropy, top1
-from keras_cifar.model import build_model, copy_weights, load_classifier, resolve_precision, split_at_head
+from keras_cifar.model import build_model, copy_weights, load_classifier, resolve_precision
+from keras_cifar.optimizer import FusedAdam
 from keras_cifar.plots import plot_confusion, plot_curves
 from keras_cifar.recipes import Recipe, recipe_to_dict, resolve_recipe
 from keras_cifar.runs import Run, describe_environment, open_run, utc_now, write_json
 
 # Seconds between saved states within an epoch; each epoch's end is saved too.
 SAVE_SECONDS = float(os.environ.get("KERAS_CIFAR_SAVE_SECONDS", 30))
+# Images a call where no gradient is taken.
+_FEATURE_BATCH = 64
 _SHARED_WITH_PARENT = ("data", "backbone", "image_size", "taps", "head", "head_width", "split_seed")
 
 
@@ -172,38 +178,41 @@ class _Training:
                 f"Expected enough images for train and val, but {source.label} has {len(train_split)} and {len(val)}; "
                 "add images."
             )
-        policy = resolve_precision(recipe.precision, recipe.backbone)
-        environment = describe_environment(recipe, policy, train_split.fingerprint(), source.label)
+        self.policy = resolve_precision(recipe.precision, recipe.backbone)
+        environment = describe_environment(recipe, self.policy, engine_name(), train_split.fingerprint(), source.label)
         run.begin(recipe, overwrite)
         write_json(run.file("environment.json"), environment)
         write_json(run.file("local.json"), local)
-        say(f"{len(train_split)} training and {len(val)} val images, {len(source.class_names)} classes, {policy}")
-        self.trained, self.train_split, self.val = self._cut_frozen(train_split, val)
+        say(f"{len(train_split)} training and {len(val)} val images, {len(source.class_names)} classes, {self.policy}")
         self.batch_size = min(recipe.batch_size, len(train_split))
         self.steps_per_epoch = len(train_split) // self.batch_size
         self.total_steps = self.steps_per_epoch * recipe.epochs
+        frozen, trained = split_at_trainable(model)
+        self.trained = fold_batch_norms(trained)
+        self.train_split, self.train_below = self._below(
+            frozen, train_split, "train", recipe.flip or recipe.crop_padding
+        )
+        self.val, self.val_below = self._below(frozen, val, "val", False)
         self._compile()
+        self.best_logits = np.zeros((len(val), len(source.class_names)), np.float32)
         self.progress = self._restore()
 
-    def _cut_frozen(self, train_split, val):
-        """With a frozen backbone and no augmentation, only the head has to be run more than once."""
-        recipe = self.recipe
-        if recipe.trainable_stages or recipe.flip or recipe.crop_padding:
-            return self.model, train_split, val
-        below, head = split_at_head(self.model)
-        policy = resolve_precision(recipe.precision, recipe.backbone)
-        identity = (recipe.backbone, recipe.image_size, recipe.taps, policy)
-        features = [
-            pooled_features(below, part, 64, identity, f"features of {name}")
-            for name, part in (("train", train_split), ("val", val))
-        ]
-        return head, Split(features[0], train_split.labels), Split(features[1], val.labels)
+    def _below(self, frozen, split, name, is_augmented):
+        """What to feed `trained` from: the split and a function of its batches, or its stored features and None."""
+        if frozen is None:
+            return split, None
+        batch_size = self.batch_size if is_augmented else _FEATURE_BATCH
+        apply = compile_inference(frozen, batch_size, self.policy)
+        if is_augmented:
+            return split, apply
+        features = stored_features(frozen, apply, split, batch_size, self.policy, f"features of {name}")
+        return (split, apply) if features is None else (Split(features, split.labels), None)
 
     def _compile(self):
         rate = self.recipe.learning_rate
         if self.recipe.schedule == "cosine":
             rate = keras.optimizers.schedules.CosineDecay(rate, self.total_steps)
-        optimizer = keras.optimizers.Adam(rate)
+        optimizer = FusedAdam(rate)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         self.trained.compile(optimizer, loss, metrics=[keras.metrics.SparseCategoricalAccuracy("top1")])
         optimizer.build(self.trained.trainable_variables)
@@ -217,7 +226,7 @@ class _Training:
         if state is None:
             return _Progress()
         arrays, values = state
-        variables = self._variables()
+        variables, self.best_logits = self._variables(), arrays.pop()
         if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
             raise InputError(
                 f"Expected the state of this recipe in {self.run.file('state.npz')}, but its shapes differ; "
@@ -231,7 +240,7 @@ class _Training:
 
     def _save(self):
         arrays = [keras.ops.convert_to_numpy(v) for v in self._variables()]
-        self.run.save_state(arrays, dataclasses.asdict(self.progress))
+        self.run.save_state([*arrays, self.best_logits], dataclasses.asdict(self.progress))
 
     def finish(self):
         """Trains the remaining steps and writes the result."""
@@ -244,7 +253,8 @@ class _Training:
         )  # fmt: skip
         bar = tqdm(total=self.total_steps, initial=progress.step, desc="training", disable=None, leave=False)
         for images, labels in dataset.as_numpy_iterator():
-            logs = self.trained.train_on_batch(images, labels, return_dict=True)
+            inputs = images if self.train_below is None else self.train_below(images)
+            logs = self.trained.train_on_batch(inputs, labels, return_dict=True)
             progress.loss_sum += float(logs["loss"])
             progress.top1_sum += float(logs["top1"])
             progress.step += 1
@@ -279,7 +289,7 @@ class _Training:
         progress.history.append(row)
         progress.loss_sum = progress.top1_sum = 0.0
         if row["val_top1"] > progress.best_top1:
-            progress.best_top1, progress.best_epoch = row["val_top1"], epoch
+            progress.best_top1, progress.best_epoch, self.best_logits = row["val_top1"], epoch, logits
             self.run.save_model(self.model, "best.keras")
         self.run.write_history(progress.history)
         tqdm.write(
@@ -287,15 +297,15 @@ class _Training:
             f"val loss {row['val_loss']:.4f} top-1 {row['val_top1']:.4f}  {row['seconds']:.0f} s"
         )
 
-    def _predict_val(self, progress="val"):
-        return predict_logits(self.trained.predict_on_batch, self.val.images, self.batch_size, progress)
+    def _predict_val(self):
+        predict, below = self.trained.predict_on_batch, self.val_below
+        whole = predict if below is None else lambda images: predict(below(images))
+        return predict_logits(whole, self.val.images, _FEATURE_BATCH, "val")
 
     def _write_result(self):
         self.run.save_model(self.model, "last.keras")
-        self.run.write_history(self.progress.history)
-        self.model.set_weights(load_classifier(self.run.file("best.keras")).get_weights())
         names = self.source.class_names
-        val = classification_metrics(self._predict_val(), self.val.labels, names)
+        val = classification_metrics(self.best_logits, self.val.labels, names)
         history = self.progress.history
         plot_curves(history, self.run.file("curves.png"), f"Level {self.recipe.level}")
         plot_confusion(np.array(val["confusion"]), names, self.run.file("confusion.png"), "val")

@@ -9,7 +9,8 @@ import pytest
 from conftest import tiny_recipe
 
 from keras_cifar.errors import InputError
-from keras_cifar.model import build_model, copy_weights, load_classifier, split_at_head, stage_parameters
+from keras_cifar.graph import split_at_head
+from keras_cifar.model import build_model, copy_weights, load_classifier, stage_parameters
 from keras_cifar.recipes import LEVELS
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)

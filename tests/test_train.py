@@ -15,7 +15,8 @@ from keras_cifar import features
 from keras_cifar.datasets import Split, open_source
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate import predict_logits
-from keras_cifar.model import build_model, load_classifier, split_at_head
+from keras_cifar.graph import split_at_head
+from keras_cifar.model import build_model, load_classifier
 from keras_cifar.runs import Run, read_json
 from keras_cifar.train import train
 
@@ -146,26 +147,47 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path):
         train(tiny_recipe(1), tmp_path)
 
 
-def test_stored_features_equal_training_without_them(tmp_path, monkeypatch):
-    stored = train(tiny_recipe(1, epochs=2), tmp_path / "stored", say=lambda line: None)
-    monkeypatch.setattr("keras_cifar.train._Training._cut_frozen", lambda self, train, val: (self.model, train, val))
-    plain = train(tiny_recipe(1, epochs=2), tmp_path / "plain", say=lambda line: None)
-    for a, b in zip(weights_of(stored.path), weights_of(plain.path), strict=True):
-        assert np.allclose(a, b, atol=1e-5)
+@pytest.mark.parametrize("level", [1, 3])
+def test_cut_and_folded_training_equals_plain_training(tmp_path, monkeypatch, level):
+    fast = train(tiny_recipe(level, epochs=2), tmp_path / "fast", say=lambda line: None)
+    monkeypatch.setattr("keras_cifar.train.split_at_trainable", lambda model: (None, model))
+    monkeypatch.setattr("keras_cifar.train.fold_batch_norms", lambda model: model)
+    plain = train(tiny_recipe(level, epochs=2), tmp_path / "plain", say=lambda line: None)
+    for a, b in zip(weights_of(fast.path), weights_of(plain.path), strict=True):
+        assert np.allclose(a, b, atol=1e-4)
+    assert [row["train_loss"] for row in fast.history()] == pytest.approx(
+        [row["train_loss"] for row in plain.history()], abs=1e-3
+    )
 
 
 def test_features_are_computed_once_and_damage_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
     below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))
     split = Split(np.full((5, 32, 32, 3), 7, np.uint8), np.arange(5))
-    first = features.pooled_features(below, split, 4, ("x",), None)
-    monkeypatch.setattr(features, "predict_logits", lambda *a: pytest.fail("computed again"))
-    assert np.array_equal(features.pooled_features(below, split, 4, ("x",), None), first)
-    monkeypatch.undo()
-    monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
+    calls = []
+
+    def stored():
+        apply = lambda images: calls.append(len(images)) or below.predict_on_batch(images)  # noqa: E731
+        return np.array(features.stored_features(below, apply, split, 4, "float32", None))
+
+    first = stored()
+    assert np.array_equal(stored(), first) and calls == [4, 4]
     (path,) = (tmp_path / "features").glob("*.npy")
     path.write_bytes(path.read_bytes()[:100])
-    assert np.array_equal(features.pooled_features(below, split, 4, ("x",), None), first)
+    assert np.array_equal(stored(), first) and calls == [4, 4, 4, 4]
+    monkeypatch.setattr(features, "_MAX_CACHE_BYTES", 5 * 1280 * 4 - 1)
+    assert features.stored_features(below, None, split, 4, "float32", None) is None
+
+
+def test_the_oldest_features_make_room(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
+    monkeypatch.setattr(features, "_MAX_CACHE_BYTES", 2 * (5 * 1280 * 4 + 128))
+    below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))
+    for value in range(3):
+        split = Split(np.full((5, 32, 32, 3), value, np.uint8), np.arange(5))
+        features.stored_features(below, below.predict_on_batch, split, 5, "float32", None)
+        time.sleep(0.01)
+    assert len(list((tmp_path / "features").glob("*.npy"))) == 2
 
 
 def test_diverging_loss_is_said(tmp_path):

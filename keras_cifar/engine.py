@@ -1,0 +1,79 @@
+"""Runs the parts of a classifier that do not train, by the fastest engine at hand.
+
+OpenVINO, where it is installed (the `fast` extra) and Keras runs on TensorFlow on a CPU; else Keras
+on the folded model. Both take the model's own precision.
+"""
+
+import importlib.util
+import os
+
+import keras
+import numpy as np
+
+from keras_cifar.errors import InputError
+from keras_cifar.fold import fold_batch_norms
+
+ENGINES = ("openvino", "keras")
+
+
+def engine_name() -> str:
+    """The engine that `compile_inference` takes: "openvino" or "keras"; KERAS_CIFAR_ENGINE names another.
+
+    Raises:
+        InputError: KERAS_CIFAR_ENGINE is no engine, or not installed.
+    """
+    usable = importlib.util.find_spec("openvino") is not None and keras.backend.backend() == "tensorflow"
+    chosen = os.environ.get("KERAS_CIFAR_ENGINE", "openvino" if usable and not _has_gpu() else "keras")
+    if chosen not in ENGINES:
+        raise InputError(
+            f"Expected KERAS_CIFAR_ENGINE among {', '.join(ENGINES)}, but it is {chosen!r}; choose one or unset it."
+        )
+    if chosen == "openvino" and not usable:
+        raise InputError(
+            "Expected OpenVINO for KERAS_CIFAR_ENGINE=openvino, but it is not installed or Keras does not run on "
+            'TensorFlow; pip install -e ".[fast]", or unset it.'
+        )
+    return chosen
+
+
+def _has_gpu():
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def compile_inference(model: keras.Model, batch_size: int, precision: str = "float32"):
+    """A function that applies a model in inference mode.
+
+    Args:
+        model: (B, H, W, 3) uint8 -> (B, ...). Its weights are taken as they are now.
+        batch_size: images a call; OpenVINO compiles for it.
+        precision: the model's dtype policy, "float32" or "mixed_bfloat16".
+
+    Returns:
+        (batch_size, H, W, 3) uint8 array -> (batch_size, ...) float32 array.
+    """
+    trainable = [(layer, layer.trainable) for layer in model._flatten_layers()]
+    model.trainable = False
+    try:
+        if engine_name() == "openvino":
+            return _openvino(fold_batch_norms(model, "float32"), batch_size, precision)
+        folded = fold_batch_norms(model)
+    finally:
+        for layer, value in trainable:
+            layer.trainable = value
+
+    return lambda images: np.asarray(folded.predict_on_batch(images), np.float32)
+
+
+def _openvino(model, batch_size, precision):
+    import openvino
+    import tensorflow as tf
+
+    shape = (batch_size, *model.input_shape[1:])
+    function = tf.function(lambda images: model(images, training=False))
+    graph = openvino.convert_model(function.get_concrete_function(tf.TensorSpec(shape, model.input.dtype)))
+    hint = {"float32": "f32", "mixed_bfloat16": "bf16"}[precision]
+    settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+    request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
+    return lambda images: np.asarray(request.infer([np.ascontiguousarray(images)])[0], np.float32)

@@ -1,0 +1,166 @@
+"""What makes a model faster changes neither its logits nor its gradients."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import tiny_recipe
+
+from keras_cifar.depthwise import depthwise_conv
+from keras_cifar.engine import compile_inference, engine_name
+from keras_cifar.errors import InputError
+from keras_cifar.fold import FoldedConvolution, fold_batch_norms
+from keras_cifar.graph import split_at_trainable
+from keras_cifar.model import build_model
+from keras_cifar.optimizer import FusedAdam
+
+random = np.random.default_rng(0)
+IMAGES = random.integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
+LABELS = np.arange(6)
+
+
+def build(level=3, **changes):
+    """A classifier whose batch norms are not the identity."""
+    model = build_model(tiny_recipe(level, image_size=64, **changes), 10, (32, 32, 3))
+    for layer in model.get_layer("backbone").layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([random.uniform(0.5, 1.5, w.shape) for w in layer.weights])
+    return model
+
+
+def gradients(model, variables):
+    with tf.GradientTape() as tape:
+        logits = model(IMAGES, training=False)
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(LABELS, logits))
+    return tape.gradient(loss, variables)
+
+
+def folded_layers(model):
+    return [layer for layer in model._flatten_layers() if isinstance(layer, FoldedConvolution)]
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "resnet18"])
+@pytest.mark.parametrize("stages", [("P5",), ("P4", "P5"), ("P2", "P3", "P4", "P5")])
+def test_folded_model_has_the_same_logits_and_gradients(backbone, stages):
+    model = build(backbone=backbone, trainable_stages=stages)
+    folded = fold_batch_norms(model)
+    norms = sum(isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers())
+    assert len(folded_layers(folded)) == norms
+    scale = np.abs(model(IMAGES)).max()
+    assert np.allclose(model(IMAGES), folded(IMAGES), atol=1e-4 * scale)
+    # An activation on the kink of ReLU6 may fall on either side, so gradients are compared as a whole.
+    ours, plain = (
+        np.concatenate([np.ravel(g) for g in gradients(m, model.trainable_variables)]) for m in (folded, model)
+    )
+    assert np.linalg.norm(ours - plain) < 0.02 * np.linalg.norm(plain)
+
+
+def test_training_the_folded_model_trains_the_other():
+    model = build()
+    folded = fold_batch_norms(model)
+    assert {id(v) for v in folded.trainable_variables} == {id(v) for v in model.trainable_variables}
+    before = model.predict_on_batch(IMAGES)
+    folded.compile(FusedAdam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    folded.train_on_batch(IMAGES, LABELS)
+    assert np.abs(model.predict_on_batch(IMAGES) - before).max() > 0.01
+    assert np.allclose(model(IMAGES), folded(IMAGES), atol=1e-3)
+
+
+def test_training_batch_norms_are_left_alone():
+    model = build(train_batch_norm=True)
+    folded = fold_batch_norms(model)
+    kept = [layer for layer in folded._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    trained = [layer for layer in kept if layer.trainable]
+    assert trained and {id(v) for v in folded.trainable_variables} == {id(v) for v in model.trainable_variables}
+    assert np.allclose(model(IMAGES), folded(IMAGES), atol=1e-3)
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "resnet18"])
+@pytest.mark.parametrize(("level", "stages"), [(1, ()), (2, ("P5",)), (3, ("P5",)), (4, ("P4", "P5"))])
+def test_the_two_parts_are_the_model(backbone, level, stages):
+    model = build(level, backbone=backbone, trainable_stages=stages)
+    frozen, trained = split_at_trainable(model)
+    assert not frozen.trainable_weights
+    assert {id(v) for v in trained.trainable_variables} == {id(v) for v in model.trainable_variables}
+    assert np.allclose(trained(frozen(IMAGES)), model(IMAGES), atol=1e-4)
+
+
+def test_where_all_trains_nothing_is_cut():
+    model = build(trainable_stages=("P1", "P2", "P3", "P4", "P5"))
+    assert split_at_trainable(model) == (None, model)
+
+
+def test_a_tap_below_the_cut_keeps_the_model_whole():
+    model = build(taps=("P3", "P5"))
+    assert split_at_trainable(model) == (None, model)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "keras"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_engines_agree_with_keras(engine, precision, monkeypatch):
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    monkeypatch.setenv("KERAS_CIFAR_ENGINE", engine)
+    model = build(precision=precision)
+    expected = np.asarray(build_float32(model)(IMAGES))
+    trainable = [v.path for v in model.trainable_variables]
+    policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
+    found = compile_inference(model, len(IMAGES), policy)(IMAGES)
+    allowed = {"float32": 1e-4, "bfloat16": 0.1}[precision]
+    assert found.dtype == np.float32 and np.abs(found - expected).max() < allowed * np.abs(expected).max()
+    assert [v.path for v in model.trainable_variables] == trainable
+
+
+def build_float32(model):
+    other = build(precision="float32")
+    other.set_weights(model.get_weights())
+    return other
+
+
+def test_unknown_engine(monkeypatch):
+    monkeypatch.setenv("KERAS_CIFAR_ENGINE", "warp")
+    with pytest.raises(InputError, match="openvino, keras"):
+        engine_name()
+
+
+@pytest.mark.parametrize(
+    ("size", "taps", "stride", "padding"),
+    [
+        (4, 5, 1, "same"),
+        (8, 5, 2, "same"),
+        (8, 3, 1, "valid"),
+        (7, 3, 2, "same"),
+        (7, 5, 2, "valid"),
+        (12, 3, 1, "same"),
+    ],
+)
+def test_depthwise_gradients_are_those_of_tensorflow(size, taps, stride, padding):
+    inputs = tf.constant(random.normal(size=(3, size, size, 6)))
+    kernel = tf.constant(random.normal(size=(taps, taps, 6, 1)))
+    results = []
+    for convolve in (
+        lambda: depthwise_conv(inputs, kernel, (stride, stride), padding),
+        lambda: tf.nn.depthwise_conv2d(inputs, kernel, [1, stride, stride, 1], padding.upper()),
+    ):
+        with tf.GradientTape() as tape:
+            tape.watch([inputs, kernel])
+            outputs = convolve()
+            loss = tf.reduce_sum(tf.sin(outputs))
+        results.append([outputs, *tape.gradient(loss, [inputs, kernel])])
+    for ours, theirs in zip(*results, strict=True):
+        assert np.allclose(ours, theirs, atol=1e-10)
+
+
+@pytest.mark.parametrize("rate", [0.01, keras.optimizers.schedules.CosineDecay(0.01, 20)])
+def test_fused_adam_is_adam(rate):
+    weights = []
+    for optimizer in (FusedAdam(rate), keras.optimizers.Adam(rate)):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(7, activation="tanh"), keras.layers.Dense(3)])
+        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        for step in range(20):
+            inputs = np.random.default_rng(step).normal(size=(8, 5)).astype(np.float32)
+            model.train_on_batch(inputs, (inputs[:, 0] > 0).astype(int))
+        weights.append(model.get_weights())
+    for ours, theirs in zip(*weights, strict=True):
+        assert np.allclose(ours, theirs, atol=1e-5)
