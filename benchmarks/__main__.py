@@ -8,7 +8,7 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-NAMES = ("augment",)
+NAMES = ("step", "evaluate", "augment")
 
 
 def main():

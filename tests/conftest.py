@@ -1,6 +1,7 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["KERAS_CIFAR_ENGINE"] = "keras"  # starts at once; tests that are about OpenVINO name it
 
 import pathlib
 import subprocess

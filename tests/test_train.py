@@ -1,5 +1,6 @@
 """A run that is killed ends with the weights, to the bit, of one that is not."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from keras_cifar.runs import Run, read_json
 from keras_cifar.train import train
 
 EVERY_STEP = {"KERAS_CIFAR_SAVE_SECONDS": "0"}
+ENGINE = "openvino" if importlib.util.find_spec("openvino") else "keras"
 
 
 def weights_of(run_dir, name="last.keras"):
@@ -43,7 +45,8 @@ def start_and_kill(args, run_dir, at_step):
 
 
 @pytest.mark.parametrize(("level", "steps"), [(1, (7,)), (3, (8,))])
-def test_killed_run_ends_like_one_that_was_not(tmp_path, level, steps):
+def test_killed_run_ends_like_one_that_was_not(tmp_path, monkeypatch, level, steps):
+    monkeypatch.setenv("KERAS_CIFAR_ENGINE", ENGINE)
     args = ["train", "--level", str(level), *tiny_options(epochs=3, batch_size=8)]  # 18 steps
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = run_cli(*args, "--run-dir", whole)
