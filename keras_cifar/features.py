@@ -19,14 +19,15 @@ from keras_cifar.weights import cache_dir
 _MAX_CACHE_BYTES = 8 * 2**30
 
 
-def stored_features(model: keras.Model, apply, split: Split, batch_size: int, precision: str, progress: str):
+def stored_features(model: keras.Model, compile_model, split: Split, batch_size: int, precision: str, progress: str):
     """Features of a split, from the cache or computed and stored there.
 
     A second process that wants the same entry waits for the first.
 
     Args:
         model: (B, H, W, 3) uint8 -> (B, ...), none of it trains.
-        apply: the function of batches that computes it, see `keras_cifar.engine.compile_inference`.
+        compile_model: called without arguments where the entry is missing; gives the function of batches
+            that computes it, see `keras_cifar.engine.compile_inference`.
         split: N images.
         batch_size: images a call.
         precision: dtype policy that it is computed in.
@@ -46,7 +47,7 @@ def stored_features(model: keras.Model, apply, split: Split, batch_size: int, pr
             os.utime(path)
         except (OSError, ValueError, EOFError):  # not there, or damaged
             with atomic_path(path) as partial:
-                np.save(partial, predict_logits(apply, split.images, batch_size, progress))
+                np.save(partial, predict_logits(compile_model(), split.images, batch_size, progress))
             features = np.load(path, mmap_mode="r")
     _remove_oldest(path.parent, keep=path)
     return features

@@ -189,24 +189,25 @@ class _Training:
         self.total_steps = self.steps_per_epoch * recipe.epochs
         frozen, trained = split_at_trainable(model)
         self.trained = fold_batch_norms(trained)
-        self.train_split, self.train_below = self._below(
-            frozen, train_split, "train", recipe.flip or recipe.crop_padding
-        )
-        self.val, self.val_below = self._below(frozen, val, "val", False)
+        is_augmented = recipe.flip or recipe.crop_padding
+        self.train_split, self.train_below = self._below(frozen, train_split, "train", self.batch_size, is_augmented)
+        self.val, self.val_below = self._below(frozen, val, "val", _FEATURE_BATCH, False)
         self._compile()
         self.best_logits = np.zeros((len(val), len(source.class_names)), np.float32)
         self.progress = self._restore()
 
-    def _below(self, frozen, split, name, is_augmented):
+    def _below(self, frozen, split, name, batch_size, is_augmented):
         """What to feed `trained` from: the split and a function of its batches, or its stored features and None."""
         if frozen is None:
             return split, None
-        batch_size = self.batch_size if is_augmented else _FEATURE_BATCH
-        apply = compile_inference(frozen, batch_size, self.policy)
-        if is_augmented:
-            return split, apply
-        features = stored_features(frozen, apply, split, batch_size, self.policy, f"features of {name}")
-        return (split, apply) if features is None else (Split(features, split.labels), None)
+        if not is_augmented:
+            features = stored_features(
+                frozen, lambda: compile_inference(frozen, _FEATURE_BATCH, self.policy), split, _FEATURE_BATCH,
+                self.policy, f"features of {name}",
+            )  # fmt: skip
+            if features is not None:
+                return Split(features, split.labels), None
+        return split, compile_inference(frozen, batch_size, self.policy)
 
     def _compile(self):
         rate = self.recipe.learning_rate

@@ -163,6 +163,16 @@ def test_cut_and_folded_training_equals_plain_training(tmp_path, monkeypatch, le
     )
 
 
+@pytest.mark.parametrize("level", [1, 3])
+def test_training_without_room_for_features(tmp_path, monkeypatch, level):
+    monkeypatch.setenv("KERAS_CIFAR_ENGINE", ENGINE)
+    stored = train(tiny_recipe(level), tmp_path / "stored", say=lambda line: None)
+    monkeypatch.setattr(features, "_MAX_CACHE_BYTES", 0)
+    without = train(tiny_recipe(level), tmp_path / "without", say=lambda line: None)
+    for a, b in zip(weights_of(stored.path), weights_of(without.path), strict=True):
+        assert np.allclose(a, b, atol=1e-4)
+
+
 def test_features_are_computed_once_and_damage_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
     below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))
@@ -171,7 +181,7 @@ def test_features_are_computed_once_and_damage_is_noticed(tmp_path, monkeypatch)
 
     def stored():
         apply = lambda images: calls.append(len(images)) or below.predict_on_batch(images)  # noqa: E731
-        return np.array(features.stored_features(below, apply, split, 4, "float32", None))
+        return np.array(features.stored_features(below, lambda: apply, split, 4, "float32", None))
 
     first = stored()
     assert np.array_equal(stored(), first) and calls == [4, 4]
@@ -188,7 +198,7 @@ def test_the_oldest_features_make_room(tmp_path, monkeypatch):
     below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))
     for value in range(3):
         split = Split(np.full((5, 32, 32, 3), value, np.uint8), np.arange(5))
-        features.stored_features(below, below.predict_on_batch, split, 5, "float32", None)
+        features.stored_features(below, lambda: below.predict_on_batch, split, 5, "float32", None)
         time.sleep(0.01)
     assert len(list((tmp_path / "features").glob("*.npy"))) == 2
 
