@@ -34,7 +34,7 @@ def measure() -> dict:
             ways = {OURS: _ours(backbone, stages), PLAIN: _plain(backbone, stages)}
             if importlib.util.find_spec("torch"):
                 ways |= {f"{TORCH} {p}": _torch(backbone, stages, p == "bfloat16") for p in ("float32", "bfloat16")}
-            rates = interleave(ways, BATCH)
+            rates = interleave(ways, BATCH, rounds=3, calls=2)
             print_table(f"{backbone}, {name} trainable, {IMAGE_SIZE} px, batch {BATCH}", rates, OURS)
             found[f"{backbone}, {name}"] = rates
     return {"cpu": cpu_name(), "engine": engine_name(), "packages": package_versions(), "images_per_second": found}

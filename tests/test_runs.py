@@ -51,5 +51,5 @@ def test_overwrite_removes_the_run_and_keeps_other_files(tmp_path):
 
 
 def test_environment_names_no_path_of_the_machine(tmp_path):
-    text = repr(describe_environment(tiny_recipe(1), "float32", "0" * 64, "digits"))
+    text = repr(describe_environment(tiny_recipe(1), "float32", "keras", "0" * 64, "digits"))
     assert "/" not in text.replace("'UTC'", "")
