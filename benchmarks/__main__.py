@@ -8,6 +8,9 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from keras_cifar.engine import engine_name
+from keras_cifar.runs import cpu_name, package_versions
+
 NAMES = ("step", "evaluate", "augment")
 
 
@@ -16,6 +19,7 @@ def main():
     parser.add_argument("name", choices=NAMES)
     name = parser.parse_args().name
     figures = importlib.import_module(f"benchmarks.{name}").measure()
+    figures = {"cpu": cpu_name(), "engine": engine_name(), "packages": package_versions(), **figures}
     line = json.dumps(figures)
     folder = pathlib.Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)

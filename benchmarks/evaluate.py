@@ -6,9 +6,8 @@ import numpy as np
 
 from benchmarks.interleave import interleave, print_table
 from benchmarks.models import BACKBONES, BATCH, IMAGE_SIZE, OURS, PLAIN, TORCH, batch, classifier, torch_classifier
-from keras_cifar.engine import compile_inference, engine_name
+from keras_cifar.engine import compile_inference
 from keras_cifar.model import resolve_precision
-from keras_cifar.runs import cpu_name, package_versions
 from keras_cifar.tta import flip_tta
 
 
@@ -26,7 +25,7 @@ def measure() -> dict:
             rates = interleave({way: _call(wrap(predict), images) for way, predict in ways.items()}, BATCH)
             print_table(f"{backbone}, {name}, {IMAGE_SIZE} px, batch {BATCH}", rates, OURS)
             found[f"{backbone}, {name}"] = rates
-    return {"cpu": cpu_name(), "engine": engine_name(), "packages": package_versions(), "images_per_second": found}
+    return {"images_per_second": found}
 
 
 def _call(predict, images):

@@ -17,12 +17,11 @@ from benchmarks.models import (
     classifier,
     torch_classifier,
 )
-from keras_cifar.engine import compile_inference, engine_name
+from keras_cifar.engine import compile_inference
 from keras_cifar.fold import fold_batch_norms
 from keras_cifar.graph import split_at_trainable
 from keras_cifar.model import resolve_precision
 from keras_cifar.optimizer import FusedAdam
-from keras_cifar.runs import cpu_name, package_versions
 
 
 def measure() -> dict:
@@ -37,7 +36,7 @@ def measure() -> dict:
             rates = interleave(ways, BATCH, rounds=3, calls=2)
             print_table(f"{backbone}, {name} trainable, {IMAGE_SIZE} px, batch {BATCH}", rates, OURS)
             found[f"{backbone}, {name}"] = rates
-    return {"cpu": cpu_name(), "engine": engine_name(), "packages": package_versions(), "images_per_second": found}
+    return {"images_per_second": found}
 
 
 def _loss():

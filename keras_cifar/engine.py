@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_cifar.errors import InputError
 from keras_cifar.fold import fold_batch_norms
+from keras_cifar.model import has_accelerator
 
 ENGINES = ("openvino", "keras")
 
@@ -23,7 +24,7 @@ def engine_name() -> str:
         InputError: KERAS_CIFAR_ENGINE is no engine, or not installed.
     """
     usable = importlib.util.find_spec("openvino") is not None and keras.backend.backend() == "tensorflow"
-    chosen = os.environ.get("KERAS_CIFAR_ENGINE", "openvino" if usable and not _has_gpu() else "keras")
+    chosen = os.environ.get("KERAS_CIFAR_ENGINE", "openvino" if usable and not has_accelerator() else "keras")
     if chosen not in ENGINES:
         raise InputError(
             f"Expected KERAS_CIFAR_ENGINE among {', '.join(ENGINES)}, but it is {chosen!r}; choose one or unset it."
@@ -34,12 +35,6 @@ def engine_name() -> str:
             'TensorFlow; pip install -e ".[fast]", or unset it.'
         )
     return chosen
-
-
-def _has_gpu():
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def compile_inference(model: keras.Model, batch_size: int, precision: str = "float32"):
