@@ -4,54 +4,146 @@ import numpy as np
 import tensorflow as tf
 
 
-def make_batch_fn(images, labels, batch_size: int, flip: bool, crop_padding: int, seed: int):
+def view_table(count: int, flip: bool, crop_padding: int, views: int) -> np.ndarray | None:
+    """The crops and flips that images are limited to, where they are limited.
+
+    Args:
+        count: number of images N.
+        flip, crop_padding: see `make_batch_fn`.
+        views: random crops an image is limited to; 0 for a fresh one each epoch.
+
+    Returns:
+        (V, N, 3) int32 of (dy, dx, mirrored), the same for every seed: one view of images as they
+        are, two where they are only mirrored, `views` random ones; None for fresh crops.
+    """
+    if not crop_padding:
+        table = np.zeros((1 + flip, count, 3), np.int32)
+        table[1:, :, 2] = 1
+        return table
+    if not views:
+        return None
+    limits = [2 * crop_padding + 1, 2 * crop_padding + 1, 2 if flip else 1]
+    return np.random.RandomState(0).randint(0, limits, (views, count, 3), np.int32)
+
+
+def make_draw_fn(count: int, batch_size: int, num_views: int, flip: bool, crop_padding: int, seed: int):
+    """A pure function of the global step that says which images, and which view of each, that step sees.
+
+    Order is a fresh pseudo-random permutation each epoch; the images left over at an epoch's end
+    (fewer than a batch) are dropped. Mirror images are drawn at random, stored crops epoch by epoch.
+
+    Args:
+        count: number of images N.
+        batch_size: images a batch, at most N.
+        num_views: views an image has; 0 for fresh crops.
+        flip, crop_padding, seed: see `make_batch_fn`.
+
+    Returns:
+        step (int64 scalar) -> (index, view), each (batch_size,) int64.
+    """
+    steps_per_epoch = count // batch_size
+
+    def draw(step):
+        epoch, position = step // steps_per_epoch, step % steps_per_epoch
+        order_seed = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.int32)
+        slots = position * batch_size + tf.range(batch_size, dtype=tf.int64)
+        index = tf.random.experimental.index_shuffle(slots, order_seed, tf.constant(count - 1, tf.int64))
+        if flip and not crop_padding:
+            step_seed = tf.stack([tf.constant(seed, tf.int64), step])
+            return index, tf.random.stateless_uniform([batch_size], step_seed, 0, 2, tf.int64)
+        return index, tf.fill([batch_size], epoch % max(num_views, 1))
+
+    return draw
+
+
+def make_batch_fn(images, labels, batch_size: int, flip: bool, crop_padding: int, seed: int, views: int = 0):
     """A pure function of the global step that returns that step's training batch.
 
     Being a pure function of the step, it gives an interrupted run the batches it would have had.
-    Order is a fresh pseudo-random permutation each epoch; the images left over at an epoch's end
-    (fewer than a batch) are dropped.
 
     Args:
-        images: (N, H, W, 3) uint8, or features (N, D) float when nothing is augmented.
+        images: (N, H, W, 3) uint8.
         labels: (N,) int.
         batch_size: images a batch, at most N.
         flip: mirror each image left to right with probability 1/2.
         crop_padding: zero pixels added on each side before cropping back to (H, W) at random.
         seed: non-negative; the same seed and step give the same batch.
+        views: see `view_table`.
 
     Returns:
-        step (int64 scalar) -> (batch of images in their own dtype, labels int64).
+        step (int64 scalar) -> (images (batch_size, H, W, 3) uint8, labels int64).
     """
-    size, margin = images.shape[1:3], (crop_padding, crop_padding)
-    if crop_padding:
-        images = np.pad(images, ((0, 0), margin, margin, (0, 0)))
-    images, labels = tf.constant(images), tf.constant(labels, tf.int64)
-    count = images.shape[0]
-    steps_per_epoch = count // batch_size
+    table = view_table(len(images), flip, crop_padding, views)
+    draw = make_draw_fn(len(images), batch_size, 0 if table is None else len(table), flip, crop_padding, seed)
+    size, images = images.shape[1:3], tf.constant(_pad(images, crop_padding))
+    labels, table = tf.constant(labels, tf.int64), table if table is None else tf.constant(table)
 
     def batch_at(step):
-        epoch, position = step // steps_per_epoch, step % steps_per_epoch
-        order_seed = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.int32)
-        slots = position * batch_size + tf.range(batch_size, dtype=tf.int64)
-        index = tf.random.experimental.index_shuffle(slots, order_seed, tf.constant(count - 1, tf.int64))
-        batch_labels = tf.gather(labels, index)
-        if not flip and not crop_padding:
-            return tf.gather(images, index), batch_labels
-        step_seed = tf.stack([tf.constant(seed, tf.int64), step])
-        return _gather_augmented(images, size, index, flip, crop_padding, step_seed), batch_labels
+        index, view = draw(step)
+        if table is None:
+            step_seed = tf.stack([tf.constant(seed, tf.int64), step])
+            offsets = _random_offsets(batch_size, flip, crop_padding, step_seed)
+        else:
+            offsets = tf.unstack(tf.gather_nd(table, tf.stack([view, index], axis=1))[:, :, None], axis=1)
+        return _gather_augmented(images, size, index, offsets), tf.gather(labels, index)
 
     return batch_at
 
 
-def _gather_augmented(padded, size, index, flip, crop_padding, step_seed):
-    """Gathers images (B, *size, C) out of padded ones through shifted and mirrored pixel coordinates."""
-    batch, (height, width) = tf.shape(index)[0], size
-    _, padded_height, padded_width, channels = padded.shape
+def view_images(images: np.ndarray, offsets: np.ndarray, crop_padding: int) -> np.ndarray:
+    """One view of each image.
+
+    Args:
+        images: (N, H, W, 3) uint8.
+        offsets: (N, 3) int32, a row of `view_table`.
+        crop_padding: see `make_batch_fn`.
+
+    Returns:
+        (N, H, W, 3) uint8.
+    """
+    padded, index = tf.constant(_pad(images, crop_padding)), tf.range(len(images), dtype=tf.int64)
+    return _gather_augmented(padded, images.shape[1:3], index, list(offsets.T[:, :, None])).numpy()
+
+
+def gather_views(views: list[np.ndarray], view: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Rows of stored views.
+
+    Args:
+        views: V arrays (N, ...), may be memory-mapped.
+        view: (B,) int in [0, V).
+        index: (B,) int in [0, N).
+
+    Returns:
+        (B, ...), row i out of `views[view[i]][index[i]]`.
+    """
+    if (view == view[0]).all():
+        return views[view[0]][index]
+    rows = np.empty((len(index), *views[0].shape[1:]), views[0].dtype)
+    for number, features in enumerate(views):
+        rows[view == number] = features[index[view == number]]
+    return rows
+
+
+def _pad(images, crop_padding):
+    margin = (crop_padding, crop_padding)
+    return np.pad(images, ((0, 0), margin, margin, (0, 0))) if crop_padding else images
+
+
+def _random_offsets(batch_size, flip, crop_padding, step_seed):
+    """(dy, dx, mirrored), each (B, 1) int32."""
     seeds = tf.random.split(step_seed, 3)
-    shift = 2 * crop_padding + 1
-    dy = tf.random.stateless_uniform([batch, 1], seeds[0], 0, shift, tf.int32)
-    dx = tf.random.stateless_uniform([batch, 1], seeds[1], 0, shift, tf.int32)
-    mirrored = tf.random.stateless_uniform([batch, 1], seeds[2], 0, 2 if flip else 1, tf.int32)
+    limits = (2 * crop_padding + 1, 2 * crop_padding + 1, 2 if flip else 1)
+    return [
+        tf.random.stateless_uniform([batch_size, 1], seed, 0, limit, tf.int32)
+        for seed, limit in zip(tf.unstack(seeds), limits, strict=True)
+    ]
+
+
+def _gather_augmented(padded, size, index, offsets):
+    """Gathers images (B, *size, C) out of padded ones through shifted and mirrored pixel coordinates."""
+    height, width = size
+    dy, dx, mirrored = offsets
+    _, padded_height, padded_width, channels = padded.shape
     columns = tf.range(width)[None]
     columns = tf.where(mirrored == 1, width - 1 - columns, columns) + dx
     # 32 bits index faster, and suffice for all but a large folder of large images.
@@ -61,9 +153,15 @@ def _gather_augmented(padded, size, index, flip, crop_padding, step_seed):
     return tf.gather(tf.reshape(padded, [-1, channels]), pixels)
 
 
-def make_train_dataset(images, labels, batch_size: int, flip: bool, crop_padding: int, seed: int, start, stop):
+def make_train_dataset(
+    images, labels, batch_size: int, flip: bool, crop_padding: int, seed: int, start: int, stop: int, views: int = 0
+) -> tf.data.Dataset:
     """Batches of the global steps from `start` (included) to `stop` (excluded); see `make_batch_fn`."""
-    batch_at = make_batch_fn(images, labels, batch_size, flip, crop_padding, seed)
+    return dataset_of_steps(make_batch_fn(images, labels, batch_size, flip, crop_padding, seed, views), start, stop)
+
+
+def dataset_of_steps(batch_at, start: int, stop: int) -> tf.data.Dataset:
+    """What a function of the global step gives for the steps from `start` (included) to `stop` (excluded)."""
     dataset = tf.data.Dataset.range(start, stop).map(batch_at, num_parallel_calls=1).prefetch(2)
     options = tf.data.Options()
     options.autotune.enabled = False  # its teardown stalls short loops

@@ -39,6 +39,8 @@ class Recipe:
             the pretrained statistics, scale and shift. In frozen stages it never updates.
         flip: random horizontal flips in training.
         crop_padding: pixels of zero padding before a random crop back to size; 0 for no crop.
+        views: random crops and flips that an image is limited to: epoch e shows view e modulo `views`,
+            the same for every seed, so that their features can be stored; 0 for fresh ones each epoch.
         learning_rate: Adam's, at the start.
         schedule: "constant" or "cosine" (to zero at the last step).
         epochs: passes over the training images.
@@ -66,6 +68,7 @@ class Recipe:
     train_batch_norm: bool = False
     flip: bool = False
     crop_padding: int = 0
+    views: int = 0
     learning_rate: float = 1e-3
     schedule: str = "cosine"
     epochs: int = 20
@@ -127,7 +130,8 @@ _CHOICES = {
     "precision": ("auto", "float32", "bfloat16"),
     "schedule": ("constant", "cosine"),
 }
-_MINIMA = {"epochs": 1, "batch_size": 1, "limit": 1, "image_size": 32, "seed": 0, "head_width": 1, "crop_padding": 0}
+_MINIMA = {"epochs": 1, "batch_size": 1, "limit": 1, "image_size": 32, "seed": 0, "head_width": 1, "crop_padding": 0,
+           "views": 0}  # fmt: skip
 
 
 def resolve_recipe(level: int, **changes) -> Recipe:

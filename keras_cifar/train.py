@@ -6,6 +6,7 @@ Keras' BackupAndRestore and ModelCheckpoint are not atomic and restart the rando
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import time
@@ -14,12 +15,19 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from keras_cifar.augment import make_train_dataset
+from keras_cifar.augment import (
+    dataset_of_steps,
+    gather_views,
+    make_draw_fn,
+    make_train_dataset,
+    view_images,
+    view_table,
+)
 from keras_cifar.datasets import Source, Split, open_source
 from keras_cifar.engine import compile_inference, engine_name
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate import predict_logits
-from keras_cifar.features import stored_features
+from keras_cifar.features import has_room, stored_features
 from keras_cifar.fold import fold_batch_norms
 from keras_cifar.graph import split_at_trainable
 from keras_cifar.metrics import classification_metrics, cross_entropy, top1
@@ -189,25 +197,51 @@ class _Training:
         self.total_steps = self.steps_per_epoch * recipe.epochs
         frozen, trained = split_at_trainable(model)
         self.trained = fold_batch_norms(trained)
-        is_augmented = recipe.flip or recipe.crop_padding
-        self.train_split, self.train_below = self._below(frozen, train_split, "train", self.batch_size, is_augmented)
-        self.val, self.val_below = self._below(frozen, val, "val", _FEATURE_BATCH, False)
+        self.train_split, self.val = train_split, val
+        self.train_views = self.train_below = self.val_below = None
+        if frozen is not None:
+            self._run_frozen_part(frozen)
         self._compile()
         self.best_logits = np.zeros((len(val), len(source.class_names)), np.float32)
         self.progress = self._restore()
 
-    def _below(self, frozen, split, name, batch_size, is_augmented):
-        """What to feed `trained` from: the split and a function of its batches, or its stored features and None."""
-        if frozen is None:
-            return split, None
-        if not is_augmented:
-            features = stored_features(
-                frozen, lambda: compile_inference(frozen, _FEATURE_BATCH, self.policy), split, _FEATURE_BATCH,
-                self.policy, f"features of {name}",
-            )  # fmt: skip
-            if features is not None:
-                return Split(features, split.labels), None
-        return split, compile_inference(frozen, batch_size, self.policy)
+    def _run_frozen_part(self, frozen):
+        """Stores what `trained` is fed with, or compiles the function of images that gives it."""
+        recipe, split = self.recipe, self.train_split
+        apply = functools.cache(lambda: compile_inference(frozen, _FEATURE_BATCH, self.policy))
+
+        def stored(part, name):
+            return stored_features(frozen, apply, part, _FEATURE_BATCH, self.policy, f"features of {name}")
+
+        table = view_table(len(split), recipe.flip, recipe.crop_padding, recipe.views)
+        if table is not None and has_room(frozen, len(table) * len(split)):
+            self.train_views = []
+            for number, offsets in enumerate(table, 1):
+                view = Split(view_images(split.images, offsets, recipe.crop_padding), split.labels)
+                self.train_views.append(stored(view, f"train, view {number}/{len(table)},"))
+        else:
+            self.train_below = compile_inference(frozen, self.batch_size, self.policy)
+        if has_room(frozen, len(self.val)):
+            self.val = Split(stored(self.val, "val"), self.val.labels)
+        else:
+            self.val_below = apply()
+
+    def _batches(self):
+        """What the remaining steps see: inputs of `trained`, and labels."""
+        recipe, split, steps = self.recipe, self.train_split, (self.progress.step, self.total_steps)
+        if self.train_views is not None:
+            draw = make_draw_fn(
+                len(split), self.batch_size, len(self.train_views), recipe.flip, recipe.crop_padding, recipe.seed
+            )
+            for index, view in dataset_of_steps(draw, *steps).as_numpy_iterator():
+                yield gather_views(self.train_views, view, index), split.labels[index]
+            return
+        dataset = make_train_dataset(
+            split.images, split.labels, self.batch_size, recipe.flip, recipe.crop_padding, recipe.seed, *steps,
+            recipe.views,
+        )  # fmt: skip
+        for images, labels in dataset.as_numpy_iterator():
+            yield images if self.train_below is None else self.train_below(images), labels
 
     def _compile(self):
         rate = self.recipe.learning_rate
@@ -247,14 +281,8 @@ class _Training:
         """Trains the remaining steps and writes the result."""
         progress, started = self.progress, time.monotonic()
         earlier, saved = progress.seconds, time.monotonic()
-        recipe = self.recipe
-        dataset = make_train_dataset(
-            self.train_split.images, self.train_split.labels, self.batch_size, recipe.flip, recipe.crop_padding,
-            recipe.seed, progress.step, self.total_steps,
-        )  # fmt: skip
         bar = tqdm(total=self.total_steps, initial=progress.step, desc="training", disable=None, leave=False)
-        for images, labels in dataset.as_numpy_iterator():
-            inputs = images if self.train_below is None else self.train_below(images)
+        for inputs, labels in self._batches():
             logs = self.trained.train_on_batch(inputs, labels, return_dict=True)
             progress.loss_sum += float(logs["loss"])
             progress.top1_sum += float(logs["top1"])

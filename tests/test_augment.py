@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_cifar.augment import make_batch_fn, make_train_dataset
+from keras_cifar.augment import gather_views, make_batch_fn, make_draw_fn, make_train_dataset, view_images, view_table
 
 random = np.random.default_rng(0)
 IMAGES = random.integers(1, 256, (20, 8, 8, 3)).astype(np.uint8)
@@ -56,3 +56,23 @@ def test_pipeline_equals_eager_from_any_step():
 def test_seeds_differ():
     first, second = (make_batch_fn(IMAGES, LABELS, 20, True, 2, seed)(tf.constant(0, tf.int64)) for seed in (0, 1))
     assert not np.array_equal(first[0], second[0])
+
+
+@pytest.mark.parametrize(("flip", "padding", "views"), [(False, 0, 0), (True, 0, 0), (True, 2, 2), (False, 2, 3)])
+def test_stored_views_are_what_the_pipeline_shows(flip, padding, views):
+    table = view_table(20, flip, padding, views)
+    stored = [view_images(IMAGES, offsets, padding) for offsets in table]
+    batch_at = make_batch_fn(IMAGES, LABELS, 5, flip, padding, 3, views)
+    draw = make_draw_fn(20, 5, len(table), flip, padding, 3)
+    seen = set()
+    for step in range(16):
+        index, view = (part.numpy() for part in draw(tf.constant(step, tf.int64)))
+        images, labels = batch_at(tf.constant(step, tf.int64))
+        assert np.array_equal(gather_views(stored, view, index), images) and np.array_equal(labels, LABELS[index])
+        seen.update(view)
+    assert len(seen) == len(table) == (views or 1 + flip)
+
+
+def test_more_views_begin_with_the_same_ones():
+    assert np.array_equal(view_table(20, True, 2, 5)[:2], view_table(20, True, 2, 2))
+    assert view_table(20, True, 2, 0) is None

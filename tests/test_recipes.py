@@ -7,7 +7,7 @@ from keras_cifar.errors import InputError
 from keras_cifar.recipes import LEVELS, recipe_from_dict, recipe_to_dict, resolve_recipe
 
 COMMON = {"data": "cifar10", "backbone": "resnet18", "weights": "imagenet", "head_width": 256,
-          "train_batch_norm": False, "precision": "auto", "seed": 0, "split_seed": 0,
+          "train_batch_norm": False, "precision": "auto", "seed": 0, "split_seed": 0, "views": 0,
           "limit": None}  # fmt: skip
 GOLDEN = {
     1: {"taps": ("P5",), "head": "linear", "dropout": 0.2, "trainable_stages": (), "flip": False, "crop_padding": 0,

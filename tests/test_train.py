@@ -150,12 +150,13 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path):
         train(tiny_recipe(1), tmp_path)
 
 
-@pytest.mark.parametrize("level", [1, 3])
-def test_cut_and_folded_training_equals_plain_training(tmp_path, monkeypatch, level):
-    fast = train(tiny_recipe(level, epochs=2), tmp_path / "fast", say=lambda line: None)
+@pytest.mark.parametrize("changes", [{"level": 1}, {"level": 1, "flip": True}, {"level": 3}, {"level": 3, "views": 2}])
+def test_cut_and_folded_training_equals_plain_training(tmp_path, monkeypatch, changes):
+    recipe = tiny_recipe(**changes, epochs=3)
+    fast = train(recipe, tmp_path / "fast", say=lambda line: None)
     monkeypatch.setattr("keras_cifar.train.split_at_trainable", lambda model: (None, model))
     monkeypatch.setattr("keras_cifar.train.fold_batch_norms", lambda model: model)
-    plain = train(tiny_recipe(level, epochs=2), tmp_path / "plain", say=lambda line: None)
+    plain = train(recipe, tmp_path / "plain", say=lambda line: None)
     for a, b in zip(weights_of(fast.path), weights_of(plain.path), strict=True):
         assert np.allclose(a, b, atol=1e-4)
     assert [row["train_loss"] for row in fast.history()] == pytest.approx(
@@ -188,7 +189,31 @@ def test_features_are_computed_once_and_damage_is_noticed(tmp_path, monkeypatch)
     path.write_bytes(path.read_bytes()[:100])
     assert np.array_equal(stored(), first) and calls == [4, 4, 4, 4]
     monkeypatch.setattr(features, "_MAX_CACHE_BYTES", 5 * 1280 * 4 - 1)
-    assert features.stored_features(below, None, split, 4, "float32", None) is None
+    assert features.has_room(below, 4) and not features.has_room(below, 5)
+
+
+def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
+    monkeypatch.setattr(features, "_BLOCK", 8)
+    below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))
+    images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3)).astype(np.uint8)
+    split, calls = Split(images, np.arange(30)), []
+
+    def stored(calls_before_failure):
+        def apply(batch):
+            if len(calls) == calls_before_failure:
+                raise KeyboardInterrupt
+            calls.append(len(batch))
+            return below.predict_on_batch(batch)
+
+        return features.stored_features(below, lambda: apply, split, 8, "float32", None)
+
+    with pytest.raises(KeyboardInterrupt):
+        stored(2)
+    found = stored(None)
+    assert calls == [8] * 4
+    assert np.allclose(found, below.predict_on_batch(images), atol=1e-5)
+    assert {p.suffix for p in (tmp_path / "features").iterdir()} == {".npy", ".lock"}
 
 
 def test_the_oldest_features_make_room(tmp_path, monkeypatch):

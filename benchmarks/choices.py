@@ -1,0 +1,64 @@
+"""Trains variants of the levels and writes what val says: `python -m benchmarks.choices GROUP --data-dir DIR`."""
+
+import argparse
+import csv
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from keras_cifar.recipes import resolve_recipe
+from keras_cifar.runs import Run, atomic_path
+from keras_cifar.train import train
+
+_SHORT = {"limit": 10_000, "epochs": 3, "views": 3}
+GROUPS = {
+    # Random crops limited to K stored views, against fresh ones each epoch.
+    "views": (3, {f"{k} views" if k else "fresh crops": {"views": k} for k in (0, 1, 2, 3)}),
+    "level2": (2, {
+        "head alone": {**_SHORT, "trainable_stages": ()},
+        "P5": {**_SHORT, "trainable_stages": ("P5",)},
+        "P4 and P5": {**_SHORT, "trainable_stages": ("P4", "P5")},
+    }),
+    "level3": (3, {
+        "level 3": _SHORT,
+        "dropout 0": {**_SHORT, "dropout": 0.0},
+        "dropout 0.5": {**_SHORT, "dropout": 0.5},
+        "head of 512": {**_SHORT, "head_width": 512},
+        "batch norm trains": {**_SHORT, "train_batch_norm": True},
+        "rate 2e-4": {**_SHORT, "learning_rate": 2e-4},
+        "rate 5e-4": {**_SHORT, "learning_rate": 5e-4},
+        "rate 5e-4, cosine": {**_SHORT, "learning_rate": 5e-4, "schedule": "cosine"},
+    }),
+}  # fmt: skip
+_FIELDS = ("variant", "level", "limit", "epoch", "val_top1", "val_loss", "train_top1", "seconds")
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.choices", description=__doc__)
+    parser.add_argument("group", choices=GROUPS)
+    parser.add_argument("--data-dir")
+    parser.add_argument("--backbone", default="efficientnet_lite0")
+    parser.add_argument("--run-dir", default="runs/choices", help="finished variants in it are kept")
+    args = parser.parse_args()
+    level, variants = GROUPS[args.group]
+    rows = []
+    for name, changes in variants.items():
+        recipe = resolve_recipe(level, backbone=args.backbone, **changes)
+        run = Run(pathlib.Path(args.run_dir) / args.group / name.replace(" ", "-").replace(",", ""))
+        if not run.is_finished:
+            print(f"== {name}")
+            run = train(recipe, run.path, args.data_dir)
+        for row in run.history():
+            row.update(variant=name, level=level, limit=recipe.limit, epoch=int(row["epoch"]))
+            rows.append({field: row[field] for field in _FIELDS})
+    output = pathlib.Path(__file__).parent.parent / "results" / "choices" / f"{args.group}.csv"
+    with atomic_path(output) as partial, open(partial, "w", newline="") as file:
+        writer = csv.DictWriter(file, _FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"written to {output}")
+
+
+if __name__ == "__main__":
+    main()
