@@ -10,6 +10,7 @@ import dataclasses
 import keras
 
 from keras_cifar.errors import InputError
+from keras_cifar.graph import graph_nodes
 from keras_cifar.weights import missing_weights, resolve_preset
 
 # torch's Normalize for ImageNet, on pixels in 0..255.
@@ -32,6 +33,9 @@ class BackboneSpec:
             depthwise convolutions are slower in it).
         config: constructor arguments for random weights.
         preset_overrides: constructor arguments that a timm folder does not carry.
+        tensorflow_padding: whether the weights come from TensorFlow, whose padding adds one pixel more
+            at the right and bottom than at the left and top where the stride is 2. KerasHub's blocks
+            pad all sides alike, which costs EfficientNet-Lite0's frozen features some 2 points.
         license: licence of the ImageNet weights.
     """
 
@@ -44,6 +48,7 @@ class BackboneSpec:
     bfloat16_on_cpu: bool
     config: dict
     preset_overrides: dict
+    tensorflow_padding: bool
     license: str
 
 
@@ -65,6 +70,7 @@ def _resnet(num_blocks, block_type, architecture, kaggle_handle):
             "block_type": block_type,
         },
         preset_overrides={},
+        tensorflow_padding=False,
         license="Apache-2.0",
     )
 
@@ -103,6 +109,7 @@ BACKBONES = {
             **_LITE0_PADDING,
         },
         preset_overrides=_LITE0_PADDING,
+        tensorflow_padding=True,
         license="Apache-2.0",
     ),
 }
@@ -140,7 +147,7 @@ def load_backbone(name: str, weights: str = "imagenet", policy: str = "float32")
     preset = resolve_preset(name, weights, spec.kaggle_handle, spec.architecture)
     with dtype_policy(policy):
         if preset is None:
-            return cls(**spec.config)
+            return _padded(cls(**spec.config), spec)
         overrides = spec.preset_overrides
         try:
             backbone = cls.from_preset(preset, **overrides)
@@ -152,6 +159,15 @@ def load_backbone(name: str, weights: str = "imagenet", policy: str = "float32")
                 "choose the --backbone they belong to, or other weights."
             ) from error
     _check_same_architecture(backbone, spec, name, weights)
+    return _padded(backbone, spec)
+
+
+def _padded(backbone, spec):
+    """The backbone with the padding that its weights were trained with; for maps of even sides."""
+    for node in graph_nodes(backbone) if spec.tensorflow_padding else ():
+        layer, padding = node.operation, node.input_tensors[0]._keras_history.operation
+        if isinstance(padding, keras.layers.ZeroPadding2D) and layer.strides == (2, 2):
+            padding.padding = tuple((size // 2 - 1, size // 2) for size in layer.kernel_size)
     return backbone
 
 

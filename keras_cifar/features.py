@@ -93,6 +93,9 @@ def _key(model, split, precision):
     digest = hashlib.sha256(repr(identity).encode())
     for node in graph_nodes(model):
         digest.update(repr((node.operation.name, node.outputs[0].shape)).encode())
+    for layer in model._flatten_layers():
+        if not isinstance(layer, keras.Model):  # whose configuration is its layers'
+            digest.update(repr((type(layer).__name__, {**layer.get_config(), "name": None})).encode())
     for variable in model.variables:
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)))
     return digest.hexdigest()[:32]

@@ -3,10 +3,12 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from safetensors.numpy import save_file
 
 from keras_cifar.backbones import BACKBONES, backbone_stages, load_backbone
 from keras_cifar.errors import InputError
+from keras_cifar.graph import graph_nodes
 from keras_cifar.weights import efficientnet_lite0_package, write_timm_folder
 
 
@@ -119,3 +121,16 @@ def test_weights_of_another_architecture(tmp_path):
     broken = write_timm_folder(tmp_path / "b", "resnet18", state)
     with pytest.raises(InputError, match="do not fit"):
         load_backbone("resnet18", broken)
+
+
+def test_efficientnet_pads_as_tensorflow_did_when_its_weights_were_trained():
+    random, seen = np.random.default_rng(0), 0
+    for node in graph_nodes(load_backbone("efficientnet_lite0", "none")):
+        layer, padding = node.operation, node.input_tensors[0]._keras_history.operation
+        if not isinstance(layer, keras.layers.DepthwiseConv2D):
+            continue
+        x = random.normal(size=(1, 8, 8, node.input_tensors[0].shape[-1])).astype(np.float32)
+        expected = tf.nn.depthwise_conv2d(x, layer.kernel.value, [1, *layer.strides, 1], "SAME")
+        assert np.allclose(layer(padding(x)), expected, atol=1e-5)
+        seen += layer.strides == (2, 2)
+    assert seen == 4
