@@ -1,29 +1,34 @@
-"""Runs one benchmark and writes its figures: `python -m benchmarks augment`."""
+"""Runs one benchmark, or all, and writes its figures: `python -m benchmarks augment`."""
 
 import argparse
 import importlib
 import json
 import os
-import pathlib
+import subprocess
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_cifar.engine import engine_name
-from keras_cifar.runs import cpu_name, package_versions
-
-NAMES = ("step", "evaluate", "augment")
+NAMES = ("level1", "step", "evaluate", "augment", "memory")
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("name", choices=(*NAMES, "all"))
     name = parser.parse_args().name
+    from benchmarks.interleave import RESULTS
+    from keras_cifar.engine import engine_name
+    from keras_cifar.runs import atomic_path, cpu_name, package_versions
+
+    if name == "all":  # each in a process of its own, which decides about its threads
+        for one in NAMES:
+            subprocess.run([sys.executable, "-m", "benchmarks", one], check=True)
+        print(json.dumps({one: json.loads((RESULTS / f"{one}.json").read_text()) for one in NAMES}))
+        return
     figures = importlib.import_module(f"benchmarks.{name}").measure()
-    figures = {"cpu": cpu_name(), "engine": engine_name(), "packages": package_versions(), **figures}
-    line = json.dumps(figures)
-    folder = pathlib.Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    (folder / f"{name}.json").write_text(line + "\n")
+    line = json.dumps({"cpu": cpu_name(), "engine": engine_name(), "packages": package_versions(), **figures})
+    with atomic_path(RESULTS / f"{name}.json") as partial:
+        partial.write_text(line + "\n")
     print(line)
 
 

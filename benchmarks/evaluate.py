@@ -1,41 +1,53 @@
 """Images a second of evaluation, plain and with flip TTA, ours against plain Keras and native PyTorch."""
 
-import importlib.util
-
 import numpy as np
 
-from benchmarks.interleave import interleave, print_table
-from benchmarks.models import BACKBONES, BATCH, IMAGE_SIZE, OURS, PLAIN, TORCH, batch, classifier, torch_classifier
+from benchmarks.interleave import interleave, plot_cost, print_table
+from benchmarks.models import BACKBONES, BATCH, IMAGE_SIZE, OURS, PLAIN, TORCH, batch, classifier, has_torch
 from keras_cifar.engine import compile_inference
 from keras_cifar.model import resolve_precision
 from keras_cifar.tta import flip_tta
 
+_SIZES = (64, 96, 128, 160)
+
 
 def measure() -> dict:
-    """Prints a table a backbone; returns the median images a second."""
+    """Prints a table a backbone and size, and plots the cost of an image; returns the median images a second."""
     images, _ = batch()
     found = {}
     for backbone in BACKBONES:
-        model = classifier(backbone, ())
-        ways = {OURS: compile_inference(model, BATCH, resolve_precision("auto", backbone))}
-        ways[PLAIN] = model.predict_on_batch
-        if importlib.util.find_spec("torch"):
-            ways |= {f"{TORCH} {p}": _torch(backbone, p == "bfloat16") for p in ("float32", "bfloat16")}
-        for name, wrap in (("plain", lambda predict: predict), ("flip TTA", flip_tta)):
-            rates = interleave({way: _call(wrap(predict), images) for way, predict in ways.items()}, BATCH)
-            print_table(f"{backbone}, {name}, {IMAGE_SIZE} px, batch {BATCH}", rates, OURS)
-            found[f"{backbone}, {name}"] = rates
+        by_size = {}
+        for size in _SIZES:
+            ways = _ways(backbone, size)
+            views = {"plain": lambda predict: predict, "flip TTA": flip_tta}
+            for view, wrap in views.items() if size == IMAGE_SIZE else [("plain", views["plain"])]:
+                rates = interleave({way: _call(wrap(predict), images) for way, predict in ways.items()}, BATCH)
+                print_table(f"{backbone}, {view}, {size} px, batch {BATCH}", rates, OURS)
+                found[f"{backbone}, {view}, {size} px"] = rates
+                by_size.setdefault(size, rates)
+        plot_cost(f"evaluate-{backbone}.png", f"Evaluation, {backbone}", "image size in pixels", by_size)
     return {"images_per_second": found}
+
+
+def _ways(backbone, size):
+    model = classifier(backbone, (), size)
+    ways = {OURS: compile_inference(model, BATCH, resolve_precision("auto", backbone))}
+    ways[PLAIN] = model.predict_on_batch
+    if has_torch():
+        ways |= {f"{TORCH} {p}": _torch(backbone, size, p == "bfloat16") for p in ("float32", "bfloat16")}
+    return ways
 
 
 def _call(predict, images):
     return lambda: predict(images)
 
 
-def _torch(backbone, in_bfloat16):
+def _torch(backbone, size, in_bfloat16):
     import torch
 
-    model = torch_classifier(backbone)
+    from benchmarks.torch_models import torch_classifier
+
+    model = torch_classifier(backbone, size)
 
     def predict(images):
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):

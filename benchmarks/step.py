@@ -1,10 +1,8 @@
 """Images a second of a training step, ours against plain Keras and native PyTorch, batch norms frozen in all."""
 
-import importlib.util
-
 import keras
 
-from benchmarks.interleave import interleave, print_table
+from benchmarks.interleave import interleave, plot_cost, print_table
 from benchmarks.models import (
     BACKBONES,
     BATCH,
@@ -15,7 +13,7 @@ from benchmarks.models import (
     TORCH,
     batch,
     classifier,
-    torch_classifier,
+    has_torch,
 )
 from keras_cifar.engine import compile_inference
 from keras_cifar.fold import fold_batch_norms
@@ -25,25 +23,33 @@ from keras_cifar.optimizer import FusedAdam
 
 
 def measure() -> dict:
-    """Prints a table a backbone and depth; returns the median images a second."""
+    """Prints a table a backbone and depth, and plots the cost of an image; returns the median images a second."""
     keras.utils.set_random_seed(0)
     found = {}
     for backbone in BACKBONES:
+        by_stages = {}
         for name, stages in STAGES.items():
-            ways = {OURS: _ours(backbone, stages), PLAIN: _plain(backbone, stages)}
-            if importlib.util.find_spec("torch"):
-                ways |= {f"{TORCH} {p}": _torch(backbone, stages, p == "bfloat16") for p in ("float32", "bfloat16")}
-            rates = interleave(ways, BATCH, rounds=3, calls=2)
+            rates = interleave(step_ways(backbone, stages), BATCH, rounds=3, calls=2)
             print_table(f"{backbone}, {name} trainable, {IMAGE_SIZE} px, batch {BATCH}", rates, OURS)
-            found[f"{backbone}, {name}"] = rates
+            found[f"{backbone}, {name}"] = by_stages[name] = rates
+        plot_cost(f"step-{backbone}.png", f"Training step, {backbone}, {IMAGE_SIZE} px", "what trains", by_stages)
     return {"images_per_second": found}
+
+
+def step_ways(backbone: str, stages: tuple[str, ...]) -> dict:
+    """Name -> a function that takes one training step."""
+    ways = {OURS: ours_step(backbone, stages), PLAIN: plain_step(backbone, stages)}
+    if has_torch():
+        ways |= {f"{TORCH} {p}": torch_step(backbone, stages, p == "bfloat16") for p in ("float32", "bfloat16")}
+    return ways
 
 
 def _loss():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def _ours(backbone, stages):
+def ours_step(backbone: str, stages: tuple[str, ...]):
+    """One step of `keras_cifar.train`: frozen part, then the folded rest."""
     frozen, trained = split_at_trainable(classifier(backbone, stages))
     below = frozen and compile_inference(frozen, BATCH, resolve_precision("auto", backbone))
     model = fold_batch_norms(trained)
@@ -52,16 +58,20 @@ def _ours(backbone, stages):
     return lambda: model.train_on_batch(below(images) if below else images, labels)
 
 
-def _plain(backbone, stages):
+def plain_step(backbone: str, stages: tuple[str, ...]):
+    """One step of Keras' own `train_on_batch`."""
     model = classifier(backbone, stages)
     model.compile(keras.optimizers.Adam(1e-5), _loss())
     return lambda: model.train_on_batch(*batch())
 
 
-def _torch(backbone, stages, in_bfloat16):
+def torch_step(backbone: str, stages: tuple[str, ...], in_bfloat16: bool = False):
+    """One step of a plain PyTorch loop."""
     import torch
 
-    model = torch_classifier(backbone)
+    from benchmarks.torch_models import torch_classifier
+
+    model = torch_classifier(backbone, IMAGE_SIZE)
     whole = "P3" in stages
     for parameter in model.parameters():
         parameter.requires_grad_(whole)
