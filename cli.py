@@ -26,6 +26,7 @@ _RECIPE_OPTIONS = {
     "image_size": (int, "side in pixels inside the model, a multiple of 32"),
     "epochs": (int, "passes over the training images"),
     "batch_size": (int, "images a step"),
+    "views": (int, "limit each image to N stored random crops; 0 draws a fresh one each epoch"),
     "learning_rate": (float, "Adam's learning rate at the start"),
     "seed": (int, "of weights, order, augmentation and dropout"),
     "precision": (str, "auto, float32 or bfloat16"),

@@ -2,17 +2,23 @@
 
 import argparse
 import csv
+import dataclasses
 import os
 import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from keras_cifar.backbones import BACKBONES
 from keras_cifar.recipes import resolve_recipe
 from keras_cifar.runs import Run, atomic_path
 from keras_cifar.train import train
 
 _SHORT = {"limit": 10_000, "epochs": 3, "views": 3}
 GROUPS = {
+    "padding": (3, {
+        "as TensorFlow pads": {**_SHORT, "schedule": "cosine"},
+        "alike on all sides": {**_SHORT, "schedule": "cosine", "tensorflow_padding": False},
+    }),
     # Random crops limited to K stored views, against fresh ones each epoch.
     "views": (3, {f"{k} views" if k else "fresh crops": {"views": k, "limit": 20_000} for k in (0, 1, 2, 3)}),
     "level2": (2, {
@@ -41,8 +47,10 @@ def main():
     parser.add_argument("--run-dir", default="runs/choices", help="finished variants in it are kept")
     args = parser.parse_args()
     level, variants = GROUPS[args.group]
-    rows = []
+    spec, rows = BACKBONES[args.backbone], []
     for name, changes in variants.items():
+        padding = changes.pop("tensorflow_padding", spec.tensorflow_padding)
+        BACKBONES[args.backbone] = dataclasses.replace(spec, tensorflow_padding=padding)
         recipe = resolve_recipe(level, backbone=args.backbone, **changes)
         run = Run(pathlib.Path(args.run_dir) / args.group / name.replace(" ", "-").replace(",", ""))
         if not run.is_finished:
