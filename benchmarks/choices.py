@@ -35,6 +35,11 @@ GROUPS = {
         "rate 2e-4": {**_SHORT, "learning_rate": 2e-4},
         "rate 5e-4, cosine": {**_SHORT, "learning_rate": 5e-4, "schedule": "cosine"},
     }),
+    # Starts from the run `level3` in the group's folder.
+    "level4": (4, {
+        f"rate {rate}, {schedule}": {"limit": 10_000, "epochs": 2, "learning_rate": float(rate), "schedule": schedule}
+        for rate, schedule in (("5e-5", "constant"), ("1e-4", "cosine"), ("2e-4", "cosine"), ("5e-4", "cosine"))
+    }),
 }  # fmt: skip
 _FIELDS = ("variant", "level", "limit", "epoch", "val_top1", "val_loss", "train_top1", "seconds")
 

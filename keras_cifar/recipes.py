@@ -88,11 +88,11 @@ _LEVEL_2 = dataclasses.replace(
     _LEVEL_1,
     level=2,
     title="Augmentation, last stage fine-tuned",
-    image_size=128,
     dropout=0.0,
     trainable_stages=("P5",),
     flip=True,
     crop_padding=4,
+    views=3,
     learning_rate=1e-4,
     schedule="constant",
     epochs=2,
@@ -112,6 +112,7 @@ _LEVEL_4 = dataclasses.replace(
     level=4,
     title="Last two stages fine-tuned, flip TTA",
     trainable_stages=("P4", "P5"),
+    views=0,
     learning_rate=5e-5,
     epochs=2,
     tta=True,
@@ -122,6 +123,15 @@ LEVELS = {recipe.level: recipe for recipe in (_LEVEL_1, _LEVEL_2, _LEVEL_3, _LEV
 
 # The test accuracies of the document these levels come from: original CIFAR-10, ResNet-18.
 DOCUMENT_TEST_TOP1 = {1: "80–81 %", 2: "~70 % (partly trained)", 3: "~91.7 %", 4: "~94.25 % (TTA)"}
+
+# What a backbone changes in a level: the levels hold their source's rates and epochs for ResNet-18.
+BACKBONE_DEFAULTS = {
+    "efficientnet_lite0": {
+        2: {"learning_rate": 5e-4, "schedule": "cosine", "epochs": 3},
+        3: {"learning_rate": 5e-4, "schedule": "cosine", "epochs": 5},
+        4: {"learning_rate": 1e-4, "schedule": "cosine", "epochs": 3},
+    }
+}
 
 # What a data set changes in every level: digits are no mirror images of themselves.
 DATA_DEFAULTS = {"digits": {"image_size": 64, "flip": False, "tta": False, "batch_size": 32}}
@@ -137,7 +147,7 @@ _MINIMA = {"epochs": 1, "batch_size": 1, "limit": 1, "image_size": 32, "seed": 0
 
 
 def resolve_recipe(level: int, **changes) -> Recipe:
-    """A level's recipe with a data set's defaults and the caller's changes applied, checked.
+    """A level's recipe with the backbone's and data set's defaults and the caller's changes applied, checked.
 
     Args:
         level: key in `LEVELS`.
@@ -149,8 +159,10 @@ def resolve_recipe(level: int, **changes) -> Recipe:
     if level not in LEVELS:
         raise InputError(f"Expected a level among {', '.join(map(str, LEVELS))}, but got {level}; choose one of them.")
     changes = {name: value for name, value in changes.items() if value is not None}
+    backbone = changes.get("backbone", LEVELS[level].backbone)
     data = changes.get("data", LEVELS[level].data)
-    recipe = dataclasses.replace(LEVELS[level], **{**DATA_DEFAULTS.get(data, {}), **changes})
+    defaults = BACKBONE_DEFAULTS.get(backbone, {}).get(level, {}) | DATA_DEFAULTS.get(data, {})
+    recipe = dataclasses.replace(LEVELS[level], **{**defaults, **changes})
     check_recipe(recipe)
     return recipe
 

@@ -4,24 +4,24 @@ import json
 import pytest
 
 from keras_cifar.errors import InputError
-from keras_cifar.recipes import LEVELS, recipe_from_dict, recipe_to_dict, resolve_recipe
+from keras_cifar.recipes import BACKBONE_DEFAULTS, LEVELS, recipe_from_dict, recipe_to_dict, resolve_recipe
 
 COMMON = {"data": "cifar10", "backbone": "resnet18", "weights": "imagenet", "head_width": 256,
-          "train_batch_norm": False, "precision": "auto", "seed": 0, "split_seed": 0, "views": 0,
-          "limit": None}  # fmt: skip
+          "train_batch_norm": False, "precision": "auto", "seed": 0, "split_seed": 0,
+          "image_size": 160, "limit": None}  # fmt: skip
 GOLDEN = {
     1: {"taps": ("P5",), "head": "linear", "dropout": 0.2, "trainable_stages": (), "flip": False, "crop_padding": 0,
         "learning_rate": 1e-3, "schedule": "cosine", "epochs": 40, "tta": False, "continues": None,
-        "image_size": 160, "batch_size": 256},
+        "views": 0, "batch_size": 256},
     2: {"taps": ("P5",), "head": "linear", "dropout": 0.0, "trainable_stages": ("P5",), "flip": True,
         "crop_padding": 4, "learning_rate": 1e-4, "schedule": "constant", "epochs": 2, "tta": False,
-        "continues": None, "image_size": 128, "batch_size": 64},
+        "continues": None, "views": 3, "batch_size": 64},
     3: {"taps": ("P4", "P5"), "head": "fusion", "dropout": 0.3, "trainable_stages": ("P5",), "flip": True,
         "crop_padding": 4, "learning_rate": 1e-4, "schedule": "constant", "epochs": 3, "tta": False,
-        "continues": None, "image_size": 128, "batch_size": 64},
+        "continues": None, "views": 3, "batch_size": 64},
     4: {"taps": ("P4", "P5"), "head": "fusion", "dropout": 0.3, "trainable_stages": ("P4", "P5"), "flip": True,
         "crop_padding": 4, "learning_rate": 5e-5, "schedule": "constant", "epochs": 2, "tta": True, "continues": 3,
-        "image_size": 128, "batch_size": 64},
+        "views": 0, "batch_size": 64},
 }  # fmt: skip
 
 
@@ -30,6 +30,14 @@ def test_resolved_fields_of_each_level_are_pinned(level):
     fields = dataclasses.asdict(resolve_recipe(level))
     assert fields.pop("title")
     assert fields == {"level": level, **COMMON, **GOLDEN[level]}
+
+
+@pytest.mark.parametrize("level", BACKBONE_DEFAULTS["efficientnet_lite0"])
+def test_a_backbone_has_its_own_rates_and_the_caller_the_last_word(level):
+    recipe = resolve_recipe(level, backbone="efficientnet_lite0")
+    assert recipe.learning_rate > GOLDEN[level]["learning_rate"]
+    assert recipe.schedule == "cosine"
+    assert resolve_recipe(level, backbone="efficientnet_lite0", learning_rate=1e-5, epochs=1).learning_rate == 1e-5
 
 
 def test_digits_are_never_mirrored():
