@@ -18,7 +18,8 @@ def main():
     name = parser.parse_args().name
     from benchmarks.interleave import RESULTS
     from keras_cifar.engine import engine_name
-    from keras_cifar.runs import atomic_path, cpu_name, package_versions
+    from keras_cifar.environment import cpu_name, package_versions
+    from keras_cifar.files import atomic_path
 
     if name == "all":  # each in a process of its own, which decides about its threads
         for one in NAMES:

@@ -9,8 +9,9 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from keras_cifar.backbones import BACKBONES
+from keras_cifar.files import atomic_path
 from keras_cifar.recipes import resolve_recipe
-from keras_cifar.runs import Run, atomic_path
+from keras_cifar.runs import Run
 from keras_cifar.train import train
 
 _SHORT = {"limit": 10_000, "epochs": 3, "views": 3}

@@ -5,11 +5,13 @@ import numpy as np
 
 from keras_cifar.datasets import open_source
 from keras_cifar.engine import compile_inference, engine_name
+from keras_cifar.environment import utc_now
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate import evaluate
+from keras_cifar.files import read_json, write_json
 from keras_cifar.model import load_classifier
 from keras_cifar.plots import plot_confusion
-from keras_cifar.runs import Run, read_json, utc_now, write_json
+from keras_cifar.runs import Run
 
 
 def evaluate_run(run: Run, split: str = "test", tta: bool = True, data_dir: str | None = None) -> dict:

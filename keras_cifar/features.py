@@ -14,8 +14,8 @@ import numpy as np
 from keras_cifar.datasets import Split
 from keras_cifar.engine import engine_name
 from keras_cifar.evaluate import predict_logits
+from keras_cifar.files import read_json, write_json
 from keras_cifar.graph import graph_nodes
-from keras_cifar.runs import read_json, write_json
 from keras_cifar.weights import cache_dir
 
 _MAX_CACHE_BYTES = 8 * 2**30

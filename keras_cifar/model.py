@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_cifar.backbones import BACKBONES, backbone_stages, dtype_policy, load_backbone
+from keras_cifar.environment import cpu_flags
 from keras_cifar.errors import InputError
 from keras_cifar.graph import BACKBONE, HEAD
 from keras_cifar.heads import HEADS
@@ -27,16 +28,6 @@ def has_accelerator() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def cpu_flags() -> set[str]:
-    """The CPU's feature flags; empty where the system does not list them."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            line = next((line for line in file if line.startswith("flags")), "")
-    except OSError:
-        return set()
-    return set(line.partition(":")[2].split())
 
 
 def resolve_precision(precision: str, backbone: str) -> str:

@@ -6,7 +6,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from keras_cifar.runs import atomic_path
+from keras_cifar.files import atomic_path
 
 _TRAIN, _VAL, _TTA = "#4477aa", "#cc6677", "#228833"
 

@@ -4,9 +4,10 @@ import os
 import pathlib
 
 from keras_cifar.errors import InputError
+from keras_cifar.files import read_json, write_text
 from keras_cifar.plots import plot_ladder
 from keras_cifar.recipes import DOCUMENT_TEST_TOP1
-from keras_cifar.runs import Run, read_json, write_text
+from keras_cifar.runs import Run
 
 _NOTE = (
     "Intervals are 95 % (Wilson). p is McNemar's exact p that TTA and plain err equally often. The weights of each "

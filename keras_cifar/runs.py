@@ -13,21 +13,17 @@ curves.png confusion.png
 
 import contextlib
 import csv
-import datetime
-import importlib.metadata
 import io
 import json
 import os
 import pathlib
-import platform
-import subprocess
-import tempfile
 import zipfile
 
 import keras
 import numpy as np
 
 from keras_cifar.errors import InputError
+from keras_cifar.files import PARTIAL, atomic_path, read_json, write_json, write_text
 from keras_cifar.recipes import Recipe, recipe_from_dict, recipe_to_dict
 
 HISTORY_FIELDS = (
@@ -37,49 +33,6 @@ _FILES = (
     "metrics.json", "state.npz", "history.csv", "best.keras", "last.keras", "environment.json", "local.json",
     "curves.png", "confusion.png", "evaluation_val.json", "evaluation_test.json",
 )  # fmt: skip
-_PARTIAL = ".partial-"
-_PACKAGES = ("tensorflow", "keras", "keras-hub", "tensorflow-datasets", "numpy", "openvino", "jax", "torch")
-
-
-@contextlib.contextmanager
-def atomic_path(path: str | os.PathLike):
-    """Yields a temporary path beside `path` that replaces it when the block ends without an error."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{_PARTIAL}{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    try:
-        yield pathlib.Path(partial)
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        pathlib.Path(partial).unlink(missing_ok=True)
-        raise
-
-
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file atomically."""
-    with atomic_path(path) as partial:
-        partial.write_text(text)
-
-
-def write_json(path: str | os.PathLike, values) -> None:
-    """Writes JSON atomically."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
-
-
-def read_json(path: str | os.PathLike):
-    """Reads JSON.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
-    try:
-        return json.loads(pathlib.Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"Expected JSON in {path}, but it cannot be read ({error}); train the run again.") from error
 
 
 class Run:
@@ -193,7 +146,7 @@ class Run:
     def begin(self, recipe: Recipe, overwrite: bool) -> None:
         """Writes the recipe, after removing what a killed process or an overwritten run has left."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for partial in self.path.glob(f"{_PARTIAL}*"):
+        for partial in self.path.glob(f"{PARTIAL}*"):
             partial.unlink(missing_ok=True)
         if overwrite:
             for name in _FILES:
@@ -240,63 +193,3 @@ def open_run(path: str | os.PathLike) -> Run:
 def _differences(old: Recipe, new: Recipe) -> str:
     pairs = zip(recipe_to_dict(old).items(), recipe_to_dict(new).values(), strict=True)
     return ", ".join(f"{name} was {a} and is now {b}" for (name, a), b in pairs if a != b)
-
-
-def describe_environment(recipe: Recipe, precision: str, engine: str, fingerprint: str, data_label: str) -> dict:
-    """Versions, machine, seed and data of a run, without names or paths of the machine.
-
-    Args:
-        recipe: of the run.
-        precision: the resolved Keras dtype policy.
-        engine: what ran the parts that do not train.
-        fingerprint: of the training images.
-        data_label: the data set's name for tables.
-    """
-    return {
-        "started": utc_now(),
-        "python": platform.python_version(),
-        "packages": package_versions(),
-        "backend": keras.backend.backend(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": cpu_name(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "precision": precision,
-        "engine": engine,
-        "seed": recipe.seed,
-        "data": data_label,
-        "data_fingerprint": fingerprint,
-        "git_commit": git_commit(),
-    }
-
-
-def package_versions() -> dict[str, str]:
-    """Installed versions of the packages that decide numbers."""
-    found = {}
-    for name in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def cpu_name() -> str:
-    """The processor's model name."""
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def git_commit() -> str | None:
-    """The commit of the checkout this package runs from, or None."""
-    folder = pathlib.Path(__file__).parent
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def utc_now() -> str:
-    """The time as ISO 8601 in UTC, to the second."""
-    return datetime.datetime.now(datetime.UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"

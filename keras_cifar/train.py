@@ -25,9 +25,11 @@ from keras_cifar.augment import (
 )
 from keras_cifar.datasets import Source, Split, open_source
 from keras_cifar.engine import compile_inference, engine_name
+from keras_cifar.environment import describe_environment, utc_now
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate import predict_logits
 from keras_cifar.features import has_room, stored_features
+from keras_cifar.files import write_json
 from keras_cifar.fold import fold_batch_norms
 from keras_cifar.graph import split_at_trainable
 from keras_cifar.metrics import classification_metrics, cross_entropy, top1
@@ -35,7 +37,7 @@ from keras_cifar.model import build_model, copy_weights, load_classifier, resolv
 from keras_cifar.optimizer import FusedAdam
 from keras_cifar.plots import plot_confusion, plot_curves
 from keras_cifar.recipes import Recipe, recipe_to_dict, resolve_recipe
-from keras_cifar.runs import Run, describe_environment, open_run, utc_now, write_json
+from keras_cifar.runs import Run, open_run
 
 # Seconds between saved states within an epoch; each epoch's end is saved too.
 SAVE_SECONDS = float(os.environ.get("KERAS_CIFAR_SAVE_SECONDS", 30))

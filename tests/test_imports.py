@@ -10,8 +10,8 @@ from conftest import ROOT
 
 ROWS = [
     {"errors"},
-    {"recipes", "metrics"},
-    {"augment", "heads", "tta", "graph", "depthwise", "optimizer"},
+    {"recipes", "metrics", "files"},
+    {"augment", "heads", "tta", "graph", "depthwise", "optimizer", "environment"},
     {"weights", "fold"},
     {"backbones", "datasets", "evaluate"},
     {"model"},
@@ -69,6 +69,7 @@ def test_every_module_has_a_test():
     tests = {p.stem.removeprefix("test_") for p in pathlib.Path(__file__).parent.glob("test_*.py")}
     covered_by = {"errors": "cli", "heads": "model", "features": "train", "graph": "fold", "depthwise": "fold",
                   "optimizer": "fold", "engine": "fold", "plots": "report", "evaluate_run": "report",
-                  "demo": "report", "doctor": "cli", "tta": "evaluate"}  # fmt: skip
+                  "demo": "report", "doctor": "cli", "tta": "evaluate", "files": "runs",
+                  "environment": "runs"}  # fmt: skip
     for path in MODULES:
         assert covered_by.get(path.stem, path.stem) in tests, path.stem

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 from conftest import tiny_recipe
 
+from keras_cifar.environment import describe_environment
 from keras_cifar.errors import InputError
-from keras_cifar.runs import Run, atomic_path, describe_environment, open_run, read_json, write_json
+from keras_cifar.files import atomic_path, read_json, write_json
+from keras_cifar.runs import Run, open_run
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

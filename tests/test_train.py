@@ -16,9 +16,10 @@ from keras_cifar import features
 from keras_cifar.datasets import Split, open_source
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate import predict_logits
+from keras_cifar.files import read_json
 from keras_cifar.graph import split_at_head
 from keras_cifar.model import build_model, load_classifier
-from keras_cifar.runs import Run, read_json
+from keras_cifar.runs import Run
 from keras_cifar.train import train
 
 EVERY_STEP = {"KERAS_CIFAR_SAVE_SECONDS": "0"}

@@ -1,0 +1,95 @@
+"""What a number was measured with: versions, processor, commit, time; nothing that names the machine."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+
+from keras_cifar.recipes import Recipe
+
+_PACKAGES = (
+    "tensorflow",
+    "keras",
+    "keras-hub",
+    "tensorflow-datasets",
+    "numpy",
+    "onnxruntime",
+    "openvino",
+    "jax",
+    "torch",
+)
+
+
+def describe_environment(recipe: Recipe, precision: str, engine: str, fingerprint: str, data_label: str) -> dict:
+    """Versions, machine, seed and data of a run, without names or paths of the machine.
+
+    Args:
+        recipe: of the run.
+        precision: the resolved Keras dtype policy.
+        engine: what ran the parts that do not train.
+        fingerprint: of the training images.
+        data_label: the data set's name for tables.
+    """
+    import keras
+
+    return {
+        "started": utc_now(),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "backend": keras.backend.backend(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_name(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "precision": precision,
+        "engine": engine,
+        "seed": recipe.seed,
+        "data": data_label,
+        "data_fingerprint": fingerprint,
+        "git_commit": git_commit(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that decide numbers."""
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def cpu_name() -> str:
+    """The processor's model name."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_flags() -> set[str]:
+    """The CPU's feature flags; empty where the system does not list them."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            line = next((line for line in file if line.startswith("flags")), "")
+    except OSError:
+        return set()
+    return set(line.partition(":")[2].split())
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from, or None."""
+    folder = pathlib.Path(__file__).parent
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def utc_now() -> str:
+    """The time as ISO 8601 in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"

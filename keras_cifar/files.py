@@ -1,0 +1,52 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+
+from keras_cifar.errors import InputError
+
+PARTIAL = ".partial-"
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike):
+    """Yields a temporary path beside `path` that replaces it when the block ends without an error."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{PARTIAL}{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    try:
+        yield pathlib.Path(partial)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        pathlib.Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file atomically."""
+    with atomic_path(path) as partial:
+        partial.write_text(text)
+
+
+def write_json(path: str | os.PathLike, values) -> None:
+    """Writes JSON atomically."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def read_json(path: str | os.PathLike):
+    """Reads JSON.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"Expected JSON in {path}, but it cannot be read ({error}); train the run again.") from error
