@@ -59,7 +59,7 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], path, title: s
 
 
 def plot_ladder(rows: list[dict], path, title: str) -> None:
-    """Top-1 by level with 95 % intervals, plain and TTA.
+    """Top-1 by level with its interval, plain and TTA.
 
     Args:
         rows: `level`, and `plain` and optionally `tta` as (top1, low, high).
