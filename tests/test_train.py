@@ -193,6 +193,22 @@ def test_features_are_computed_once_and_damage_is_noticed(tmp_path, monkeypatch)
     assert features.has_room(below, 4) and not features.has_room(below, 5)
 
 
+def test_levels_of_one_process_share_features(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path / "cache"))
+    entries = []
+    for level in (2, 3):
+        train(tiny_recipe(level, limit=16, views=2), tmp_path / f"level{level}", say=lambda line: None)
+        entries.append({p.name for p in (tmp_path / "cache" / "features").glob("*.npy")})
+    assert len(entries[0]) == 3 and entries[1] == entries[0]
+    other = build_model(tiny_recipe(2, image_size=64), 10, (32, 32, 3))
+    split = Split(np.zeros((4, 32, 32, 3), np.uint8), np.arange(4))
+    keys = [
+        features._key(split_at_head(m)[0], split, "float32")
+        for m in (other, build_model(tiny_recipe(2), 10, (32, 32, 3)))
+    ]
+    assert keys[0] != keys[1]
+
+
 def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
     monkeypatch.setattr(features, "_BLOCK", 8)
