@@ -17,7 +17,8 @@ ROWS = [
     {"model"},
     {"runs", "engine"},
     {"features", "plots"},
-    {"train", "evaluate_run"},
+    {"fit", "evaluate_run"},
+    {"train"},
     {"report", "doctor"},
     {"demo"},
 ]
@@ -69,7 +70,7 @@ def test_every_module_has_a_test():
     tests = {p.stem.removeprefix("test_") for p in pathlib.Path(__file__).parent.glob("test_*.py")}
     covered_by = {"errors": "cli", "heads": "model", "features": "train", "graph": "fold", "depthwise": "fold",
                   "optimizer": "fold", "engine": "fold", "plots": "report", "evaluate_run": "report",
-                  "demo": "report", "doctor": "cli", "tta": "evaluate", "files": "runs",
+                  "demo": "report", "doctor": "cli", "fit": "train", "tta": "evaluate", "files": "runs",
                   "environment": "runs"}  # fmt: skip
     for path in MODULES:
         assert covered_by.get(path.stem, path.stem) in tests, path.stem
