@@ -29,7 +29,7 @@ def plot_curves(history: list[dict], path, title: str) -> None:
         axis.grid(alpha=0.3)
         axis.legend()
     figure.suptitle(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_confusion(confusion: np.ndarray, class_names: list[str], path, title: str) -> None:
@@ -55,7 +55,7 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], path, title: s
             axis.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
                       color="white" if value > 0.5 else "black")  # fmt: skip
     axis.set(xlabel="predicted", ylabel="true", title=f"{title}, % of the true class")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_ladder(rows: list[dict], path, title: str) -> None:
@@ -79,10 +79,11 @@ def plot_ladder(rows: list[dict], path, title: str) -> None:
     axis.margins(x=0.15)
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure, path):
+def save_figure(figure, path) -> None:
+    """Writes a figure as PNG, atomically, and closes it."""
     try:
         with atomic_path(path) as partial:
             figure.savefig(partial, dpi=120, format="png")

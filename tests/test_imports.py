@@ -17,11 +17,22 @@ ROWS = [
     {"model"},
     {"runs", "engine"},
     {"features", "plots"},
-    {"train", "evaluate_run"},
+    {"fit", "evaluate_run"},
+    {"train"},
     {"report", "doctor"},
     {"demo"},
 ]
 ROW_OF = {name: i for i, row in enumerate(ROWS) for name in row}
+# Packages above keras_cifar, by rows of their own; they never import each other.
+PACKAGES = {
+    "tuning": [
+        {"search_space", "distributed"},
+        {"trial", "plots"},
+        {"oracles", "lr_range"},
+        {"report"},
+        {"search"},
+    ],
+}
 STDLIB_ONLY = ("errors", "recipes")
 
 
@@ -47,6 +58,22 @@ def test_module_imports_only_from_rows_above(path):
             assert ROW_OF[rest] < ROW_OF[path.stem], f"{path.name} imports {name} from its own row or below"
 
 
+PACKAGE_MODULES = [p for name in PACKAGES for p in sorted((ROOT / name).glob("*.py")) if p.stem != "__init__"]
+
+
+@pytest.mark.parametrize("path", PACKAGE_MODULES, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_module_of_a_package_imports_from_its_rows_above_and_keras_cifar(path):
+    package = path.parent.name
+    row_of = {name: i for i, row in enumerate(PACKAGES[package]) for name in row}
+    assert path.stem in row_of, f"{package}/{path.name} stands in no row: give it a place"
+    for name in imported(path):
+        root, _, rest = name.partition(".")
+        others = {*PACKAGES, "tuning", "export", "benchmarks", "tests", "cli"} - {package}
+        assert root not in others, f"{package}/{path.name} imports {name}"
+        if root == package:
+            assert row_of[rest] < row_of[path.stem], f"{path.name} imports {name} from its own row or below"
+
+
 @pytest.mark.parametrize("name", STDLIB_ONLY)
 def test_recipes_need_the_standard_library_only(name):
     for module in imported(ROOT / "keras_cifar" / f"{name}.py"):
@@ -69,7 +96,8 @@ def test_every_module_has_a_test():
     tests = {p.stem.removeprefix("test_") for p in pathlib.Path(__file__).parent.glob("test_*.py")}
     covered_by = {"errors": "cli", "heads": "model", "features": "train", "graph": "fold", "depthwise": "fold",
                   "optimizer": "fold", "engine": "fold", "plots": "report", "evaluate_run": "report",
-                  "demo": "report", "doctor": "cli", "tta": "evaluate", "files": "runs",
+                  "demo": "report", "doctor": "cli", "fit": "train", "tta": "evaluate", "files": "runs",
                   "environment": "runs"}  # fmt: skip
-    for path in MODULES:
+    covered_by |= {"trial": "search", "oracles": "search"}
+    for path in [*MODULES, *PACKAGE_MODULES]:
         assert covered_by.get(path.stem, path.stem) in tests, path.stem

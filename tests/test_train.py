@@ -155,8 +155,8 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path):
 def test_cut_and_folded_training_equals_plain_training(tmp_path, monkeypatch, changes):
     recipe = tiny_recipe(**changes, epochs=3)
     fast = train(recipe, tmp_path / "fast", say=lambda line: None)
-    monkeypatch.setattr("keras_cifar.train.split_at_trainable", lambda model: (None, model))
-    monkeypatch.setattr("keras_cifar.train.fold_batch_norms", lambda model: model)
+    monkeypatch.setattr("keras_cifar.fit.split_at_trainable", lambda model: (None, model))
+    monkeypatch.setattr("keras_cifar.fit.fold_batch_norms", lambda model: model)
     plain = train(recipe, tmp_path / "plain", say=lambda line: None)
     for a, b in zip(weights_of(fast.path), weights_of(plain.path), strict=True):
         assert np.allclose(a, b, atol=1e-4)
