@@ -10,13 +10,14 @@ from conftest import ROOT
 
 ROWS = [
     {"errors"},
-    {"recipes", "metrics", "files"},
+    {"recipes", "metrics", "files", "images"},
     {"augment", "heads", "tta", "graph", "depthwise", "optimizer", "environment"},
     {"weights", "fold"},
     {"backbones", "datasets", "evaluate"},
     {"model"},
     {"runs", "engine"},
     {"features", "plots"},
+    {"evaluate_split"},
     {"train", "evaluate_run"},
     {"report", "doctor"},
     {"demo"},
@@ -69,6 +70,7 @@ def test_every_module_has_a_test():
     tests = {p.stem.removeprefix("test_") for p in pathlib.Path(__file__).parent.glob("test_*.py")}
     covered_by = {"errors": "cli", "heads": "model", "features": "train", "graph": "fold", "depthwise": "fold",
                   "optimizer": "fold", "engine": "fold", "plots": "report", "evaluate_run": "report",
+                  "evaluate_split": "report",
                   "demo": "report", "doctor": "cli", "tta": "evaluate", "files": "runs",
                   "environment": "runs"}  # fmt: skip
     for path in MODULES:
