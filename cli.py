@@ -120,20 +120,12 @@ def _train(args):
 
 def _evaluate(args):
     from keras_cifar.evaluate_run import evaluate_run
-    from keras_cifar.report import format_top1
+    from keras_cifar.evaluate_split import describe_evaluation
     from keras_cifar.runs import open_run
 
     run = open_run(args.run)
     result = evaluate_run(run, args.split, args.tta, args.data_dir)
-    print(f"{result['data']} {args.split}, {result['plain']['images']} images, level {run.recipe.level}")
-    for name, metrics in (("plain", result["plain"]), ("flip TTA", result.get("tta"))):
-        if metrics:
-            error = metrics["calibration_error"]
-            print(f"{name:9} top-1 {format_top1(metrics)}  calibration error {error:.4f}")
-    if "mcnemar_p" in result:
-        print(f"McNemar's p that both err equally often: {result['mcnemar_p']:.3g}")
-    headline = result.get("tta") if run.recipe.tta and args.tta else result["plain"]
-    print("by class  " + ", ".join(f"{k} {100 * v:.1f} %" for k, v in headline["per_class"].items() if v is not None))
+    print("\n".join(describe_evaluation(result, f"level {run.recipe.level}")))
     print(f"written to {run.file(f'evaluation_{args.split}.json')} and {run.file('confusion.png')}")
 
 
