@@ -10,7 +10,8 @@ setup(
     description="From a pretrained Keras backbone to a deployed image classifier, in progressive levels",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["keras_cifar", "keras_cifar.*"]),
+    packages=find_packages(include=["keras_cifar", "keras_cifar.*", "export"]),
+    package_data={"export": ["pretrained/*"]},
     py_modules=["cli"],
     entry_points={"console_scripts": ["keras-cifar=cli:main"]},
     install_requires=[
@@ -20,6 +21,9 @@ setup(
         "tensorflow-datasets>=4.9.10",
         "importlib_resources",  # tensorflow-datasets needs it and does not say so
         "numpy>=2",
+        "onnx>=1.23",
+        "onnxruntime>=1.32",
+        "tf2onnx>=1.17",
         "scikit-learn>=1.5",
         "matplotlib>=3.9",
         "pillow>=10",

@@ -10,7 +10,7 @@ from conftest import ROOT
 
 ROWS = [
     {"errors"},
-    {"recipes", "metrics", "files", "images"},
+    {"recipes", "metrics", "files", "images", "timing"},
     {"augment", "heads", "tta", "graph", "depthwise", "optimizer", "environment"},
     {"weights", "fold"},
     {"backbones", "datasets", "evaluate"},
@@ -36,6 +36,17 @@ def imported(path):
 
 
 MODULES = sorted(p for p in (ROOT / "keras_cifar").glob("*.py") if p.stem != "__init__")
+EXPORT_ROWS = [
+    {"opset", "session", "temperature", "card"},
+    {"graph", "classifier"},
+    {"parity", "keras_classifier", "evaluate_onnx", "benchmark"},
+    {"quantize", "predict"},
+    {"export_run"},
+]
+EXPORT_ROW_OF = {name: i for i, row in enumerate(EXPORT_ROWS) for name in row}
+EXPORT_MODULES = sorted(p for p in (ROOT / "export").glob("*.py") if p.stem != "__init__")
+# What `predict` and `evaluate` of a file load.
+WITHOUT_TENSORFLOW = ("images", "timing", "metrics", "tta", "evaluate", "evaluate_split", "datasets", "plots", "files")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
@@ -46,6 +57,24 @@ def test_module_imports_only_from_rows_above(path):
         assert root not in ("tuning", "export", "benchmarks", "tests", "cli"), f"{path.name} imports {name}"
         if root == "keras_cifar":
             assert ROW_OF[rest] < ROW_OF[path.stem], f"{path.name} imports {name} from its own row or below"
+
+
+@pytest.mark.parametrize("path", EXPORT_MODULES, ids=lambda p: p.stem)
+def test_export_imports_from_keras_cifar_and_its_own_rows_above(path):
+    assert path.stem in EXPORT_ROW_OF, f"export/{path.name} stands in no row: give it a place"
+    for name in imported(path):
+        root, _, rest = name.partition(".")
+        assert root not in ("tuning", "benchmarks", "tests", "cli"), f"export/{path.name} imports {name}"
+        if root == "export":
+            assert EXPORT_ROW_OF[rest] < EXPORT_ROW_OF[path.stem], f"export/{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("name", WITHOUT_TENSORFLOW)
+def test_what_serving_needs_is_without_keras(name):
+    tree = ast.parse((ROOT / "keras_cifar" / f"{name}.py").read_text())
+    roots = {m for node in tree.body if isinstance(node, ast.Import) for m in (a.name for a in node.names)}
+    roots |= {node.module.partition(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert not roots & {"keras", "tensorflow", "keras_hub"}
 
 
 @pytest.mark.parametrize("name", STDLIB_ONLY)
@@ -73,5 +102,10 @@ def test_every_module_has_a_test():
                   "evaluate_split": "report",
                   "demo": "report", "doctor": "cli", "tta": "evaluate", "files": "runs",
                   "environment": "runs"}  # fmt: skip
+    export_covered_by = {"opset": "classifier", "session": "classifier", "keras_classifier": "predict",
+                         "graph": "export", "export_run": "export", "parity": "export", "quantize": "export",
+                         "temperature": "export", "card": "export", "benchmark": "export_benchmark"}  # fmt: skip
     for path in MODULES:
         assert covered_by.get(path.stem, path.stem) in tests, path.stem
+    for path in EXPORT_MODULES:
+        assert export_covered_by.get(path.stem, path.stem) in tests, path.stem
