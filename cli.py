@@ -81,7 +81,8 @@ def _parser():
     export.add_argument("--data-dir", metavar="DIR", help="default: where the run was trained from")
 
     predict = add("predict", _predict, "predict image files, folders and globs", _PREDICT_EXAMPLES, tensorflow=False)
-    predict.add_argument("paths", nargs="+", metavar="[RUN|FILE.onnx] PATH", help="default model: CIFAR-10's")
+    text = "images; a RUN or FILE.onnx before them is the model, without one it is CIFAR-10's of the package"
+    predict.add_argument("paths", nargs="+", metavar="PATH", help=text)
     predict.add_argument("--top-k", type=int, default=1, metavar="K", help="classes an image; default: 1")
     predict.add_argument("--format", choices=("table", "json", "csv"), default="table")
     predict.add_argument("--output", metavar="FILE", help="default: the terminal")

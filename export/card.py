@@ -90,7 +90,8 @@ def _training(metadata):
     count = f"{recipe['limit']:,} of the" if recipe["limit"] else "the"
     versions = ", ".join(f"{name} {version}" for name, version in metadata["versions"].items())
     return (
-        f"The backbone's {recipe['weights'].replace('none', 'random')} weights, then {count} training images of {metadata['data']} (fingerprint "
+        f"The backbone's {recipe['weights'].replace('none', 'random')} weights, then {count} training images of "
+        f"{metadata['data']} (fingerprint "
         f"`{metadata['data_fingerprint'][:16]}`), without val, on which the epoch was chosen. Weights: sha256 "
         f"`{metadata['weights_sha256']}`. Versions: {versions}."
     )

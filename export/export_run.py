@@ -91,8 +91,7 @@ def export_run(run: Run, output=None, *, tta=None, int8=False, all_variants=Fals
     cores, parity = _gated_cores(run, source, chosen, max_drop, say)
     val = source.load("val", run.recipe.split_seed)
     table = _measure(cores, val, say)
-    if any(variant.int8 for variant in chosen):
-        _check_faster(table, force, say)
+    _check_faster([row for row in table if row["name"] in {v.name for v in chosen if v.int8}], force, say)
     common = _common_metadata(run, source) | {"parity": parity, "variants": table}
     for variant, path in paths.items():
         metadata = _write(path, cores[variant.int8], variant, val, common, temperature, say)
@@ -175,7 +174,7 @@ def _measure(cores, val, say):
 
 
 def _check_faster(table, force, say):
-    slow = [row for row in table if row["name"].startswith("int8") and row["speedup"] <= 1]
+    slow = [row for row in table if row["speedup"] <= 1]
     if not slow:
         return
     text = ", ".join(f"{row['name']} x{row['speedup']:.2f}" for row in slow)
