@@ -9,6 +9,8 @@ examples:
   python cli.py report runs/cifar10-resnet18-seed0
   python cli.py lr-range --level 3                     the learning-rate range test
   python cli.py tune --level 3                         search the learning rate
+  python cli.py export runs/cifar10-resnet18-seed0/level4 --int8
+  python cli.py predict photo.jpg                      with the classifier that comes with the package
   python cli.py doctor                                 what is at hand and what is missing
 """
 
@@ -45,11 +47,11 @@ def _parser():
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     levels = [*map(str, LEVELS), "all"]
 
-    def add(name, function, text, examples=""):
+    def add(name, function, text, examples="", tensorflow=True):
         command = commands.add_parser(
             name, help=text, description=f"{text}\n\n{examples}", formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        command.set_defaults(function=function)
+        command.set_defaults(function=function, tensorflow=tensorflow)
         return command
 
     train = add("train", _train, "train a level, or go on with an interrupted one", _TRAIN_EXAMPLES)
@@ -78,11 +80,39 @@ def _parser():
     tune.add_argument("--chief", metavar="HOST:PORT", help="hand out trials there to workers (private network only)")
     tune.add_argument("--worker", metavar="NAME", help="be a worker of --chief; the same name again after a crash")
 
-    evaluate = add("evaluate", _evaluate, "evaluate a finished run, with and without flip TTA", _EVALUATE_EXAMPLES)
-    evaluate.add_argument("run", metavar="RUN", help="run folder")
+    text = "evaluate a finished run or an exported file, with and without flip TTA"
+    evaluate = add("evaluate", _evaluate, text, _EVALUATE_EXAMPLES, tensorflow=False)
+    evaluate.add_argument("model", metavar="RUN|FILE.onnx", help="run folder, or a file that `export` wrote")
     evaluate.add_argument("--split", choices=("val", "test"), default="test", help="default: test")
     evaluate.add_argument("--tta", action=argparse.BooleanOptionalAction, default=True, help="also with flip TTA")
+    evaluate.add_argument("--data", help="for a file: see `train`; default: what the run was trained on")
     evaluate.add_argument("--data-dir", metavar="DIR", help="default: where the run was trained from")
+    evaluate.add_argument("--provider", metavar="NAME", default="onnxruntime", help="for a file: or openvino")
+
+    export = add("export", _export, "turn a finished run into one ONNX file, compared with Keras", _EXPORT_EXAMPLES)
+    export.add_argument("run", metavar="RUN", help="run folder")
+    export.add_argument("--output", metavar="PATH", help="an .onnx file or a folder; default: the run folder")
+    export.add_argument("--tta", action=argparse.BooleanOptionalAction, default=None, help="default: as the level")
+    export.add_argument("--int8", action="store_true", help="quantise, within --max-drop")
+    export.add_argument("--all", action="store_true", help="float32 and INT8, each plain and with TTA")
+    export.add_argument("--temperature", action="store_true", help="calibrate the probabilities on val")
+    export.add_argument("--max-drop", type=float, default=0.5, metavar="POINTS", help="val top-1 that INT8 may lose")
+    export.add_argument("--force", action="store_true", help="write INT8 even where it is not faster")
+    export.add_argument("--triton", metavar="DIR", help="also write into this Triton model repository")
+    export.add_argument("--data-dir", metavar="DIR", help="default: where the run was trained from")
+
+    predict = add("predict", _predict, "predict image files, folders and globs", _PREDICT_EXAMPLES, tensorflow=False)
+    text = "images; a RUN or FILE.onnx before them is the model, without one it is CIFAR-10's of the package"
+    predict.add_argument("paths", nargs="+", metavar="PATH", help=text)
+    predict.add_argument("--top-k", type=int, default=1, metavar="K", help="classes an image; default: 1")
+    predict.add_argument("--format", choices=("table", "json", "csv"), default="table")
+    predict.add_argument("--output", metavar="FILE", help="default: the terminal")
+    predict.add_argument("--provider", metavar="NAME", default="onnxruntime", help="for a file: or openvino")
+
+    benchmark = add("benchmark", _benchmark, "measure exported files in turns", _BENCHMARK_EXAMPLES, tensorflow=False)
+    benchmark.add_argument("files", nargs="+", metavar="FILE.onnx")
+    benchmark.add_argument("--run", metavar="RUN", help="also Keras predict and SavedModel of this run")
+    benchmark.add_argument("--output", metavar="FILE.json", default="benchmark.json", help="default: benchmark.json")
 
     show = add("show", _show, "print a level's resolved recipe and its parameters by stage", _SHOW_EXAMPLES)
     show.add_argument("level", nargs="?", choices=levels, default="all")
@@ -124,7 +154,20 @@ _SEARCH_HELP = (
 )
 _EVALUATE_EXAMPLES = """examples:
   python cli.py evaluate runs/cifar10-resnet18-seed0/level4 --split test
-  python cli.py evaluate runs/cifar10-resnet18-seed0/level4 --split val --no-tta"""
+  python cli.py evaluate runs/cifar10-resnet18-seed0/level4 --split val --no-tta
+  python cli.py evaluate runs/cifar10-resnet18-seed0/level4/level4_int8_tta.onnx --data cifar10"""
+_EXPORT_EXAMPLES = """examples:
+  python cli.py export runs/cifar10-resnet18-seed0/level4
+  python cli.py export runs/cifar10-resnet18-seed0/level4 --int8 --temperature --output classifier.onnx
+  python cli.py export runs/cifar10-resnet18-seed0/level4 --all --output exported --triton models"""
+_PREDICT_EXAMPLES = """examples:
+  python cli.py predict photo.jpg
+  python cli.py predict runs/cifar10-resnet18-seed0/level4/level4_int8_tta.onnx photos --top-k 3
+  python cli.py predict runs/cifar10-resnet18-seed0/level4 "photos/*.png" --format csv --output predictions.csv
+An image that cannot be read is a row with its reason; the exit code is then 1."""
+_BENCHMARK_EXAMPLES = """examples:
+  python cli.py benchmark level4_fp32.onnx level4_int8.onnx level4_int8_tta.onnx
+  python cli.py benchmark level4_fp32.onnx level4_int8.onnx --run runs/cifar10-resnet18-seed0/level4"""
 _SHOW_EXAMPLES = """examples:
   python cli.py show 3
   python cli.py show 4 --backbone efficientnet_lite0"""
@@ -199,22 +242,88 @@ def _tune(args):
 
 
 def _evaluate(args):
+    from keras_cifar.evaluate_split import describe_evaluation
+
+    if args.model.endswith(".onnx"):
+        result, owner, written = _evaluate_file(args)
+    else:
+        result, owner, written = _evaluate_run(args)
+    print("\n".join(describe_evaluation(result, owner)))
+    print(f"written to {written[0]} and {written[1]}")
+
+
+def _evaluate_run(args):
+    if args.data is not None:
+        raise InputError(
+            "Expected --data only with an .onnx file: a run is evaluated on the data it was trained on; leave it out."
+        )
+    _import_quietly()
     from keras_cifar.evaluate_run import evaluate_run
-    from keras_cifar.report import format_top1
     from keras_cifar.runs import open_run
 
-    run = open_run(args.run)
+    run = open_run(args.model)
     result = evaluate_run(run, args.split, args.tta, args.data_dir)
-    print(f"{result['data']} {args.split}, {result['plain']['images']} images, level {run.recipe.level}")
-    for name, metrics in (("plain", result["plain"]), ("flip TTA", result.get("tta"))):
-        if metrics:
-            error = metrics["calibration_error"]
-            print(f"{name:9} top-1 {format_top1(metrics)}  calibration error {error:.4f}")
-    if "mcnemar_p" in result:
-        print(f"McNemar's p that both err equally often: {result['mcnemar_p']:.3g}")
-    headline = result.get("tta") if run.recipe.tta and args.tta else result["plain"]
-    print("by class  " + ", ".join(f"{k} {100 * v:.1f} %" for k, v in headline["per_class"].items() if v is not None))
-    print(f"written to {run.file(f'evaluation_{args.split}.json')} and {run.file('confusion.png')}")
+    written = run.file(f"evaluation_{args.split}.json"), run.file("confusion.png")
+    return result, f"level {run.recipe.level}", written
+
+
+def _evaluate_file(args):
+    from export.classifier import OnnxClassifier
+    from export.evaluate_onnx import evaluate_onnx, evaluation_paths
+
+    classifier = OnnxClassifier(args.model, args.provider)
+    data = args.data or classifier.metadata["recipe"]["data"]
+    if data.startswith("cifar"):  # read by TensorFlow Datasets
+        _import_quietly()
+    result = evaluate_onnx(classifier, data, args.split, args.tta, args.data_dir)
+    return result, classifier.path.name, evaluation_paths(classifier.path, args.split)
+
+
+def _export(args):
+    from export.export_run import export_run
+    from keras_cifar.runs import open_run
+
+    paths = export_run(
+        open_run(args.run),
+        args.output,
+        tta=args.tta,
+        int8=args.int8,
+        all_variants=args.all,
+        temperature=args.temperature,
+        max_drop=args.max_drop,
+        force=args.force,
+        triton=args.triton,
+        data_dir=args.data_dir,
+    )
+    print(f"next: python cli.py evaluate {paths[-1]} --split test")
+
+
+def _predict(args):
+    from export.predict import find_images, format_predictions, is_run, open_classifier, predict_files, split_model
+    from keras_cifar.files import write_text
+
+    model, patterns = split_model(args.paths)
+    if is_run(model):
+        _import_quietly()
+    images = find_images(patterns)
+    rows = predict_files(open_classifier(model, args.provider), images, args.top_k)
+    text = format_predictions(rows, args.format)
+    if args.output:
+        write_text(args.output, text)
+        print(f"{len(rows)} images, written to {args.output}", file=sys.stderr)
+    else:
+        print(text, end="")
+    return int(any(row.error for row in rows))
+
+
+def _benchmark(args):
+    from export.benchmark import benchmark_files, describe_benchmark
+
+    if args.run:
+        _import_quietly()
+    result, written = benchmark_files(args.files, args.run, args.output)
+    print(describe_benchmark(result), end="")
+    print(f"written to {written[0]} and {written[1]}")
 
 
 def _show(args):
@@ -278,11 +387,12 @@ def _import_quietly():
 
 
 def main(argv=None) -> int:
-    """Runs one command; returns the exit code: 0, 2 for bad input, 130 after Ctrl-C."""
+    """Runs one command; returns the exit code: 0, 1 for unreadable images, 2 for bad input, 130 after Ctrl-C."""
     args = _parser().parse_args(argv)
     try:
-        _import_quietly()
-        args.function(args)
+        if args.tensorflow:
+            _import_quietly()
+        code = args.function(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -292,7 +402,7 @@ def main(argv=None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return 0
+    return code or 0
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ setup(
     description="From a pretrained Keras backbone to a deployed image classifier, in progressive levels",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["keras_cifar", "keras_cifar.*", "tuning"]),
+    packages=find_packages(include=["keras_cifar", "keras_cifar.*", "tuning", "export"]),
+    package_data={"export": ["pretrained/*"]},
     py_modules=["cli"],
     entry_points={"console_scripts": ["keras-cifar=cli:main"]},
     install_requires=[
@@ -21,6 +22,9 @@ setup(
         "tensorflow-datasets>=4.9.10",
         "importlib_resources",  # tensorflow-datasets needs it and does not say so
         "numpy>=2",
+        "onnx>=1.23",
+        "onnxruntime>=1.32",
+        "tf2onnx>=1.17",
         "scikit-learn>=1.5",
         "matplotlib>=3.9",
         "pillow>=10",

@@ -1,8 +1,8 @@
 """Times several ways of doing one thing in turns, so that a machine whose speed wanders treats them alike."""
 
 import pathlib
-import statistics
-import time
+
+from keras_cifar.timing import interleaved_seconds, median_rates
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -16,16 +16,7 @@ def interleave(ways: dict, images_per_call: int, rounds: int = 5, calls: int = 4
         rounds: turns each way gets, after one to warm up.
         calls: calls a turn.
     """
-    rates = {name: [] for name in ways}
-    for round_ in range(rounds + 1):
-        for name, call in ways.items():
-            call()  # what the way before has left in the caches is not its own
-            started = time.perf_counter()
-            for _ in range(calls):
-                call()
-            if round_:
-                rates[name].append(calls * images_per_call / (time.perf_counter() - started))
-    return {name: statistics.median(values) for name, values in rates.items()}
+    return median_rates(interleaved_seconds(ways, rounds, calls), images_per_call)
 
 
 def print_table(title: str, rates: dict[str, float], ours: str) -> None:

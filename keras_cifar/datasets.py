@@ -10,10 +10,10 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_cifar.errors import InputError
+from keras_cifar.images import decode_image, error_text
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 VAL_FRACTION = 0.2
-_MAX_PIXELS = 64_000_000
 _MAX_BYTES = 8 * 2**30
 
 
@@ -305,10 +305,10 @@ def _read_images(files, side, skip_bad_images):
     images, labels, bad = np.empty((len(files), side, side, 3), np.uint8), [], []
     for path, label in tqdm(files, desc="reading images", disable=None, leave=False):
         try:
-            images[len(labels)] = _decode(path, side)
+            images[len(labels)] = decode_image(path, side)
             labels.append(label)
         except Exception as error:
-            bad.append(f"{path} ({(str(error).splitlines() or [type(error).__name__])[0]})")
+            bad.append(f"{path} ({error_text(error, path)})")
     if bad and not skip_bad_images:
         raise InputError(
             f"Expected readable images, but {len(bad)} of {len(files)} cannot be read: {'; '.join(bad[:5])}"
@@ -317,14 +317,3 @@ def _read_images(files, side, skip_bad_images):
     if bad:
         tqdm.write(f"skipped {len(bad)} of {len(files)} unreadable images: {'; '.join(bad)}")
     return Split(images[: len(labels)], np.array(labels, np.int64))
-
-
-def _decode(path, side):
-    """A file as (side, side, 3) uint8: upright, RGB, centre-cropped to a square."""
-    from PIL import Image, ImageOps
-
-    with Image.open(path) as image:
-        if image.width * image.height > _MAX_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels are more than {_MAX_PIXELS}")
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-    return np.asarray(ImageOps.fit(upright, (side, side), Image.Resampling.BICUBIC))

@@ -16,6 +16,8 @@ _PACKAGES = (
     "keras-hub",
     "tensorflow-datasets",
     "numpy",
+    "onnx",
+    "tf2onnx",
     "onnxruntime",
     "openvino",
     "jax",

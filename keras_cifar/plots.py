@@ -1,5 +1,7 @@
 """Pictures of runs, as PNG files."""
 
+import itertools
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -79,6 +81,26 @@ def plot_ladder(rows: list[dict], path, title: str) -> None:
     axis.margins(x=0.15)
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right")
+    save_figure(figure, path)
+
+
+def plot_rates(batches: list[int], rates: dict[str, list[float]], path, title: str) -> None:
+    """Images a second by batch size, one line a way.
+
+    Args:
+        batches: images a call.
+        rates: way -> images a second at each of them.
+        path: PNG to write.
+        title: above the picture.
+    """
+    figure, axis = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
+    for marker, (way, values) in zip(itertools.cycle("os^Dvp"), rates.items(), strict=False):
+        axis.plot(batches, values, marker=marker, ms=5, label=way)
+    axis.set(xscale="log", xlabel="batch size", ylabel="images a second", title=title, ylim=(0, None))
+    axis.set_xticks(batches, map(str, batches))
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
     save_figure(figure, path)
 
 

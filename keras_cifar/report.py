@@ -8,6 +8,7 @@ import statistics
 
 from keras_cifar.errors import InputError
 from keras_cifar.files import read_json, write_text
+from keras_cifar.metrics import format_top1
 from keras_cifar.plots import plot_ladder
 from keras_cifar.recipes import DOCUMENT_TEST_TOP1
 from keras_cifar.runs import Run
@@ -40,14 +41,6 @@ def find_runs(paths: list[str]) -> list[Run]:
 
 def _ladder_order(run):
     return run.recipe.data, run.recipe.backbone, run.recipe.level, str(run.path)
-
-
-def format_top1(metrics: dict | None) -> str:
-    """`91.70 % (91.14 to 92.22)` of `classification_metrics`, or a dash."""
-    if not metrics:
-        return "–"
-    low, high = metrics["top1_interval"]
-    return f"{100 * metrics['top1']:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
 
 
 def group_seeds(runs: list[Run]) -> list[list[Run]]:

@@ -3,6 +3,8 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_CIFAR_ENGINE"] = "keras"  # starts at once; tests that are about OpenVINO name it
 
+import dataclasses
+import fcntl
 import pathlib
 import subprocess
 import sys
@@ -62,3 +64,36 @@ def image_folder(tmp_path):
             suffix = ("png", "jpg", "webp")[i % 3]
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "photos" / name / f"{i}.{suffix}")
     return tmp_path / "photos"
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory, worker_id):
+    """A tiny finished run of level 4, and its four files, made once for all worker processes."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base if worker_id == "master" else base.parent) / "exported"
+    root.mkdir(exist_ok=True)
+    with open(root / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / "done").exists():
+            _export_tiny_run(root)
+    return {"run": root / "run", "folder": root / "files", "triton": root / "triton", "core": root / "core.onnx"}
+
+
+def _export_tiny_run(root):
+    from export import export_run as module
+    from keras_cifar.train import train
+
+    recipe = dataclasses.replace(tiny_recipe(4, limit=16, tta=True), continues=None)
+    run = train(recipe, root / "run")
+    build_core = module.build_core
+
+    def build_and_keep(model):
+        core = build_core(model)
+        (root / "core.onnx").write_bytes(core.SerializeToString())
+        return core
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "build_core", build_and_keep)
+        module.export_run(run, root / "files", all_variants=True, temperature=True, max_drop=100, force=True,
+                          triton=root / "triton")  # fmt: skip
+    (root / "done").touch()

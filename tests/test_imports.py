@@ -10,13 +10,14 @@ from conftest import ROOT
 
 ROWS = [
     {"errors"},
-    {"recipes", "metrics", "files"},
+    {"recipes", "metrics", "files", "images", "timing"},
     {"augment", "heads", "tta", "graph", "depthwise", "optimizer", "environment"},
     {"weights", "fold"},
     {"backbones", "datasets", "evaluate"},
     {"model"},
     {"runs", "engine"},
     {"features", "plots"},
+    {"evaluate_split"},
     {"fit", "evaluate_run"},
     {"train"},
     {"report", "doctor"},
@@ -32,6 +33,13 @@ PACKAGES = {
         {"report"},
         {"search"},
     ],
+    "export": [
+        {"opset", "session", "temperature", "card"},
+        {"graph", "classifier"},
+        {"parity", "keras_classifier", "evaluate_onnx", "benchmark"},
+        {"quantize", "predict"},
+        {"export_run"},
+    ],
 }
 STDLIB_ONLY = ("errors", "recipes")
 
@@ -46,6 +54,8 @@ def imported(path):
 
 
 MODULES = sorted(p for p in (ROOT / "keras_cifar").glob("*.py") if p.stem != "__init__")
+# What `predict` and `evaluate` of a file load.
+WITHOUT_TENSORFLOW = ("images", "timing", "metrics", "tta", "evaluate", "evaluate_split", "datasets", "plots", "files")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
@@ -74,6 +84,14 @@ def test_module_of_a_package_imports_from_its_rows_above_and_keras_cifar(path):
             assert row_of[rest] < row_of[path.stem], f"{path.name} imports {name} from its own row or below"
 
 
+@pytest.mark.parametrize("name", WITHOUT_TENSORFLOW)
+def test_what_serving_needs_is_without_keras(name):
+    tree = ast.parse((ROOT / "keras_cifar" / f"{name}.py").read_text())
+    roots = {m for node in tree.body if isinstance(node, ast.Import) for m in (a.name for a in node.names)}
+    roots |= {node.module.partition(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert not roots & {"keras", "tensorflow", "keras_hub"}
+
+
 @pytest.mark.parametrize("name", STDLIB_ONLY)
 def test_recipes_need_the_standard_library_only(name):
     for module in imported(ROOT / "keras_cifar" / f"{name}.py"):
@@ -97,7 +115,10 @@ def test_every_module_has_a_test():
     covered_by = {"errors": "cli", "heads": "model", "features": "train", "graph": "fold", "depthwise": "fold",
                   "optimizer": "fold", "engine": "fold", "plots": "report", "evaluate_run": "report",
                   "demo": "report", "doctor": "cli", "fit": "train", "tta": "evaluate", "files": "runs",
-                  "environment": "runs"}  # fmt: skip
+                  "environment": "runs", "evaluate_split": "report"}  # fmt: skip
     covered_by |= {"trial": "search", "oracles": "search"}
+    covered_by |= {"opset": "classifier", "session": "classifier", "keras_classifier": "predict", "graph": "export",
+                   "export_run": "export", "parity": "export", "quantize": "export", "temperature": "export",
+                   "card": "export", "benchmark": "export_benchmark"}  # fmt: skip
     for path in [*MODULES, *PACKAGE_MODULES]:
         assert covered_by.get(path.stem, path.stem) in tests, path.stem

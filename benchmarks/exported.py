@@ -1,0 +1,63 @@
+"""Exported files against Keras, SavedModel, native PyTorch and OpenVINO: `python -m benchmarks onnx`."""
+
+import pathlib
+import tempfile
+
+import numpy as np
+
+from benchmarks.interleave import RESULTS
+from benchmarks.models import BACKBONES, IMAGE_SIZE, TORCH, classifier, has_torch
+from export.benchmark import benchmark_ways, describe_benchmark, file_ways, keras_ways, write_benchmark
+from export.classifier import OnnxClassifier
+from export.export_run import VARIANTS
+from export.graph import build_core, finish, float32_model, set_metadata
+from export.quantize import Quantizer
+from keras_cifar.recipes import recipe_to_dict, resolve_recipe
+
+_SIDE, _CALIBRATION = 32, 64
+
+
+def measure() -> dict:
+    """Prints a table a backbone and plots it; returns the figures."""
+    found = {}
+    for backbone in BACKBONES:
+        model = float32_model(classifier(backbone, ()))
+        with tempfile.TemporaryDirectory(prefix="keras_cifar-benchmark-") as folder:
+            ways = file_ways(_files(model, pathlib.Path(folder), backbone)) | keras_ways(model, folder)
+            if has_torch():
+                ways |= {f"{TORCH} {p}": _torch(backbone, p == "bfloat16") for p in ("float32", "bfloat16")}
+            result = benchmark_ways(ways, _SIDE)
+        print(f"{backbone}, {IMAGE_SIZE} px\n{describe_benchmark(result)}")
+        write_benchmark(result, RESULTS / f"onnx-{backbone}.json")
+        found[f"{backbone}, {IMAGE_SIZE} px"] = result["ways"]
+    return {"ways": found}
+
+
+def _files(model, folder, backbone):
+    """The four variants as opened files; random weights run as fast as trained ones."""
+    images = np.random.default_rng(0).integers(0, 256, (_CALIBRATION, _SIDE, _SIDE, 3)).astype(np.uint8)
+    core = build_core(model)
+    cores = {False: core, True: Quantizer(core, images).quantize()}
+    metadata = {"class_names": [str(i) for i in range(10)], "input_size": [_SIDE, _SIDE, 3],
+                "recipe": recipe_to_dict(resolve_recipe(3, backbone=backbone))}  # fmt: skip
+    opened = {}
+    for variant in VARIANTS:
+        file = finish(cores[variant.int8], variant.tta)
+        set_metadata(file, metadata | {"tta": variant.tta})
+        (folder / f"{variant.name}.onnx").write_bytes(file.SerializeToString())
+        opened[variant.name] = OnnxClassifier(folder / f"{variant.name}.onnx")
+    return opened
+
+
+def _torch(backbone, in_bfloat16):
+    import torch
+
+    from benchmarks.torch_models import torch_classifier
+
+    model = torch_classifier(backbone, IMAGE_SIZE)
+
+    def predict(images):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
+            return model(torch.from_numpy(images)).float().numpy()
+
+    return predict

@@ -1,0 +1,111 @@
+"""Exports levels in all variants, evaluates them on test, writes a table: `python -m benchmarks.exports RUNS`.
+
+Files go to `--files`; figures and the table to `results/export`. A level whose files are all evaluated is not exported
+again, so an interrupted command goes on when it is repeated. Speeds are measured at the end, all in turns.
+"""
+
+import argparse
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+
+from export.classifier import OnnxClassifier
+from export.evaluate_onnx import evaluate_onnx, evaluation_paths
+from export.export_run import VARIANTS, export_run
+from keras_cifar.environment import cpu_name, package_versions, utc_now
+from keras_cifar.files import read_json, write_json, write_text
+from keras_cifar.metrics import format_top1
+from keras_cifar.model import load_classifier
+from keras_cifar.report import find_runs
+from keras_cifar.timing import interleaved_seconds, median_rates
+
+RESULTS = pathlib.Path(__file__).parent.parent / "results" / "export"
+_BATCH = 64
+_KERAS = "Keras predict"
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.exports", description=__doc__)
+    parser.add_argument("runs", help="folder of the levels' finished runs")
+    parser.add_argument("--files", default="exported", help="folder for the ONNX files")
+    parser.add_argument("--data-dir")
+    args = parser.parse_args()
+    levels = []
+    for run in find_runs([args.runs]):
+        folder = pathlib.Path(args.files) / f"level{run.recipe.level}"
+        paths = [folder / f"level{run.recipe.level}_{variant.name}.onnx" for variant in VARIANTS]
+        if not all(evaluation_paths(path, "test")[0].is_file() for path in paths):
+            export_run(run, folder, all_variants=True, temperature=True, data_dir=args.data_dir)
+            for path in paths:
+                print(path.name, format_top1(_headline(evaluate_onnx(OnnxClassifier(path), data_dir=args.data_dir))))
+        levels.append(_level(run, paths))
+        write_json(RESULTS / f"level{run.recipe.level}.json", levels[-1])
+    result = {"measured": utc_now(), "cpu": cpu_name(), "packages": package_versions(), "levels": levels}
+    write_json(RESULTS / "export.json", result)
+    write_text(RESULTS / "README.md", table(result))
+    print(table(result))
+
+
+def _headline(evaluation):
+    return evaluation[evaluation["headline"]]
+
+
+def _level(run, paths):
+    """Accuracy, size and speed of a level's files, and Keras' speed."""
+    classifiers = [OnnxClassifier(path) for path in paths]
+    side = classifiers[0].side
+    images = np.random.default_rng(0).integers(0, 256, (_BATCH, side, side, 3)).astype(np.uint8)
+    model = load_classifier(run.file("best.keras"))
+    ways = {c.path.stem: lambda c=c: c.predict_proba(images) for c in classifiers}
+    ways[_KERAS] = lambda: model.predict(images, batch_size=_BATCH, verbose=0)
+    rates = median_rates(interleaved_seconds(ways, rounds=7, calls=2), _BATCH)
+    files = []
+    for path, classifier in zip(paths, classifiers, strict=True):
+        test = _headline(read_json(evaluation_paths(path, "test")[0]))
+        parity = classifier.metadata["parity"]
+        quantization = classifier.metadata["quantization"]
+        files.append({
+            "file": path.name,
+            "bytes": path.stat().st_size,
+            "val_top1": classifier.metadata["val"]["top1"],
+            "top1": test["top1"],
+            "top1_interval": test["top1_interval"],
+            "calibration_error": test["calibration_error"],
+            "temperature": classifier.metadata["calibration"],
+            "images_per_second": rates[path.stem],
+            "in_float": quantization and quantization["in_float"],
+            "val_drop": quantization and quantization["drop"],
+            "parity_max_difference": max(check["max_difference"] for check in parity["checks"]),
+            "parity_mismatches": sum(check["mismatches"] for check in parity["checks"]),
+        })  # fmt: skip
+    return {"level": run.recipe.level, "keras_predict_images_per_second": rates[_KERAS], "files": files}
+
+
+def table(result: dict) -> str:
+    """The README of `results/export`."""
+    lines = ["| File | Size, MB | Test top-1 | Images/s at batch 64 | Times Keras predict | Times fp32 |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    for level in result["levels"]:
+        by_name = {row["file"]: row["images_per_second"] for row in level["files"]}
+        for row in level["files"]:
+            rate = row["images_per_second"]
+            exact = by_name[row["file"].replace("int8", "fp32")]
+            lines.append(
+                f"| {row['file']} | {row['bytes'] / 1e6:.1f} | {format_top1(row)} | {rate:,.0f} | "
+                f"{rate / level['keras_predict_images_per_second']:.2f} | {rate / exact:.2f} |"
+            )
+    worst = max(row["parity_max_difference"] for level in result["levels"] for row in level["files"])
+    mismatches = sum(row["parity_mismatches"] for level in result["levels"] for row in level["files"])
+    note = (
+        f"Accuracy on the whole test split; speeds in turns on {result['cpu']}. On all of val, at batch sizes 1, 7 "
+        f"and 256, with TTA and without, logits of Keras and onnxruntime differ by at most {worst:.1e}, and "
+        f"{mismatches} predictions. `python -m benchmarks.exports RUNS` made this."
+    )
+    return "\n".join(lines) + f"\n\n{note}\n"
+
+
+if __name__ == "__main__":
+    main()

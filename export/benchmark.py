@@ -1,0 +1,142 @@
+"""Images a second and latency of exported files against each other and other ways to run them, taking turns."""
+
+import importlib.util
+import math
+import os
+import pathlib
+import tempfile
+
+import numpy as np
+
+from export.classifier import OnnxClassifier
+from export.session import OpenVinoSession
+from keras_cifar.environment import cpu_name, package_versions, utc_now
+from keras_cifar.errors import InputError
+from keras_cifar.files import write_json
+from keras_cifar.plots import plot_rates
+from keras_cifar.timing import interleaved_seconds, median_rates
+
+BATCHES = (1, 8, 64, 256)
+PERCENTILES = (50, 95, 99)
+_IMAGES_A_TURN = 128
+
+
+def benchmark_files(files: list[str], run: str | None = None, output: str | os.PathLike = "benchmark.json",
+                    batches: tuple[int, ...] = BATCHES) -> tuple[dict, list[pathlib.Path]]:  # fmt: skip
+    """Measures files, each on onnxruntime and, where installed, on OpenVINO.
+
+    Args:
+        files: `.onnx` files that `export` wrote.
+        run: a finished run folder, whose Keras `predict` and SavedModel take part.
+        output: JSON to write; the plot is beside it.
+        batches: images a call.
+
+    Returns:
+        The figures, see `benchmark_ways`, and the paths of JSON and plot.
+
+    Raises:
+        InputError: a file or run cannot be opened, or they take images of different sizes.
+    """
+    output = pathlib.Path(output)
+    if output.suffix != ".json":
+        raise InputError(f"Expected a .json file for --output, but got {output}; name one.")
+    classifiers = {pathlib.Path(file).stem: OnnxClassifier(file) for file in files}
+    sides = {classifier.side for classifier in classifiers.values()}
+    if len(sides) > 1 or len(classifiers) < len(files):
+        raise InputError(
+            f"Expected files of different names that take images of one size, but got {', '.join(files)}; measure "
+            "them apart."
+        )
+    ways = file_ways(classifiers)
+    with tempfile.TemporaryDirectory(prefix="keras_cifar-benchmark-") as folder:
+        if run is not None:
+            from keras_cifar.model import load_classifier
+            from keras_cifar.runs import open_run
+
+            ways |= keras_ways(load_classifier(open_run(run).file("best.keras")), folder)
+        result = benchmark_ways(ways, sides.pop(), batches)
+    return result, write_benchmark(result, output)
+
+
+def write_benchmark(result: dict, output: pathlib.Path) -> list[pathlib.Path]:
+    """Writes the figures as JSON and the plot beside it; returns both paths."""
+    picture = output.with_suffix(".png")
+    write_json(output, result)
+    rates = {way: [row["images_per_second"] for row in by_batch.values()] for way, by_batch in result["ways"].items()}
+    plot_rates(
+        result["batches"], rates, picture, f"{result['side']} px images, {result['cpu']}, {result['cpus']} cores"
+    )
+    return [output, picture]
+
+
+def file_ways(classifiers: dict) -> dict:
+    """Ways to run exported files: name -> function of a uint8 batch."""
+    ways = {name: _session_call(classifier._session) for name, classifier in classifiers.items()}
+    if importlib.util.find_spec("openvino") is not None:
+        for name, classifier in classifiers.items():
+            ways[f"{name} (OpenVINO)"] = _session_call(OpenVinoSession(classifier.path.read_bytes()))
+    return ways
+
+
+def _session_call(session):
+    return lambda images: session.run(images, "probabilities")
+
+
+def keras_ways(model, folder: str) -> dict:
+    """Keras' `predict` and a SavedModel, both without TTA."""
+    import tensorflow as tf
+
+    path = os.path.join(folder, "saved_model")
+    model.export(path, format="tf_saved_model", verbose=False)
+    serve = tf.saved_model.load(path).serve
+    return {
+        "Keras predict": lambda images: model.predict(images, batch_size=len(images), verbose=0),
+        "SavedModel": lambda images: serve(tf.constant(images)).numpy(),
+    }
+
+
+def benchmark_ways(ways: dict, side: int, batches: tuple[int, ...] = BATCHES, rounds: int = 5) -> dict:
+    """Times ways in turns on random images.
+
+    Args:
+        ways: name -> function of a (B, side, side, 3) uint8 batch.
+        side: of the images, in pixels.
+        batches: images a call.
+        rounds: turns each way gets at each batch size.
+
+    Returns:
+        `ways`: name -> batch size -> `images_per_second` (median of the rounds) and `milliseconds` of a call by
+        percentile; with the machine and versions.
+    """
+    random, found = np.random.default_rng(0), {name: {} for name in ways}
+    for batch in batches:
+        images = random.integers(0, 256, (batch, side, side, 3)).astype(np.uint8)
+        calls = {name: lambda call=call: call(images) for name, call in ways.items()}  # noqa: B023
+        seconds = interleaved_seconds(calls, rounds, max(2, math.ceil(_IMAGES_A_TURN / batch)))
+        rates = median_rates(seconds, batch)
+        for name, turns in seconds.items():
+            latency = np.percentile(1000 * np.concatenate(turns), PERCENTILES)
+            found[name][str(batch)] = {
+                "images_per_second": rates[name],
+                "milliseconds": {f"p{p}": float(ms) for p, ms in zip(PERCENTILES, latency, strict=True)},
+            }
+    return {"taken": utc_now(), "cpu": cpu_name(), "cpus": _cores(), "packages": package_versions(), "side": side,
+            "batches": list(batches), "ways": found}  # fmt: skip
+
+
+def _cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def describe_benchmark(result: dict) -> str:
+    """The figures as a table of text, a line a way and batch size; ratios are against the first way."""
+    lines, (first, *_) = [], result["ways"]
+    width = max(map(len, result["ways"]))
+    for batch in map(str, result["batches"]):
+        lines.append(f"batch {batch}")
+        base = result["ways"][first][batch]["images_per_second"]
+        for name, by_batch in result["ways"].items():
+            rate, latency = by_batch[batch]["images_per_second"], by_batch[batch]["milliseconds"]
+            times = "  ".join(f"{p} {ms:8.2f} ms" for p, ms in latency.items())
+            lines.append(f"  {name:{width}} {rate:9,.0f} images/s  x{rate / base:<5.2f} {times}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,230 @@
+"""What goes with an exported file: model card, labels and a Triton model repository."""
+
+import pathlib
+import shutil
+
+from keras_cifar.errors import InputError
+from keras_cifar.files import atomic_path, read_json, write_text
+from keras_cifar.metrics import format_top1
+
+MAX_BATCH = 256
+
+
+def card_path(path: pathlib.Path) -> pathlib.Path:
+    """The model card that belongs to a file."""
+    return path.with_suffix(".md")
+
+
+def labels_path(path: pathlib.Path) -> pathlib.Path:
+    """The class names beside a file, one a line."""
+    return path.with_name("labels.txt")
+
+
+def check_labels(path: pathlib.Path, class_names: list[str]) -> None:
+    """Raises InputError where the folder's labels.txt belongs to something else."""
+    labels = labels_path(path)
+    if labels.exists() and (not labels.is_file() or labels.read_text() != _labels_text(class_names)):
+        raise InputError(
+            f"Expected {labels} to be free, but it lists other classes; choose a folder of its own as --output."
+        )
+
+
+def write_labels(path: pathlib.Path, class_names: list[str]) -> None:
+    """Writes labels.txt beside a file."""
+    write_text(labels_path(path), _labels_text(class_names))
+
+
+def _labels_text(class_names):
+    return "\n".join(class_names) + "\n"
+
+
+def write_card(path: pathlib.Path, metadata: dict) -> None:
+    """Writes the model card from the file's metadata and what `evaluate` has found beside it.
+
+    Args:
+        path: of the ONNX file.
+        metadata: see `OnnxClassifier.metadata`.
+    """
+    figures = path.with_name(f"{path.stem}.evaluation_test.json")
+    evaluation = read_json(figures) if figures.is_file() else None
+    sections = [
+        f"# {path.name}",
+        _summary(metadata, path),
+        "## Use\n\n" + _USE.format(name=path.name),
+        "## Trained on\n\n" + _training(metadata),
+        "## Metrics\n\n" + _metrics(metadata, evaluation),
+        "## Classes it is worst at\n\n" + _weaknesses(metadata, evaluation),
+        "## Same as Keras\n\n" + _parity(metadata),
+        "## Variants\n\n" + variants_table(metadata["variants"]),
+        "## Intended use\n\n" + _INTENDED.format(data=metadata["data"], classes=", ".join(metadata["class_names"])),
+        "## Licence\n\n" + _LICENCE.format(**metadata),
+    ]
+    write_text(card_path(path), "\n\n".join(section.strip() for section in sections) + "\n")
+
+
+def _summary(metadata, path):
+    recipe, side = metadata["recipe"], metadata["input_size"][0]
+    views = "averages the logits of the image and its mirror image" if metadata["tta"] else "looks at the image once"
+    return (
+        f"An image classifier for {len(metadata['class_names'])} classes: {recipe['backbone']}, level "
+        f"{metadata['level']} ({metadata['title']}), as one ONNX file ({path.stat().st_size / 1e6:.1f} MB, opset "
+        f"{metadata['opset']}, {metadata['precision']}). It takes uint8 RGB images ({side} x {side}, any batch size) "
+        f"as they are, and resizes them to {recipe['image_size']} px and normalises them inside; it {views}. "
+        "Outputs: `logits` and `probabilities`."
+    )
+
+
+_USE = """```python
+from export import OnnxClassifier
+
+classifier = OnnxClassifier("{name}")
+classifier.predict(["photo.jpg"])        # file names, or uint8 arrays of any size
+```
+
+From the command line: `python cli.py predict {name} photo.jpg`. With onnxruntime alone: feed `images`
+(batch, height, width, 3) uint8 and read `probabilities`; the classes are in `labels.txt`."""
+
+
+def _training(metadata):
+    recipe = metadata["recipe"]
+    count = f"{recipe['limit']:,} of the" if recipe["limit"] else "the"
+    versions = ", ".join(f"{name} {version}" for name, version in metadata["versions"].items())
+    return (
+        f"The backbone's {recipe['weights'].replace('none', 'random')} weights, then {count} training images of "
+        f"{metadata['data']} (fingerprint "
+        f"`{metadata['data_fingerprint'][:16]}`), without val, on which the epoch was chosen. Weights: sha256 "
+        f"`{metadata['weights_sha256']}`. Versions: {versions}."
+    )
+
+
+def _metrics(metadata, evaluation):
+    rows = ["| what | split | top-1 (95 % interval) | calibration error |", "| --- | --- | --- | --- |"]
+    rows.append(_row("this file", "val", metadata["val"]))
+    if evaluation:
+        rows.append(_row("this file", f"test of {evaluation['data']}", evaluation[evaluation["headline"]]))
+    if metadata["test"]:
+        rows.append(_row("the Keras model it came from", "test", metadata["test"]))
+    if not evaluation and not metadata["test"]:
+        rows.append("\nTest was not read yet: `python cli.py evaluate` adds it here.")
+    if calibration := metadata["calibration"]:
+        rows.append(
+            f"\nProbabilities are those of logits / {calibration['temperature']:.3f}, fitted on val; calibration "
+            f"error on val {calibration['error_before']:.4f} before, {calibration['error_after']:.4f} after. The "
+            "column above is of the logits as they are."
+        )
+    return "\n".join(rows)
+
+
+def _row(what, split, metrics):
+    error = metrics["calibration_error"]
+    return f"| {what} | {split}, {metrics['images']} images | {format_top1(metrics)} | {error:.4f} |"
+
+
+def _weaknesses(metadata, evaluation):
+    metrics, split = (evaluation[evaluation["headline"]], "test") if evaluation else (metadata["val"], "val")
+    known = sorted((v, k) for k, v in metrics["per_class"].items() if v is not None)
+    names, lines = list(metrics["per_class"]), []
+    for recall, name in known[:3]:
+        row = list(metrics["confusion"][names.index(name)])
+        row[names.index(name)] = -1
+        other = names[row.index(max(row))]
+        lines.append(f"- {name}: {100 * recall:.1f} % found on {split}, most often taken for {other}")
+    return "\n".join(lines)
+
+
+def _parity(metadata):
+    parity = metadata["parity"]
+    worst = max(check["max_difference"] for check in parity["checks"])
+    sizes = sorted({check["batch_size"] for check in parity["checks"]})
+    text = (
+        f"On the {parity['images']} images of {parity['split']}, at batch sizes {', '.join(map(str, sizes))}, with "
+        f"TTA and without, the float32 graph's logits differ from those of Keras by at most {worst:.1e}; "
+        f"{sum(check['mismatches'] for check in parity['checks'])} predictions differ beyond ties."
+    )
+    if int8 := metadata["quantization"]:
+        text += (
+            f" INT8 was made from it, calibrated on {int8['calibrated_on']} training images, and loses "
+            f"{int8['drop']:.2f} points of val ({int8['max_drop']:g} allowed) with {len(int8['in_float'])} of "
+            f"{int8['layers']} layers in float."
+        )
+    return text
+
+
+_INTENDED = """Telling apart {classes} in pictures like those of {data}. Every image gets one of these classes: the
+model has no way to say "none of them". It has not been tested on other kinds of pictures, for fairness, or against
+attacks, and should not decide alone where an error does harm."""
+_LICENCE = """Code: Apache-2.0. Backbone's pretrained weights: {license}. Check the terms of the training data ({data})
+for your use."""
+
+
+def variants_table(variants: list[dict]) -> str:
+    """Size, val accuracy and speed of each variant, as a Markdown table."""
+    lines = ["| variant | size, MB | val top-1 (95 % interval) | images/s at batch 64 | times fp32 |"]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for row in variants:
+        lines.append(
+            f"| {row['name']} | {row['bytes'] / 1e6:.1f} | {format_top1(row)} | {row['images_per_second']:,.0f} | "
+            f"{row['speedup']:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def check_triton(root: str | None) -> None:
+    """Raises InputError where a Triton model repository cannot be written to."""
+    if root and pathlib.Path(root).exists() and not pathlib.Path(root).is_dir():
+        raise InputError(f"Expected a folder for --triton, but {root} is a file; choose another.")
+
+
+def write_triton(root: pathlib.Path, path: pathlib.Path, metadata: dict) -> pathlib.Path:
+    """Writes a folder of a Triton model repository: config.pbtxt, labels.txt and 1/model.onnx.
+
+    Args:
+        root: the repository.
+        path: of the ONNX file; its stem is the model's name.
+        metadata: of the file.
+
+    Returns:
+        The model's folder.
+    """
+    folder = root / path.stem
+    with atomic_path(folder / "1" / "model.onnx") as partial:
+        shutil.copyfile(path, partial)
+    write_text(folder / "labels.txt", _labels_text(metadata["class_names"]))
+    size, classes = ", ".join(map(str, metadata["input_size"])), len(metadata["class_names"])
+    write_text(folder / "config.pbtxt", _TRITON.format(name=path.stem, batch=MAX_BATCH, size=size, classes=classes))
+    return folder
+
+
+_TRITON = """name: "{name}"
+platform: "onnxruntime_onnx"
+max_batch_size: {batch}
+input [
+  {{
+    name: "images"
+    data_type: TYPE_UINT8
+    dims: [ {size} ]
+  }}
+]
+output [
+  {{
+    name: "logits"
+    data_type: TYPE_FP32
+    dims: [ {classes} ]
+    label_filename: "labels.txt"
+  }},
+  {{
+    name: "probabilities"
+    data_type: TYPE_FP32
+    dims: [ {classes} ]
+    label_filename: "labels.txt"
+  }}
+]
+dynamic_batching {{
+  max_queue_delay_microseconds: 1000
+}}
+instance_group [
+  {{
+    kind: KIND_CPU
+  }}
+]
+"""

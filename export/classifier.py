@@ -1,0 +1,180 @@
+"""A classifier out of one ONNX file: onnxruntime, NumPy and Pillow, no TensorFlow."""
+
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from export.opset import read_opset
+from export.session import PROVIDERS, OnnxSession, OpenVinoSession
+from keras_cifar.errors import InputError
+from keras_cifar.images import decode_image, error_text, fit_square
+
+PRETRAINED = pathlib.Path(__file__).parent / "pretrained" / "cifar10_efficientnet_lite0_int8.onnx"
+BATCH_SIZE = 64
+_OPSET = 17
+_MAX_BYTES = 2**30
+_OUTPUTS = ["logits", "probabilities"]
+
+
+class Classifier:
+    """What maps images of any kind to class names; `_run` is the part that an engine gives.
+
+    Attributes:
+        class_names: C names; index of the logit.
+        side: of the images that the model takes, in pixels.
+    """
+
+    class_names: list[str]
+    side: int
+
+    def _run(self, images: np.ndarray, output: str) -> np.ndarray:
+        """(B, side, side, 3) uint8 -> (B, C)."""
+        raise NotImplementedError
+
+    def predict_logits(self, images, batch_size: int = BATCH_SIZE) -> np.ndarray:
+        """Logits of images.
+
+        Args:
+            images: (N, H, W, 3) or (H, W, 3) uint8 array, a path, or a list of such arrays or paths. What has not the
+                model's size is centre-cropped to a square and resized (bicubic), as in training from folders.
+            batch_size: images a call.
+
+        Returns:
+            (N, C) float32.
+
+        Raises:
+            InputError: not uint8 RGB, or a file that cannot be read.
+        """
+        return self._predict(images, "logits", batch_size)
+
+    def predict_proba(self, images, batch_size: int = BATCH_SIZE) -> np.ndarray:
+        """Probabilities (N, C), rows summing to 1; see `predict_logits`."""
+        return self._predict(images, "probabilities", batch_size)
+
+    def predict(self, images, batch_size: int = BATCH_SIZE) -> list[str]:
+        """The most likely class name of each image; see `predict_logits`."""
+        return [self.class_names[i] for i in self.predict_logits(images, batch_size).argmax(axis=1)]
+
+    def _predict(self, images, output, batch_size):
+        items = _as_items(images)
+        found = [np.empty((0, len(self.class_names)), np.float32)]
+        for start in range(0, len(items), batch_size):
+            batch = items[start : start + batch_size]
+            whole = isinstance(batch, np.ndarray) and batch.shape[1:3] == (self.side, self.side)
+            found.append(self._run(batch if whole else np.stack([self._fitted(item) for item in batch]), output))
+        return np.concatenate(found)
+
+    def _fitted(self, item):
+        if isinstance(item, str | os.PathLike):
+            try:
+                return decode_image(item, self.side)
+            except Exception as error:
+                raise InputError(
+                    f"Expected an image in {item}, but it cannot be read ({error_text(error, item)}); mend or remove "
+                    "it."
+                ) from error
+        pixels = _checked(np.asarray(item), 3)
+        return pixels if pixels.shape[:2] == (self.side, self.side) else fit_square(Image.fromarray(pixels), self.side)
+
+
+def _as_items(images):
+    """An (N, H, W, 3) array, or a list of arrays and paths."""
+    if isinstance(images, str | os.PathLike):
+        return [images]
+    if isinstance(images, np.ndarray):
+        return images[None] if _checked(images, 3, 4).ndim == 3 else images
+    return list(images)
+
+
+def _checked(pixels, *ranks):
+    if pixels.dtype != np.uint8 or pixels.ndim not in ranks or pixels.shape[-1] != 3:
+        raise InputError(
+            f"Expected uint8 RGB images (H, W, 3) or (N, H, W, 3) with values 0 to 255, but got {pixels.dtype} of "
+            f"shape {pixels.shape}; convert them, without scaling or normalising: that is inside the model."
+        )
+    return pixels
+
+
+class OnnxClassifier(Classifier):
+    """A file that `export` wrote.
+
+    Args:
+        path: the file; None for the CIFAR-10 classifier that comes with the package.
+        provider: "onnxruntime", or "openvino" where installed (extra `fast`), which runs in float32 or the file's INT8.
+        threads: of one call, for onnxruntime; 0 for its own choice.
+
+    Attributes:
+        metadata: what `export` stored: recipe, metrics, versions, licence and more.
+
+    Raises:
+        InputError: the file is missing, damaged, too large, or not one that `export` wrote.
+    """
+
+    def __init__(self, path: str | os.PathLike | None = None, provider: str = "onnxruntime", threads: int = 0):
+        if provider not in PROVIDERS:
+            raise InputError(
+                f"Expected a provider among {', '.join(PROVIDERS)}, but got {provider!r}; choose one of them."
+            )
+        self.path = pathlib.Path(path or PRETRAINED)
+        model = _read(self.path)
+        session = _start(model, self.path, threads)
+        self.metadata = session.metadata
+        self.class_names, self.side = self.metadata["class_names"], self.metadata["input_size"][0]
+        self.has_tta, self.provider = self.metadata["tta"], provider
+        self._session = session if provider == "onnxruntime" else OpenVinoSession(model)
+
+    def _run(self, images, output):
+        return self._session.run(images, output)
+
+
+def _read(path):
+    if not path.is_file():
+        raise InputError(f"Expected an .onnx file, but {path} {'is a folder' if path.is_dir() else 'does not exist'}; "
+                         "name one that `export` wrote.")  # fmt: skip
+    if (size := path.stat().st_size) > _MAX_BYTES:
+        raise InputError(
+            f"Expected an .onnx file of at most {_MAX_BYTES >> 30} GiB, but {path} has {size / 2**30:.1f} GiB; name "
+            "one that `export` wrote."
+        )
+    return path.read_bytes()
+
+
+def _start(model, path, threads):
+    """A session, after the checks that make every other file one sentence."""
+    opset = read_opset(model)
+    if opset is None:
+        raise _damaged(path)
+    if opset != _OPSET:
+        raise InputError(
+            f"Expected an ONNX file of opset {_OPSET}, but {path} has opset {opset}; export the run again with this "
+            "version."
+        )
+    try:
+        session = OnnxSession(model, threads)
+    except Exception as error:  # onnxruntime's exceptions have no common class
+        raise _damaged(path) from error
+    _check_interface(session, path)
+    return session
+
+
+def _damaged(path):
+    return InputError(f"Expected an ONNX model in {path}, but it is damaged or truncated; copy or export it again.")
+
+
+def _check_interface(session, path):
+    """Refuses a model of another origin."""
+    kinds = {name: (kind, shape[1:]) for name, (kind, shape) in session.inputs.items()}
+    kind, size = kinds.get("images", (None, []))
+    same = list(kinds) == ["images"] and kind == "tensor(uint8)" and session.outputs == _OUTPUTS and len(size) == 3
+    try:
+        metadata = session.metadata if same else {}
+    except ValueError:
+        metadata = {}
+    if not same or metadata.get("input_size") != size or not {"class_names", "tta", "recipe"} <= set(metadata):
+        found = f"inputs {', '.join(session.inputs) or 'none'} and outputs {', '.join(session.outputs) or 'none'}"
+        raise InputError(
+            "Expected a classifier that `export` wrote (uint8 images in, logits and probabilities out, with "
+            f"metadata), but {path} is another model ({found}); export a run."
+        )

@@ -1,0 +1,248 @@
+"""A run folder -> one ONNX file that was compared with Keras before it was written, with its card and labels."""
+
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+
+from export.card import check_labels, check_triton, variants_table, write_card, write_labels, write_triton
+from export.classifier import OnnxClassifier
+from export.graph import OPSET, PROBABILITIES, build_core, finish, float32_model, set_metadata
+from export.parity import TOLERANCE, check_parity, compare_logits, keras_logits_by_view
+from export.quantize import CALIBRATION_IMAGES, quantize_within_budget
+from export.session import OnnxSession
+from export.temperature import calibration, fit_temperature
+from keras_cifar.datasets import Split, open_source
+from keras_cifar.environment import package_versions, utc_now
+from keras_cifar.errors import InputError
+from keras_cifar.evaluate_split import check_class_names
+from keras_cifar.files import atomic_path, read_json
+from keras_cifar.metrics import classification_metrics, top1, wilson_interval
+from keras_cifar.recipes import recipe_to_dict
+from keras_cifar.runs import Run
+from keras_cifar.timing import interleaved_seconds, median_rates
+from keras_cifar.tta import mean_logits
+from keras_cifar.weights import file_sha256
+
+_BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """Which of the files of a run is meant."""
+
+    int8: bool
+    tta: bool
+
+    @property
+    def name(self) -> str:
+        """`fp32`, `fp32_tta`, `int8` or `int8_tta`."""
+        return ("int8" if self.int8 else "fp32") + ("_tta" if self.tta else "")
+
+
+VARIANTS = tuple(Variant(int8, tta) for int8 in (False, True) for tta in (False, True))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Core:
+    """A core that passed its gate: graph, logits (2, N, C) on val, figures of the INT8 budget."""
+
+    graph: object
+    by_view: np.ndarray
+    quantization: dict | None = None
+
+    def logits(self, variant):
+        return mean_logits(*self.by_view) if variant.tta else self.by_view[0]
+
+
+def export_run(run: Run, output=None, *, tta=None, int8=False, all_variants=False, temperature=False, max_drop=0.5,
+               force=False, triton=None, data_dir=None, say=print) -> list[pathlib.Path]:  # fmt: skip
+    """Exports a finished run: converts, compares with Keras, quantises within the budget, measures, writes.
+
+    Args:
+        run: a finished run.
+        output: an `.onnx` file, or a folder; None for the run's folder.
+        tta: flip TTA inside the file; None for what the level evaluates with.
+        int8: quantise, within `max_drop`.
+        all_variants: write fp32 and INT8, each plain and with TTA, into the folder.
+        temperature: divide the logits by a temperature fitted on val before the softmax.
+        max_drop: points of val top-1 that INT8 may lose.
+        force: write INT8 even if it is not faster than float here.
+        triton: folder of a Triton model repository to write into, too.
+        data_dir: see `open_source`; None for where the run was trained from.
+        say: gets each line for the user.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: Keras and onnxruntime disagree, INT8 is over budget or not faster, or the data cannot be read.
+    """
+    if not max_drop >= 0:
+        raise InputError(f"Expected --max-drop of at least 0 points, but got {max_drop}; try 0.5.")
+    check_triton(triton)
+    tta = run.recipe.tta if tta is None else tta
+    chosen = list(VARIANTS) if all_variants else [Variant(int8, tta)]
+    paths = _output_paths(run, output, chosen, all_variants)
+    source = _open_data(run, data_dir)
+    for path in paths.values():
+        check_labels(path, source.class_names)
+    cores, parity = _gated_cores(run, source, chosen, max_drop, say)
+    val = source.load("val", run.recipe.split_seed)
+    table = _measure(cores, val, say)
+    _check_faster([row for row in table if row["name"] in {v.name for v in chosen if v.int8}], force, say)
+    common = _common_metadata(run, source) | {"parity": parity, "variants": table}
+    for variant, path in paths.items():
+        metadata = _write(path, cores[variant.int8], variant, val, common, temperature, say)
+        if triton:
+            say(f"written to {write_triton(pathlib.Path(triton), path, metadata)}")
+    return list(paths.values())
+
+
+def _output_paths(run, output, chosen, all_variants):
+    folder, suffix = pathlib.Path(output or run.path), ".onnx"
+    if folder.suffix == suffix and not folder.is_dir():
+        if all_variants:
+            raise InputError(f"Expected a folder as --output of --all, but got {output}; leave the file name out.")
+        return {chosen[0]: folder}
+    if folder.is_file():
+        raise InputError(
+            f"Expected an .onnx file or a folder as --output, but {folder} is another file; end it in .onnx."
+        )
+    return {variant: folder / f"level{run.recipe.level}_{variant.name}{suffix}" for variant in chosen}
+
+
+def _open_data(run, data_dir):
+    local = run.local
+    source = open_source(
+        run.recipe.data, data_dir or local.get("data_dir"), run.recipe.image_size, local.get("skip_bad_images", False)
+    )
+    check_class_names(source, run.metrics["class_names"], run.path)
+    return source
+
+
+def _gated_cores(run, source, chosen, max_drop, say):
+    """The float core, and the INT8 one where a file needs it, each by whether it is INT8; and the gate's figures."""
+    from keras_cifar.model import load_classifier
+
+    model = float32_model(load_classifier(run.file("best.keras")))
+    if model.input_shape[1:] != tuple(source.image_shape):
+        raise InputError(
+            f"Expected images of {model.input_shape[1:]} as in training, but the data has {source.image_shape}; name "
+            "the data of the run."
+        )
+    val = source.load("val", run.recipe.split_seed)
+    say(f"Converting level {run.recipe.level} and comparing it with Keras on the {len(val)} images of val")
+    core = build_core(model)
+    file = finish(core, tta=True, by_view=True).SerializeToString()
+    parity, by_view = check_parity(file, val.images, keras_logits_by_view(model, val.images), "val")
+    for line in _parity_lines(parity):
+        say(line)
+    cores = {False: _Core(core, by_view)}
+    if any(variant.int8 for variant in chosen):
+        count = min(CALIBRATION_IMAGES, len(source.load("train", run.recipe.split_seed)))
+        images = source.load("train", run.recipe.split_seed, count).images
+        cores[True] = _Core(*quantize_within_budget(core, images, val, by_view, max_drop, say))
+    return cores, parity
+
+
+def _parity_lines(parity):
+    for check in parity["checks"]:
+        yield (
+            f"batch {check['batch_size']:3}, {'TTA on ' if check['tta'] else 'TTA off'}: logits differ by at most "
+            f"{check['max_difference']:.2g}, {check['mismatches']} predictions differ beyond {check['ties']} ties"
+        )
+
+
+def _measure(cores, val, say):
+    """Size, val top-1 and speed of every variant at hand, one row each."""
+    variants = [variant for variant in VARIANTS if variant.int8 in cores]
+    images = np.resize(val.images, (_BATCH, *val.images.shape[1:]))
+    files = {v: finish(cores[v.int8].graph, v.tta).SerializeToString() for v in variants}
+    sessions = {v: OnnxSession(file) for v, file in files.items()}
+    ways = {v: lambda session=session: session.run(images, PROBABILITIES) for v, session in sessions.items()}
+    rates = median_rates(interleaved_seconds(ways, rounds=5, calls=2), _BATCH)
+    rows = []
+    for v in variants:
+        accuracy = top1(cores[v.int8].logits(v), val.labels)
+        rows.append({"name": v.name, "bytes": len(files[v]), "top1": accuracy,
+                     "top1_interval": wilson_interval(accuracy, len(val)), "images_per_second": rates[v],
+                     "speedup": rates[v] / rates[Variant(False, v.tta)]})  # fmt: skip
+    say(variants_table(rows))
+    return rows
+
+
+def _check_faster(table, force, say):
+    slow = [row for row in table if row["speedup"] <= 1]
+    if not slow:
+        return
+    text = ", ".join(f"{row['name']} x{row['speedup']:.2f}" for row in slow)
+    if not force:
+        raise InputError(
+            f"Expected INT8 to be faster than float32, but on this machine it is not ({text}); leave --int8 out, or "
+            "pass --force to write it for another machine."
+        )
+    say(f"INT8 is not faster here ({text}); written because of --force")
+
+
+def _common_metadata(run, source):
+    from keras_cifar.backbones import BACKBONES
+
+    recipe, environment = run.recipe, read_json(run.file("environment.json"))
+    test = run.evaluation("test")
+    return {
+        "format": 1,
+        "opset": OPSET,
+        "class_names": source.class_names,
+        "input_size": list(source.image_shape),
+        "level": recipe.level,
+        "title": recipe.title,
+        "recipe": recipe_to_dict(recipe),
+        "data": source.label,
+        "data_fingerprint": environment["data_fingerprint"],
+        "test": test and test["tta" if recipe.tta and "tta" in test else "plain"],
+        "weights_sha256": file_sha256(run.file("best.keras")),
+        "trained_with": environment["packages"],
+        "versions": package_versions(),
+        "license": BACKBONES[recipe.backbone].license,
+        "exported": utc_now(),
+    }
+
+
+def _write(path, core, variant, val, common, temperature, say):
+    """Writes one file, after loading it again, then labels and card."""
+    logits = core.logits(variant)
+    degree = fit_temperature(logits, val.labels) if temperature else 1.0
+    metadata = common | {
+        "tta": variant.tta,
+        "precision": "int8" if variant.int8 else "float32",
+        "temperature": degree,
+        "calibration": calibration(logits, val.labels, degree) if temperature else None,
+        "quantization": core.quantization,
+        "val": classification_metrics(logits, val.labels, common["class_names"]),
+    }
+    model = finish(core.graph, variant.tta, degree)
+    set_metadata(model, metadata)
+    with atomic_path(path) as partial:
+        partial.write_bytes(model.SerializeToString())
+        _check_written(partial, logits, val)
+    write_labels(path, common["class_names"])
+    write_card(path, metadata)
+    if found := metadata["calibration"]:
+        before, after = found["error_before"], found["error_after"]
+        say(f"temperature {degree:.3f}: calibration error on val {before:.4f} -> {after:.4f}")
+    say(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB), with {path.stem}.md and labels.txt beside it")
+    return metadata
+
+
+def _check_written(path, logits, val: Split):
+    """What lies on the disk must give what the gate has seen."""
+    images = val.images[:_BATCH]
+    found = OnnxClassifier(path).predict_logits(images)
+    difference = compare_logits(logits[: len(images)], found)["max_difference"]
+    if not difference < TOLERANCE * max(1.0, float(np.abs(logits).max())):
+        raise InputError(
+            f"Expected the written file to give the logits of the checked one, but they differ by {difference:.2g}; "
+            f"no file was kept in {os.path.dirname(path) or '.'}, export again."
+        )

@@ -1,0 +1,127 @@
+"""The graph of an exported file: the Keras model as an ONNX core, and what surgery puts around it.
+
+The core maps `images` to `logits`. TTA, temperature and softmax are small graphs joined before and after it, so that
+the float core and the quantised one get the same.
+"""
+
+import json
+import logging
+
+import onnx
+from onnx import compose, parser
+
+OPSET = 17
+IR_VERSION = 8
+IMAGES, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
+BY_VIEW = "logits_by_view"
+
+
+def float32_model(model):
+    """The classifier itself, or its copy in float32 where it computes in another precision."""
+    import keras
+
+    def clone(layer):
+        if isinstance(layer, keras.Model):
+            return keras.models.clone_model(layer, clone_function=clone)
+        if not isinstance(layer, keras.layers.Layer):
+            return layer
+        config = layer.get_config()
+        return type(layer).from_config({**config, "dtype": "float32"} if "dtype" in config else config)
+
+    if all(layer.compute_dtype == "float32" for layer in model._flatten_layers() if layer.weights):
+        return model
+    copy = keras.models.clone_model(model, clone_function=clone)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def build_core(model) -> onnx.ModelProto:
+    """Converts a float32 Keras classifier.
+
+    Args:
+        model: (B, H, W, 3) uint8 -> logits (B, C).
+
+    Returns:
+        A graph of `OPSET` with a free batch dimension, input `images`, output `logits`.
+    """
+    import tensorflow as tf
+    import tf2onnx
+
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    function = tf.function(lambda images: {LOGITS: model(images, training=False)})
+    signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8, name=IMAGES)]
+    core, _ = tf2onnx.convert.from_function(function, signature, opset=OPSET)
+    return clean_core(core)
+
+
+def clean_core(core: onnx.ModelProto) -> onnx.ModelProto:
+    """Names the batch dimension and drops what a tool has left in the model that no node uses."""
+    for value in (*core.graph.input, *core.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del core.graph.value_info[:]
+    del core.metadata_props[:]
+    used = {node.domain for node in core.graph.node} | {""}
+    versions = {opset.domain: opset.version for opset in core.opset_import if opset.domain in used}
+    del core.opset_import[:]
+    core.opset_import.extend(onnx.helper.make_opsetid(*item) for item in versions.items())
+    core.ir_version = IR_VERSION
+    return core
+
+
+def finish(core: onnx.ModelProto, tta: bool, temperature: float = 1.0, by_view: bool = False) -> onnx.ModelProto:
+    """Puts views before the core, and their mean, temperature and softmax after it.
+
+    Args:
+        core: `images` -> `logits`, float or quantised.
+        tta: average the logits of each image and its mirror image.
+        temperature: divides the logits before the softmax; the output `logits` is not divided.
+        by_view: with TTA, add the output `logits_by_view` (2, B, C): the images', then the mirror images'.
+
+    Returns:
+        uint8 `images` (B, H, W, 3) -> float `logits` and `probabilities` (B, C).
+    """
+    height, width, channels = (d.dim_value for d in core.graph.input[0].type.tensor_type.shape.dim[1:])
+    classes = core.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    size, header = f"{height},{width},{channels}", f'<ir_version: {IR_VERSION}, opset_import: ["" : {OPSET}]>'
+    before = parser.parse_model(f"""{header}
+        before (uint8[batch,{size}] {IMAGES}) => (uint8[views,{size}] views) {{ {_VIEWS[tta]} }}""")
+    extra = f", float[2,batch,{classes}] {BY_VIEW}" if by_view else ""
+    after = parser.parse_model(f"""{header}
+        after (float[views,{classes}] view_logits)
+            => (float[batch,{classes}] {LOGITS}, float[batch,{classes}] {PROBABILITIES}{extra})
+        {{
+            {_MEAN[tta].format(classes=classes)}
+            temperature = Constant<value_float = {float(temperature):.8e}>()
+            scaled = Div({LOGITS}, temperature)
+            {PROBABILITIES} = Softmax<axis = -1>(scaled)
+        }}""")
+    core = compose.add_prefix(core, "core/")
+    model = compose.merge_models(before, core, [("views", f"core/{IMAGES}")])
+    model = compose.merge_models(model, after, [(f"core/{LOGITS}", "view_logits")])
+    model = clean_core(model)
+    model.graph.name, model.producer_name = "classifier", "keras_cifar"
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+_VIEWS = {
+    False: f"views = Identity({IMAGES})",
+    True: f"""
+        last = Constant<value_ints = [-1]>()
+        before_first = Constant<value_ints = [-9223372036854775807]>()
+        columns = Constant<value_ints = [2]>()
+        mirrored = Slice({IMAGES}, last, before_first, columns, last)
+        views = Concat<axis = 0>({IMAGES}, mirrored)""",
+}
+_MEAN = {
+    False: f"{LOGITS} = Identity(view_logits)",
+    True: f"""
+            two_views = Constant<value_ints = [2, -1, {{classes}}]>()
+            {BY_VIEW} = Reshape(view_logits, two_views)
+            {LOGITS} = ReduceMean<axes = [0], keepdims = 0>({BY_VIEW})""",
+}
+
+
+def set_metadata(model: onnx.ModelProto, values: dict) -> None:
+    """Stores each value as JSON under its key."""
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in values.items()})

@@ -1,0 +1,39 @@
+"""A run folder's Keras model with the interface of an exported file."""
+
+from export.classifier import Classifier
+from keras_cifar.engine import compile_inference
+from keras_cifar.errors import InputError
+from keras_cifar.files import read_json
+from keras_cifar.metrics import softmax
+from keras_cifar.model import load_classifier
+from keras_cifar.runs import Run
+from keras_cifar.tta import flip_tta
+
+_BATCH = 64
+
+
+class KerasClassifier(Classifier):
+    """The best weights of a finished run, with flip TTA if its recipe has it.
+
+    Args:
+        run: a finished run.
+
+    Raises:
+        InputError: the weights cannot be loaded, or its images are no squares.
+    """
+
+    def __init__(self, run: Run):
+        model = load_classifier(run.file("best.keras"))
+        height, width = model.input_shape[1:3]
+        if height != width:
+            raise InputError(f"Expected a run on square images, but {run.path} takes {height} x {width}; use another.")
+        precision = read_json(run.file("environment.json"))["precision"]
+        apply = compile_inference(model, _BATCH, precision)
+        self.class_names, self.side = run.metrics["class_names"], height
+        self._apply = flip_tta(apply) if run.recipe.tta else apply
+
+    def _run(self, images, output):
+        from keras_cifar.evaluate import predict_logits
+
+        logits = predict_logits(self._apply, images, _BATCH)
+        return softmax(logits) if output == "probabilities" else logits

@@ -1,0 +1,177 @@
+"""Predicts image files, folders and globs in batches; an unreadable image is a row with its reason."""
+
+import concurrent.futures
+import csv
+import dataclasses
+import glob
+import io
+import json
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from export.classifier import Classifier, OnnxClassifier
+from keras_cifar.errors import InputError
+from keras_cifar.images import decode_image, error_text
+
+_BATCH = 64
+_DECODERS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """One image's row.
+
+    Attributes:
+        path: of the image.
+        classes: (name, probability) of the most likely classes, best first; empty where it could not be read.
+        error: why not, or None.
+    """
+
+    path: str
+    classes: list[tuple[str, float]]
+    error: str | None = None
+
+
+def split_model(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The model, None for the one that comes with the package, and the image patterns of a command line.
+
+    Raises:
+        InputError: a model and no image.
+    """
+    first, *rest = arguments
+    if not first.endswith(".onnx") and not is_run(first):
+        return None, arguments
+    if not rest:
+        raise InputError(f"Expected image files or folders after {first}, but got none; name what it should predict.")
+    return first, rest
+
+
+def is_run(path: str | None) -> bool:
+    """Whether a path is a run folder."""
+    return path is not None and (pathlib.Path(path) / "recipe.json").is_file()
+
+
+def open_classifier(model: str | None, provider: str = "onnxruntime") -> Classifier:
+    """Opens an exported file, a run folder, or, with None, the classifier that comes with the package."""
+    if not is_run(model):
+        return OnnxClassifier(model, provider)
+    from export.keras_classifier import KerasClassifier
+    from keras_cifar.runs import open_run
+
+    return KerasClassifier(open_run(model))
+
+
+def find_images(patterns: list[str]) -> list[str]:
+    """Image files that paths, folders (with their subfolders) and globs stand for, each once.
+
+    A path that does not exist stays in the list: predicting it gives its row.
+
+    Raises:
+        InputError: nothing at all is there.
+    """
+    found = {}
+    for pattern in patterns:
+        path = pathlib.Path(pattern)
+        if path.is_dir():
+            found.update(dict.fromkeys(_in_folder(path)))
+        elif path.exists() or not glob.has_magic(pattern):
+            found[pattern] = None
+        else:
+            matches = [m for m in sorted(glob.glob(pattern, recursive=True)) if not os.path.isdir(m)]
+            found.update(dict.fromkeys(matches))
+    if not any(map(os.path.exists, found)):
+        raise InputError(
+            f"Expected image files, folders or globs, but found no image in {', '.join(patterns[:5])}; check the paths."
+        )
+    return list(found)
+
+
+def _in_folder(folder):
+    Image.init()
+    suffixes = tuple(Image.EXTENSION)
+    return [str(p) for p in sorted(folder.rglob("*")) if p.suffix.lower() in suffixes and p.is_file()]
+
+
+def predict_files(classifier: Classifier, paths: list[str], top_k: int = 1) -> list[Prediction]:
+    """Predicts files in batches, with a progress bar.
+
+    Args:
+        classifier: see `Classifier`.
+        paths: of images.
+        top_k: classes a row, at least 1; at most all.
+
+    Returns:
+        One row a path, in order.
+    """
+    if top_k < 1:
+        raise InputError(f"Expected --top-k of at least 1, but got {top_k}; pass a larger number.")
+    rows = []
+    with concurrent.futures.ThreadPoolExecutor(_DECODERS) as pool, tqdm(
+        total=len(paths), desc="predict", unit="image", disable=None, leave=False
+    ) as bar:  # fmt: skip
+        for start in range(0, len(paths), _BATCH):
+            batch = paths[start : start + _BATCH]
+            decoded = list(pool.map(lambda path: _decode(path, classifier.side), batch))
+            rows += _predict_batch(classifier, batch, decoded, top_k)
+            bar.update(len(batch))
+    return rows
+
+
+def _decode(path, side):
+    """The pixels, or the reason as a string: an image must not stop the others."""
+    try:
+        return decode_image(path, side)
+    except Exception as error:
+        return error_text(error, path)
+
+
+def _predict_batch(classifier, paths, decoded, top_k):
+    pixels = [item for item in decoded if not isinstance(item, str)]
+    probabilities = iter(classifier.predict_proba(np.stack(pixels)) if pixels else [])
+    rows = []
+    for path, item in zip(paths, decoded, strict=True):
+        if isinstance(item, str):
+            rows.append(Prediction(path, [], item))
+            continue
+        row = next(probabilities)
+        best = np.argsort(-row, kind="stable")[:top_k]
+        rows.append(Prediction(path, [(classifier.class_names[i], float(row[i])) for i in best]))
+    return rows
+
+
+def format_predictions(rows: list[Prediction], form: str) -> str:
+    """Rows as "table", "json" or "csv" text."""
+    return {"table": _table, "json": _json, "csv": _csv}[form](rows)
+
+
+def _table(rows):
+    width = max(len(row.path) for row in rows)
+    lines = []
+    for row in rows:
+        classes = "  ".join(f"{name} {100 * probability:.1f} %" for name, probability in row.classes)
+        lines.append(f"{row.path:{width}}  {classes or f'cannot be read: {row.error}'}")
+    return "\n".join(lines) + "\n"
+
+
+def _json(rows):
+    values = [
+        {"path": row.path, "classes": [{"name": n, "probability": p} for n, p in row.classes], "error": row.error}
+        for row in rows
+    ]
+    return json.dumps(values, indent=2) + "\n"
+
+
+def _csv(rows):
+    count = max(len(row.classes) for row in rows)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [f"{name}_{i + 1}" for i in range(max(count, 1)) for name in ("class", "probability")]
+    writer.writerow(["path", *columns, "error"])
+    for row in rows:
+        cells = [cell for name, probability in row.classes for cell in (name, f"{probability:.6f}")]
+        writer.writerow([row.path, *cells, *[""] * (len(columns) - len(cells)), row.error or ""])
+    return text.getvalue()

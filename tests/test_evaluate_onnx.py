@@ -1,0 +1,67 @@
+import json
+
+import pytest
+from PIL import Image
+
+import cli
+from keras_cifar.datasets import open_source
+from keras_cifar.evaluate_run import evaluate_run
+from keras_cifar.runs import open_run
+
+METRICS = ("top1", "top1_interval", "per_class", "confusion")
+
+
+@pytest.fixture
+def files(exported, tmp_path):
+    """Copies, so that evaluations beside them disturb no other test."""
+    for path in exported["folder"].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def test_file_and_run_are_evaluated_alike(exported, files, capsys):
+    expected = evaluate_run(open_run(exported["run"]), "val")
+    assert cli.main(["evaluate", str(files / "level4_fp32.onnx"), "--split", "val"]) == 0
+    out = capsys.readouterr().out
+    found = json.loads((files / "level4_fp32.evaluation_val.json").read_text())
+    for view in ("plain", "tta"):
+        assert all(found[view][name] == expected[view][name] for name in METRICS)
+    assert found["mcnemar_p"] == expected["mcnemar_p"] and found["data_fingerprint"] == expected["data_fingerprint"]
+    assert set(expected) - set(found) == {"backend"} and set(found) - set(expected) == {"precision"}
+    assert "images/s on onnxruntime" in out and "flip TTA" in out and "level4_fp32.evaluation_val.json" in out
+    with (
+        Image.open(files / "level4_fp32.confusion.png") as ours,
+        Image.open(exported["run"] / "confusion.png") as theirs,
+    ):
+        assert ours.size == theirs.size
+    assert cli.main(["evaluate", str(files / "level4_fp32_tta.onnx"), "--split", "val", "--data", "digits"]) == 0
+    within = json.loads((files / "level4_fp32_tta.evaluation_val.json").read_text())
+    assert "plain" not in within and all(within["tta"][name] == expected["tta"][name] for name in METRICS)
+
+
+def test_evaluation_on_test_goes_into_the_card(files, capsys):
+    path = str(files / "level4_int8_tta.onnx")
+    assert cli.main(["evaluate", path]) == 0
+    text = (files / "level4_int8_tta.md").read_text()
+    assert "test of scikit-learn digits, 359 images" in text and "Test was not read yet" not in text
+    assert "found on test" in text
+    assert cli.main(["evaluate", path]) == 0
+    assert json.loads((files / "level4_int8_tta.evaluation_test.json").read_text())["times_taken"] == 2
+    assert len(open_source("digits").load("test")) == 359
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (["--data", "folder:{folder}"], "classes"),
+    (["--data", "imagenet"], "--data"),
+    (["--data", "folder:/no/such/place"], "there is none"),
+])  # fmt: skip
+def test_other_data_is_refused(files, image_folder, capsys, options, words):
+    options = [option.format(folder=image_folder) for option in options]
+    assert cli.main(["evaluate", str(files / "level4_fp32.onnx"), *options]) == 2
+    error = capsys.readouterr().err
+    assert words in error and len(error.strip().splitlines()) == 1 and not list(files.glob("*evaluation*"))
+
+
+def test_run_takes_no_data_option(exported, capsys):
+    assert cli.main(["evaluate", str(exported["run"]), "--data", "digits"]) == 2
+    assert "--data only with an .onnx file" in capsys.readouterr().err

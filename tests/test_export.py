@@ -1,0 +1,256 @@
+"""A tiny run exported for real: the gate, the four files, INT8's budget, card, labels and Triton."""
+
+import json
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+import cli
+from export import export_run as module
+from export.classifier import OnnxClassifier
+from export.export_run import VARIANTS
+from export.graph import finish, float32_model
+from export.parity import BATCH_SIZES, TOLERANCE, check_parity, compare_logits, onnx_logits_by_view
+from export.quantize import quantize_within_budget
+from export.temperature import calibration, fit_temperature
+from keras_cifar.datasets import Split, open_source
+from keras_cifar.errors import InputError
+from keras_cifar.metrics import calibration_error, cross_entropy
+from keras_cifar.model import load_classifier
+from keras_cifar.runs import open_run
+from keras_cifar.tta import flip_images, mean_logits
+from keras_cifar.weights import file_sha256
+
+NAMES = [variant.name for variant in VARIANTS]
+
+
+@pytest.fixture(scope="module")
+def val():
+    return open_source("digits").load("val")
+
+
+def open_file(exported, name):
+    return OnnxClassifier(exported["folder"] / f"level4_{name}.onnx")
+
+
+def test_four_files_with_card_and_labels(exported):
+    folder = exported["folder"]
+    names = {f"level4_{name}{suffix}" for name in NAMES for suffix in (".onnx", ".md")}
+    assert {p.name for p in folder.iterdir()} == names | {"labels.txt"}
+    assert (folder / "labels.txt").read_text().split() == [str(d) for d in range(10)]
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_float_files_give_keras_logits_at_any_batch_size(exported, val, tta):
+    model = load_classifier(exported["run"] / "best.keras")
+    views = [model.predict(x, verbose=0) for x in (val.images, flip_images(val.images))]
+    expected = mean_logits(*views) if tta else views[0]
+    classifier = open_file(exported, "fp32_tta" if tta else "fp32")
+    for batch_size in (1, 7, 300):
+        found = classifier.predict_logits(val.images[:40], batch_size)
+        assert np.abs(found - expected[:40]).max() < 1e-4
+    assert np.abs(views[0] - views[1]).max() > 1e-2, "TTA must have something to average"
+    probabilities = classifier.predict_proba(val.images[:5])
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["fp32_tta", "int8_tta"])
+def test_tta_does_not_tell_an_image_from_its_mirror_image(exported, val, name):
+    classifier = open_file(exported, name)
+    images = val.images[:9]
+    assert np.allclose(classifier.predict_logits(images), classifier.predict_logits(flip_images(images)), atol=1e-5)
+    plain = open_file(exported, name.removesuffix("_tta"))
+    assert not np.allclose(plain.predict_logits(images), plain.predict_logits(flip_images(images)), atol=1e-3)
+
+
+def test_files_are_opset_17_with_one_free_dimension(exported):
+    for name in NAMES:
+        model = onnx.load(exported["folder"] / f"level4_{name}.onnx")
+        assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
+        (images,) = model.graph.input
+        assert images.name == "images" and images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+        assert [d.dim_param or d.dim_value for d in images.type.tensor_type.shape.dim] == ["batch", 32, 32, 3]
+        assert [o.name for o in model.graph.output] == ["logits", "probabilities"]
+        assert not any(t.external_data for t in model.graph.initializer)
+    types = {n.op_type for n in onnx.load(exported["folder"] / "level4_int8.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= types
+
+
+def test_metadata_says_where_the_file_comes_from(exported, val):
+    run = open_run(exported["run"])
+    found = open_file(exported, "int8_tta").metadata
+    assert found["class_names"] == [str(d) for d in range(10)] and found["input_size"] == [32, 32, 3]
+    assert found["level"] == 4 and found["recipe"]["backbone"] == "efficientnet_lite0" and found["tta"] is True
+    assert found["weights_sha256"] == file_sha256(run.file("best.keras"))
+    assert found["data_fingerprint"] == json.loads(run.file("environment.json").read_text())["data_fingerprint"]
+    assert found["license"] == "Apache-2.0" and {"tensorflow", "onnxruntime", "onnx"} <= set(found["versions"])
+    assert found["val"]["images"] == len(val) and found["test"] is None
+    checks = found["parity"]["checks"]
+    assert {(c["batch_size"], c["tta"]) for c in checks} == {(b, t) for b in BATCH_SIZES for t in (False, True)}
+    assert found["parity"]["images"] == len(val) and all(c["max_difference"] < TOLERANCE for c in checks)
+    assert found["quantization"]["drop"] <= found["quantization"]["max_drop"]
+    assert [row["name"] for row in found["variants"]] == NAMES
+
+
+def test_temperature_is_in_the_probabilities_and_not_in_the_logits(exported, val):
+    classifier = open_file(exported, "fp32")
+    found = classifier.metadata["calibration"]
+    logits = classifier.predict_logits(val.images)
+    assert np.isclose(found["error_before"], calibration_error(logits, val.labels), atol=1e-4)
+    scaled = np.exp(logits / found["temperature"])
+    expected = scaled / scaled.sum(axis=1, keepdims=True)
+    assert np.allclose(classifier.predict_proba(val.images), expected, atol=1e-5)
+
+
+def test_fitted_temperature_has_the_least_cross_entropy():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 4, 4000)
+    logits = random.normal(size=(4000, 4)) + 1.2 * np.eye(4)[labels]
+    degree = fit_temperature(5 * logits, labels)
+    at = [cross_entropy(5 * logits / t, labels) for t in (0.97 * degree, degree, 1.03 * degree)]
+    assert at[1] < min(at[0], at[2]) and degree > 2
+    found = calibration(5 * logits, labels, degree)
+    assert found["error_after"] < found["error_before"] / 2
+
+
+def test_card_says_what_a_user_must_know(exported):
+    text = (exported["folder"] / "level4_int8_tta.md").read_text()
+    for words in ("level 4", "scikit-learn digits", "95 % interval", "most often taken for", "Intended use",
+                  "Apache-2.0", "sha256", "Test was not read yet", "int8_tta",
+                  "calibration error on val"):  # fmt: skip
+        assert words in text, words
+    assert text.count("| fp32") == 2 and text.count("| int8") == 2
+
+
+def test_triton_repository(exported):
+    folder = exported["triton"] / "level4_int8_tta"
+    assert (folder / "1" / "model.onnx").read_bytes() == (exported["folder"] / "level4_int8_tta.onnx").read_bytes()
+    assert (folder / "labels.txt").read_text() == (exported["folder"] / "labels.txt").read_text()
+    config = (folder / "config.pbtxt").read_text()
+    assert 'name: "level4_int8_tta"' in config and "dims: [ 32, 32, 3 ]" in config and "dims: [ 10 ]" in config
+    assert config.count("{") == config.count("}") == 7 and "TYPE_UINT8" in config
+
+
+def test_gate_refuses_other_logits(exported, val):
+    file = finish(onnx.load(exported["core"]), tta=True, by_view=True).SerializeToString()
+    images = val.images[:30]
+    expected = onnx_logits_by_view(file, images, 30, "")
+    figures, largest = check_parity(file, images, expected, "val")
+    assert all(check["max_difference"] < 1e-4 for check in figures["checks"]) and largest.shape == (2, 30, 10)
+    for wrong in (expected + 0.01, expected * float("nan"), expected[::-1] * [[[1]], [[1.01]]]):
+        with pytest.raises(InputError, match="no file was written"):
+            check_parity(file, images, wrong, "val")
+
+
+def test_ties_are_no_mismatches():
+    expected = np.array([[1.0, 1.00005, 0], [1, 2, 0], [3, 1, 0]], np.float32)
+    found = np.array([[1.0001, 1.00005, 0], [2, 1, 0], [3, 1, 0]], np.float32)
+    figures = compare_logits(expected, found)
+    assert (figures["ties"], figures["mismatches"]) == (1, 1) and figures["max_difference"] == 1
+
+
+def test_failed_gate_leaves_no_file(exported, tmp_path, monkeypatch, capsys):
+    broken = onnx.load(exported["core"])
+    kernel = max(broken.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    kernel.raw_data = (np.frombuffer(kernel.raw_data, np.float32) * 1.1).tobytes()
+    monkeypatch.setattr(module, "build_core", lambda model: broken)
+    assert cli.main(["export", str(exported["run"]), "--output", str(tmp_path / "a" / "m.onnx")]) == 2
+    error = capsys.readouterr().err
+    assert "no file was written" in error and len(error.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+# Channel 0 is a thousand times the red, channel 1 a little of the green: in 8 bits for both the green is lost.
+_FRAGILE = """<ir_version: 8, opset_import: ["" : 17]>
+fragile (uint8[batch,4,4,3] images) => (float[batch,2] logits)
+<float[2,3,1,1] w1 = {1000, 0, 0, 0, 0.01, 0}, float[2] b1 = {0, -1.27},
+ float[2,2,1,1] w2 = {0, -1, 0, 1}, float[2,2,1,1] w3 = {1, 0, 0, 1}>
+{
+    pixels = Cast<to = 1>(images)
+    channels_first = Transpose<perm = [0, 3, 1, 2]>(pixels)
+    a = Conv(channels_first, w1, b1)
+    b = Conv(a, w2)
+    c = Conv(b, w3)
+    pooled = GlobalAveragePool(c)
+    logits = Flatten(pooled)
+}"""
+
+
+def fragile(count):
+    """A core that INT8 ruins unless its first two layers stay in float, and images of green below or above 127."""
+    core = onnx.parser.parse_model(_FRAGILE)
+    for i, node in enumerate(core.graph.node):
+        node.name = f"{node.op_type}{i}"
+    random = np.random.default_rng(0)
+    labels = np.arange(count) % 2
+    images = random.integers(0, 256, (count, 4, 4, 3)).astype(np.uint8)
+    images[..., 1] = np.where(labels, 147, 107)[:, None, None]
+    by_view = onnx_logits_by_view(finish(core, tta=True, by_view=True).SerializeToString(), images, count, "")
+    return core, Split(images, labels), by_view
+
+
+def test_int8_over_budget_keeps_layers_in_float():
+    core, split, by_view = fragile(32)
+    lines = []
+    quantized, found, figures = quantize_within_budget(core, split.images, split, by_view, 0.5, lines.append)
+    assert figures["in_float"] == ["Conv2", "Conv3"] and figures["drop"] == 0 and figures["layers"] == 3
+    assert figures["tried"][0] > 30 and len(lines) == len(figures["tried"]) == 3
+    assert np.abs(found - by_view).max() < 0.05
+    inputs = {node.name: list(node.input) for node in quantized.graph.node}
+    assert inputs["Conv3"][1] == "w2" and inputs["Conv4"][1] != "w3"
+
+
+def test_int8_that_cannot_meet_its_budget_is_refused():
+    core, split, by_view = fragile(16)
+    with pytest.raises(InputError, match="2 of 3 layers in float"):
+        quantize_within_budget(core, split.images, split, by_view, -1, lambda line: None)
+
+
+def test_int8_not_faster_is_refused_unless_forced():
+    table = [{"name": "int8", "speedup": 0.9}]
+    lines = []
+    with pytest.raises(InputError, match=r"int8 x0\.90"):
+        module._check_faster(table, False, lines.append)
+    module._check_faster(table, True, lines.append)
+    assert len(lines) == 1 and "--force" in lines[0]
+    module._check_faster([{"name": "int8", "speedup": 1.2}], False, lines.append)
+
+
+def test_model_of_another_precision_is_rebuilt_in_float32(exported, val):
+    model = load_classifier(exported["run"] / "best.keras")
+    config = json.loads(json.dumps(model.get_config()))
+    for layer in config["layers"]:
+        if layer["class_name"] == "Functional":
+            for inner in layer["config"]["layers"]:
+                if inner["class_name"] == "Conv2D":
+                    inner["config"]["dtype"] = "mixed_bfloat16"
+    mixed = type(model).from_config(config)
+    mixed.set_weights(model.get_weights())
+    assert float32_model(model) is model
+    again = float32_model(mixed)
+    assert again is not mixed and {layer.compute_dtype for layer in again._flatten_layers() if layer.weights} == {
+        "float32"
+    }
+    images = val.images[:4]
+    assert np.abs(again.predict_on_batch(images) - model.predict_on_batch(images)).max() < 1e-5
+    assert np.abs(mixed.predict_on_batch(images) - model.predict_on_batch(images)).max() > 1e-5
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (["--output", "{tmp}/notes.txt"], "another file"),
+    (["--output", "{tmp}/m.onnx", "--all"], "folder"),
+    (["--output", "{tmp}/other/m.onnx"], "labels.txt"),
+    (["--max-drop", "nan", "--int8"], "--max-drop"),
+    (["--triton", "{tmp}/notes.txt"], "--triton"),
+])  # fmt: skip
+def test_bad_export_options_are_one_sentence(exported, tmp_path, capsys, options, words):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "labels.txt").write_text("my own\n")
+    options = [option.format(tmp=tmp_path) for option in options]
+    assert cli.main(["export", str(exported["run"]), *options]) == 2
+    error = capsys.readouterr().err
+    assert words in error and len(error.strip().splitlines()) == 1
+    assert (tmp_path / "other" / "labels.txt").read_text() == "my own\n" and not list(tmp_path.rglob("*.onnx"))
