@@ -110,6 +110,9 @@ class Tuner(keras_tuner.engine.base_tuner.BaseTuner):
     def on_search_begin(self):
         self.save()
 
+    def on_trial_end(self, trial):
+        self.oracle.end_trial(trial)  # which saves itself; a tuner has nothing to save
+
     def run_trial(self, trial):
         """Trains a trial; a failure is recorded with its reason before KerasTuner hears of it."""
         number, proposed = int(trial.trial_id), trial.hyperparameters.values
