@@ -24,7 +24,7 @@ from tuning.trial import RESULT, TrialRunner, default_search_dir, make_runner
 _PLAN, _TRIALS = "search.json", "trials"
 _RESULTS = ("trials.csv", "best_recipe.json", "summary.json", "search.png", "environment.json", _PLAN)
 # What a range test may have left in the folder before the search.
-_RANGE_TEST = ("lr_range.csv", "lr_range.png")
+_RANGE_TEST = ("lr_range.csv", "lr_range.png", "environment.json")
 
 
 @dataclasses.dataclass(frozen=True)
