@@ -14,6 +14,7 @@ _PACKAGES = (
     "tensorflow",
     "keras",
     "keras-hub",
+    "keras-tuner",
     "tensorflow-datasets",
     "numpy",
     "onnx",

@@ -54,6 +54,12 @@ def run_cli(*args, env=None, timeout=200):
 
 
 @pytest.fixture
+def quick_files(monkeypatch):
+    """Files that outlive a killed process, as always, but not a power cut: waiting for the disk takes longer."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+@pytest.fixture
 def image_folder(tmp_path):
     """Two classes of twelve images each, of different sizes and formats."""
     random = np.random.default_rng(0)

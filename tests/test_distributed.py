@@ -19,7 +19,10 @@ from tuning.distributed import check_worker_name, parse_address
 from tuning.report import read_results
 from tuning.search import Plan
 
-pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="forks a process that has loaded TensorFlow")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "darwin", reason="forks a process that has loaded TensorFlow"),
+    pytest.mark.usefixtures("quick_files"),
+]
 TRIALS = 14
 
 

@@ -8,6 +8,7 @@ from quick_runner import quick_search
 import cli
 from keras_cifar.datasets import open_source
 from keras_cifar.errors import InputError
+from keras_cifar.metrics import cross_entropy
 from tuning.lr_range import lr_range, make_curve, read_curve, run_range_test
 from tuning.search import Plan
 from tuning.trial import TrialRunner
@@ -22,19 +23,15 @@ def test_the_suggestion_lies_where_a_known_loss_falls_fastest():
 
 
 def test_the_rate_grows_and_the_losses_are_single_steps():
-    recipe = tiny_recipe(1, learning_rate=0.5)
+    recipe = tiny_recipe(1, dropout=0.0)
     runner = TrialRunner(recipe, open_source("digits"))
-    curve = run_range_test(runner, recipe, 1e-6, 0.1, 40)
-    rates = np.array(curve["learning_rate"])
+    rates, _ = run_range_test(runner, recipe, 1e-6, 0.1, 40)
     assert rates[0] == pytest.approx(1e-6) and np.allclose(rates[1:] / rates[:-1], 1e5 ** (1 / 39))
-    steady = run_range_test(runner, recipe, 1e-12, 1e-11, 12)  # such rates change nothing
-    batches = runner.prepare(recipe)[1].batches(16, recipe.seed, 0, 12)
+    _, steady = run_range_test(runner, recipe, 1e-12, 1e-11, 12)  # such rates change nothing
     part = runner.prepare(recipe)[1]
-    from keras_cifar.metrics import cross_entropy
-
-    single = [cross_entropy(part.trained.predict_on_batch(x), y) for x, y in batches]
-    assert steady["loss"] == pytest.approx(single, abs=0.3)  # dropout is on in training
-    assert np.std(steady["loss"]) > 0.3 * np.std(single)
+    batches = part.batches(16, recipe.seed, 0, 12)
+    single = [cross_entropy(part.trained.predict_on_batch(inputs), labels) for inputs, labels in batches]
+    assert steady == pytest.approx(single, abs=1e-3)
 
 
 def test_command_writes_curve_and_picture_and_the_search_takes_them_up(tmp_path, capsys):

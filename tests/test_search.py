@@ -29,6 +29,7 @@ from tuning.report import corrected_gain, read_results
 from tuning.search import Plan, search
 from tuning.trial import TrialRunner
 
+pytestmark = pytest.mark.usefixtures("quick_files")
 needs_fork = pytest.mark.skipif(sys.platform == "darwin", reason="forks a process that has loaded TensorFlow")
 
 
@@ -139,12 +140,12 @@ def test_a_finished_search_is_only_reported_again(finished):
 
 @pytest.mark.parametrize("oracle", ORACLES)
 def test_an_interrupted_search_proposes_and_scores_as_one_that_is_not(oracle, tmp_path):
-    plan = Plan(tiny_recipe(1, epochs=9), "learning_rate,dropout", oracle, trials=12)
+    plan = Plan(tiny_recipe(1, epochs=9), oracle=oracle, trials=7)
     quick_search(plan, tmp_path / "whole")
     stops = iter(range(1, 100))
 
     def interrupt(line):
-        if line.startswith("trial ") and next(stops) % 3 == 0:  # its result is written, KerasTuner does not know
+        if line.startswith("trial ") and next(stops) % 2 == 0:  # its result is written, KerasTuner does not know
             raise KeyboardInterrupt
 
     for _ in range(20):
@@ -154,30 +155,27 @@ def test_an_interrupted_search_proposes_and_scores_as_one_that_is_not(oracle, tm
         except KeyboardInterrupt:
             continue
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
-    assert len(rows(tmp_path / "whole")) == (10 if oracle == "grid" else 13)
+    assert len(rows(tmp_path / "whole")) == 8
     assert len(list((tmp_path / "killed").glob("trials/*/best.keras"))) == 1
 
 
 @needs_fork
 @pytest.mark.parametrize("oracle", ["random", "hyperband"])
 def test_a_search_killed_again_and_again_loses_nothing(oracle, tmp_path):
-    plan = Plan(tiny_recipe(1, epochs=9), oracle=oracle, trials=40)
+    plan, wait, kills = Plan(tiny_recipe(1, epochs=9), oracle=oracle, trials=24), random.Random(0), 0
     quick_search(plan, tmp_path / "whole")
-    wait, kills = random.Random(0), 0
-    for _ in range(60):
-        process = multiprocessing.get_context("fork").Process(
-            target=quick_search, args=(plan, tmp_path / "killed", 0.002)
-        )
+    for _ in range(6):
+        process = multiprocessing.get_context("fork").Process(target=quick_search, args=(plan, tmp_path / "killed"))
         process.start()
-        process.join(wait.uniform(0.02, 0.12))
-        if process.exitcode is not None:
-            assert process.exitcode == 0
-            break
-        os.kill(process.pid, signal.SIGKILL)
+        begun = len(list(tmp_path.glob("killed/trials/trial_*")))
+        while process.exitcode is None and len(list(tmp_path.glob("killed/trials/trial_*"))) < begun + 2:
+            time.sleep(0.005)
+        time.sleep(wait.uniform(0, 0.01))  # any moment of a trial
+        process.kill()
         process.join()
-        kills += 1
+        kills += process.exitcode == -signal.SIGKILL
     quick_search(plan, tmp_path / "killed")
-    assert kills >= 3
+    assert kills >= 4
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
 
 
@@ -364,8 +362,8 @@ def test_missing_keras_tuner_is_one_sentence(tmp_path, monkeypatch, capsys):
 
 def test_weight_decay_is_searched_and_pulls_kernels_in(tmp_path):
     source, norms = open_source("digits"), []
-    for weight_decay in (0.0, 30.0):
-        recipe = tiny_recipe(1, epochs=2, weight_decay=weight_decay, schedule="constant", learning_rate=0.01)
+    for weight_decay in (0.0, 300.0):
+        recipe = tiny_recipe(1, epochs=2, weight_decay=weight_decay, schedule="constant")
         runner = TrialRunner(recipe, source)
         model, _ = runner.prepare(recipe)
         runner.run(recipe, tmp_path / str(weight_decay))

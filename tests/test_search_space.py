@@ -52,7 +52,8 @@ def test_a_bad_search_is_one_sentence(search, words):
 def test_a_grid_uses_its_trials():
     space = search_space(resolve_recipe(3), "learning_rate,head_width")
     points = grid_points(space, 30)
-    assert len(points) == 25 and len({tuple(point.items()) for point in points}) == 25
+    assert len(points) == 30 and len({tuple(point.items()) for point in points}) == 30
+    assert len(grid_points(space, 29)) == 25  # five of each
     assert len(grid_points(space, 1000)) == 1000  # five widths, 200 rates
     assert len(grid_points(space[:1], 30)) == 30
     assert len(grid_points(space[1:], 30)) == 5

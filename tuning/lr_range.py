@@ -57,7 +57,7 @@ def lr_range(
     folder = pathlib.Path(folder or default_search_dir(recipe))
     with Run(folder).lock():
         runner = make_runner(recipe, folder, data_dir, init_from, skip_bad_images, say)
-        curve = run_range_test(runner, recipe, low, high, steps)
+        curve = make_curve(*run_range_test(runner, recipe, low, high, steps))
         write_curve(folder, curve, f"Level {recipe.level}, {recipe.backbone}")
     say(
         f"{len(curve['loss'])} steps from {low:.3g} to {curve['learning_rate'][-1]:.3g}; the loss falls fastest at "
@@ -68,7 +68,9 @@ def lr_range(
     return folder, curve["suggestion"]
 
 
-def run_range_test(runner: TrialRunner, recipe: Recipe, low: float, high: float, steps: int) -> dict:
+def run_range_test(
+    runner: TrialRunner, recipe: Recipe, low: float, high: float, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Trains with a rate that grows by the same ratio each step.
 
     Args:
@@ -78,7 +80,7 @@ def run_range_test(runner: TrialRunner, recipe: Recipe, low: float, high: float,
         steps: at most; at least 10.
 
     Returns:
-        The curve, see `make_curve`.
+        The rates and the losses of their steps in nats, up to where the loss diverged.
     """
     batches = -(-steps // max(1, len(runner.train) // min(recipe.batch_size, len(runner.train))))
     fit = Fit(dataclasses.replace(recipe, schedule="constant", epochs=batches), runner.prepare(recipe)[1])
@@ -96,7 +98,7 @@ def run_range_test(runner: TrialRunner, recipe: Recipe, low: float, high: float,
         best = min(best, corrected)
         if corrected > _DIVERGED * best:
             break
-    return make_curve(rates[: len(losses)], np.array(losses))
+    return rates[: len(losses)], np.array(losses)
 
 
 def make_curve(rates: np.ndarray, losses: np.ndarray) -> dict:

@@ -84,6 +84,9 @@ class _Durable:
             ongoing = json.loads(pathlib.Path(self._get_oracle_fname()).read_text())["ongoing_trials"]
         # A trial that was written when its entry in the oracle's state was not is drawn again.
         self.trials = {trial_id: self.trials[trial_id] for trial_id in self.start_order}
+        # KerasTuner saves that a trial has ended while it still counts as under way.
+        ongoing = {worker: trial_id for worker, trial_id in ongoing.items() if trial_id not in self.end_order}
+        self._retry_queue = [trial_id for trial_id in self._retry_queue if trial_id not in self.end_order]
         if self.is_chief:
             kept = {worker: trial_id for worker, trial_id in ongoing.items() if worker != _SINGLE}
             self.ongoing_trials = {worker: self.trials[trial_id] for worker, trial_id in kept.items()}

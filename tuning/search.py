@@ -24,7 +24,7 @@ from tuning.trial import RESULT, TrialRunner, default_search_dir, make_runner
 _PLAN, _TRIALS = "search.json", "trials"
 _RESULTS = ("trials.csv", "best_recipe.json", "summary.json", "search.png", "environment.json", _PLAN)
 # What a range test may have left in the folder before the search.
-_RANGE_TEST = ("lr_range.csv", "lr_range.png")
+_RANGE_TEST = ("lr_range.csv", "lr_range.png", "environment.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +109,9 @@ class Tuner(keras_tuner.engine.base_tuner.BaseTuner):
 
     def on_search_begin(self):
         self.save()
+
+    def on_trial_end(self, trial):
+        self.oracle.end_trial(trial)  # which saves itself; a tuner has nothing to save
 
     def run_trial(self, trial):
         """Trains a trial; a failure is recorded with its reason before KerasTuner hears of it."""
