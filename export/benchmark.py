@@ -71,7 +71,7 @@ def write_benchmark(result: dict, output: pathlib.Path) -> list[pathlib.Path]:
 
 def file_ways(classifiers: dict) -> dict:
     """Ways to run exported files: name -> function of a uint8 batch."""
-    ways = {name: _session_call(classifier._session) for name, classifier in classifiers.items()}
+    ways = {name: _session_call(classifier.session) for name, classifier in classifiers.items()}
     if importlib.util.find_spec("openvino") is not None:
         for name, classifier in classifiers.items():
             ways[f"{name} (OpenVINO)"] = _session_call(OpenVinoSession(classifier.path.read_bytes()))

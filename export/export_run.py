@@ -17,7 +17,7 @@ from keras_cifar.datasets import Split, open_source
 from keras_cifar.environment import package_versions, utc_now
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate_split import check_class_names
-from keras_cifar.files import atomic_path, read_json
+from keras_cifar.files import PARTIAL, atomic_path, read_json
 from keras_cifar.metrics import classification_metrics, top1, wilson_interval
 from keras_cifar.recipes import recipe_to_dict
 from keras_cifar.runs import Run
@@ -224,6 +224,8 @@ def _write(path, core, variant, val, common, temperature, say):
     }
     model = finish(core.graph, variant.tta, degree)
     set_metadata(model, metadata)
+    for left in path.parent.glob(f"{PARTIAL}{path.stem}-*"):  # by a killed process
+        left.unlink(missing_ok=True)
     with atomic_path(path) as partial:
         partial.write_bytes(model.SerializeToString())
         _check_written(partial, logits, val)
