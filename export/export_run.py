@@ -3,13 +3,14 @@
 import dataclasses
 import os
 import pathlib
+import time
 
 import numpy as np
 
 from export.card import check_labels, check_triton, variants_table, write_card, write_labels, write_triton
 from export.classifier import OnnxClassifier
 from export.graph import OPSET, PROBABILITIES, build_core, finish, float32_model, set_metadata
-from export.parity import TOLERANCE, check_parity, compare_logits, keras_logits_by_view
+from export.parity import BATCH_SIZES, TOLERANCE, check_parity, compare_logits, keras_logits_by_view
 from export.quantize import CALIBRATION_IMAGES, quantize_within_budget
 from export.session import OnnxSession
 from export.temperature import calibration, fit_temperature
@@ -136,7 +137,11 @@ def _gated_cores(run, source, chosen, max_drop, say):
     say(f"Converting level {run.recipe.level} and comparing it with Keras on the {len(val)} images of val")
     core = build_core(model)
     file = finish(core, tta=True, by_view=True).SerializeToString()
-    parity, by_view = check_parity(file, val.images, keras_logits_by_view(model, val.images), "val")
+    started = time.perf_counter()
+    expected = keras_logits_by_view(model, val.images)
+    seconds = time.perf_counter() - started
+    say(f"Keras took {seconds:.0f} s; onnxruntime at {len(BATCH_SIZES)} batch sizes follows, about as long each")
+    parity, by_view = check_parity(file, val.images, expected, "val")
     for line in _parity_lines(parity):
         say(line)
     cores = {False: _Core(core, by_view)}
