@@ -130,7 +130,7 @@ def test_triton_repository(exported):
     assert (folder / "labels.txt").read_text() == (exported["folder"] / "labels.txt").read_text()
     config = (folder / "config.pbtxt").read_text()
     assert 'name: "level4_int8_tta"' in config and "dims: [ 32, 32, 3 ]" in config and "dims: [ 10 ]" in config
-    assert config.count("{") == config.count("}") == 7 and "TYPE_UINT8" in config
+    assert config.count("{") == config.count("}") == 5 and "TYPE_UINT8" in config
 
 
 def test_gate_refuses_other_logits(exported, val):
