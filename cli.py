@@ -7,19 +7,22 @@ examples:
   python cli.py train --level 1 --data folder:photos   one subfolder per class
   python cli.py evaluate runs/cifar10-resnet18-seed0/level2 --split test
   python cli.py report runs/cifar10-resnet18-seed0
+  python cli.py lr-range --level 3                     the learning-rate range test
+  python cli.py tune --level 3                         search the learning rate
   python cli.py export runs/cifar10-resnet18-seed0/level4 --int8
   python cli.py predict photo.jpg                      with the classifier that comes with the package
   python cli.py doctor                                 what is at hand and what is missing
 """
 
 import argparse
+import importlib.util
 import logging
 import os
 import sys
 import tempfile
 
 from keras_cifar.errors import InputError
-from keras_cifar.recipes import LEVELS, flag, recipe_to_dict, resolve_recipe
+from keras_cifar.recipes import LEVELS, flag, recipe_changes, recipe_to_dict, resolve_recipe
 
 _RECIPE_OPTIONS = {
     "data": (str, "cifar10, cifar100, digits or folder:PATH with one subfolder per class"),
@@ -30,6 +33,7 @@ _RECIPE_OPTIONS = {
     "batch_size": (int, "images a step"),
     "views": (int, "limit each image to N stored random crops; 0 draws a fresh one each epoch"),
     "learning_rate": (float, "Adam's learning rate at the start"),
+    "weight_decay": (float, "share of each kernel taken off a step, times the learning rate"),
     "seed": (int, "of weights, order, augmentation and dropout"),
     "precision": (str, "auto, float32 or bfloat16"),
     "limit": (int, "use only N training images, stratified, for a quick look"),
@@ -58,6 +62,23 @@ def _parser():
     train.add_argument("--init-from", metavar="RUN", help="start from this run's best weights")
     train.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
     train.add_argument("--skip-bad-images", action="store_true", help="leave out unreadable images of a folder")
+
+    lr_range = add("lr-range", _lr_range, "run the learning-rate range test of a level", _LR_RANGE_EXAMPLES)
+    _add_search_options(lr_range)
+    lr_range.add_argument("--low", type=float, default=1e-6, metavar="RATE", help="first rate; default: 1e-6")
+    lr_range.add_argument("--high", type=float, default=1.0, metavar="RATE", help="last rate; default: 1")
+    lr_range.add_argument("--steps", type=int, default=300, metavar="N", help="at most; default: 300")
+
+    tune = add("tune", _tune, "search a level's learning rate, or go on with an interrupted search", _TUNE_EXAMPLES)
+    _add_search_options(tune)
+    tune.add_argument("--search", default="learning_rate", metavar="FIELDS", help=_SEARCH_HELP)
+    tune.add_argument("--oracle", choices=("random", "bayesian", "hyperband", "grid"), default="random")
+    tune.add_argument("--trials", type=int, default=30, metavar="N", help="beside the level's own recipe; default: 30")
+    tune.add_argument("--executions-per-trial", type=int, default=1, metavar="N", help="seeds a trial; default: 1")
+    tune.add_argument("--max-minutes", type=float, metavar="N", help="start no trial after this time")
+    tune.add_argument("--overwrite", action="store_true", help="start the search in the folder again")
+    tune.add_argument("--chief", metavar="HOST:PORT", help="hand out trials there to workers (private network only)")
+    tune.add_argument("--worker", metavar="NAME", help="be a worker of --chief; the same name again after a crash")
 
     text = "evaluate a finished run or an exported file, with and without flip TTA"
     evaluate = add("evaluate", _evaluate, text, _EVALUATE_EXAMPLES, tensorflow=False)
@@ -120,6 +141,21 @@ _TRAIN_EXAMPLES = """examples:
   python cli.py train --level 1 --backbone efficientnet_lite0 --limit 2000
   python cli.py train --level all --data digits --backbone efficientnet_lite0
 An interrupted run goes on when its command is repeated."""
+_LR_RANGE_EXAMPLES = """examples:
+  python cli.py lr-range --level 3
+  python cli.py lr-range --level 1 --backbone efficientnet_lite0 --high 10"""
+_TUNE_EXAMPLES = """examples:
+  python cli.py tune --level 3
+  python cli.py tune --level 1 --backbone efficientnet_lite0 --oracle bayesian --trials 40
+  python cli.py tune --level 3 --search learning_rate=1e-4:1e-2,dropout --limit 5000 --max-minutes 60
+on several machines that share the folder DIR, in a private network (its gRPC has no authentication):
+  python cli.py tune --level 3 --search-dir DIR --chief 10.0.0.1:8765
+  python cli.py tune --level 3 --search-dir DIR --chief 10.0.0.1:8765 --worker a
+  python cli.py tune --level 3 --search-dir DIR --chief 10.0.0.1:8765 --worker b
+An interrupted search goes on when its command is repeated; a finished one is only reported again."""
+_SEARCH_HELP = (
+    "of learning_rate, weight_decay, dropout, head_width, batch_size, with commas; FIELD=LOW:HIGH for another range"
+)
 _EVALUATE_EXAMPLES = """examples:
   python cli.py evaluate runs/cifar10-resnet18-seed0/level4 --split test
   python cli.py evaluate runs/cifar10-resnet18-seed0/level4 --split val --no-tta
@@ -147,10 +183,29 @@ _REPORT_EXAMPLES = """examples:
 def _add_recipe_options(command):
     for field, (kind, text) in _RECIPE_OPTIONS.items():
         command.add_argument(flag(field), type=kind, metavar=field.upper().split("_")[-1], help=text)
+    command.add_argument(
+        "--recipe", metavar="FILE", help="take a recipe's fields from a JSON file; options win over it"
+    )
 
 
-def _recipe_changes(args):
-    return {field: getattr(args, field) for field in _RECIPE_OPTIONS}
+def _add_search_options(command):
+    command.add_argument("--level", required=True, type=int, choices=LEVELS, help="which level")
+    _add_recipe_options(command)
+    command.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
+    command.add_argument("--search-dir", metavar="DIR", help="default: tune-levelN beside the level's run")
+    command.add_argument("--init-from", metavar="RUN", help="start from this run's best weights")
+    command.add_argument("--skip-bad-images", action="store_true", help="leave out unreadable images of a folder")
+
+
+def _resolve(args, level):
+    """The recipe of a level with the changes of --recipe, and over them those of the other options."""
+    changes = {}
+    if args.recipe is not None:
+        from keras_cifar.files import read_json
+
+        changes = recipe_changes(read_json(args.recipe), level, args.recipe)
+    options = {field: getattr(args, field) for field in _RECIPE_OPTIONS if getattr(args, field) is not None}
+    return resolve_recipe(level, **{**changes, **options})
 
 
 def _chosen_levels(level):
@@ -160,9 +215,34 @@ def _chosen_levels(level):
 def _train(args):
     from keras_cifar.train import train_levels
 
-    recipes = [resolve_recipe(level, **_recipe_changes(args)) for level in _chosen_levels(args.level)]
+    recipes = [_resolve(args, level) for level in _chosen_levels(args.level)]
     runs = train_levels(recipes, args.run_dir, args.data_dir, args.init_from, args.overwrite, args.skip_bad_images)
     print(f"next: python cli.py evaluate {runs[-1].path} --split test")
+
+
+def _lr_range(args):
+    from tuning.lr_range import lr_range
+
+    folder, suggestion = lr_range(
+        _resolve(args, args.level), args.search_dir, args.data_dir, args.init_from, args.skip_bad_images,
+        args.low, args.high, args.steps,
+    )  # fmt: skip
+    around = f"{suggestion / 10:.2g}:{suggestion * 10:.2g}"
+    print(f"next: python cli.py tune --level {args.level} --search learning_rate={around} --search-dir {folder}")
+
+
+def _tune(args):
+    if importlib.util.find_spec("keras_tuner") is None:
+        raise InputError('Expected KerasTuner to search with, but it is not installed; pip install -e ".[tune]".')
+    from tuning.search import Plan, search
+
+    plan = Plan(_resolve(args, args.level), args.search, args.oracle, args.trials, args.executions_per_trial)
+    folder = search(
+        plan, args.search_dir, args.data_dir, args.init_from, args.max_minutes, args.overwrite, args.skip_bad_images,
+        args.chief, args.worker,
+    )  # fmt: skip
+    if args.worker is None:
+        print(f"next: python cli.py train --level {args.level} --recipe {folder}/best_recipe.json")
 
 
 def _evaluate(args):
@@ -254,7 +334,7 @@ def _show(args):
     from keras_cifar.model import stage_parameters
 
     for level in _chosen_levels(args.level):
-        recipe = resolve_recipe(level, **_recipe_changes(args))
+        recipe = _resolve(args, level)
         print(f"Level {level}: {recipe.title}")
         for name, value in recipe_to_dict(recipe).items():
             if name not in ("level", "title"):

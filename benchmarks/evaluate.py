@@ -3,7 +3,18 @@
 import numpy as np
 
 from benchmarks.interleave import interleave, plot_cost, print_table
-from benchmarks.models import BACKBONES, BATCH, IMAGE_SIZE, OURS, PLAIN, TORCH, batch, classifier, has_torch
+from benchmarks.models import (
+    BACKBONES,
+    BATCH,
+    IMAGE_SIZE,
+    OURS,
+    OURS_BFLOAT16,
+    PLAIN,
+    TORCH,
+    batch,
+    classifier,
+    has_torch,
+)
 from keras_cifar.engine import compile_inference
 from keras_cifar.model import resolve_precision
 from keras_cifar.tta import flip_tta
@@ -32,6 +43,7 @@ def measure() -> dict:
 def _ways(backbone, size):
     model = classifier(backbone, (), size)
     ways = {OURS: compile_inference(model, BATCH, resolve_precision("auto", backbone))}
+    ways[OURS_BFLOAT16] = compile_inference(classifier(backbone, (), size, "bfloat16"), BATCH, "mixed_bfloat16")
     ways[PLAIN] = model.predict_on_batch
     if has_torch():
         ways |= {f"{TORCH} {p}": _torch(backbone, size, p == "bfloat16") for p in ("float32", "bfloat16")}

@@ -12,7 +12,7 @@ BATCH, IMAGE_SIZE = 64, 128
 BACKBONES = ("resnet18", "efficientnet_lite0")
 STAGES = {"level 3": ("P5",), "level 4": ("P4", "P5"), "all layers": ("P1", "P2", "P3", "P4", "P5")}
 # What `step` and `evaluate` call the ways that they compare.
-OURS, PLAIN, TORCH = "ours", "Keras", "PyTorch"
+OURS, OURS_BFLOAT16, PLAIN, TORCH = "ours", "ours, bfloat16", "Keras", "PyTorch"
 
 
 def has_torch() -> bool:
@@ -20,10 +20,13 @@ def has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def classifier(backbone: str, stages: tuple[str, ...], image_size: int = IMAGE_SIZE) -> keras.Model:
-    """A fusion classifier in the fastest precision of the backbone, with batch norms that do something."""
+def classifier(
+    backbone: str, stages: tuple[str, ...], image_size: int = IMAGE_SIZE, precision: str = "auto"
+) -> keras.Model:
+    """A fusion classifier with batch norms that do something; "auto" is what `train` would take here."""
     stages = tuple(stage for stage in stages if backbone != "resnet18" or stage != "P1")
-    recipe = resolve_recipe(3, backbone=backbone, weights="none", image_size=image_size, trainable_stages=stages)
+    recipe = resolve_recipe(3, backbone=backbone, weights="none", image_size=image_size, trainable_stages=stages,
+                            precision=precision)  # fmt: skip
     model = build_model(recipe, 10, (32, 32, 3))
     random = np.random.default_rng(0)
     for layer in model.get_layer("backbone").layers:

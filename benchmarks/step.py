@@ -8,6 +8,7 @@ from benchmarks.models import (
     BATCH,
     IMAGE_SIZE,
     OURS,
+    OURS_BFLOAT16,
     PLAIN,
     STAGES,
     TORCH,
@@ -38,7 +39,8 @@ def measure() -> dict:
 
 def step_ways(backbone: str, stages: tuple[str, ...]) -> dict:
     """Name -> a function that takes one training step."""
-    ways = {OURS: ours_step(backbone, stages), PLAIN: plain_step(backbone, stages)}
+    ways = {OURS: ours_step(backbone, stages), OURS_BFLOAT16: ours_step(backbone, stages, "bfloat16")}
+    ways[PLAIN] = plain_step(backbone, stages)
     if has_torch():
         ways |= {f"{TORCH} {p}": torch_step(backbone, stages, p == "bfloat16") for p in ("float32", "bfloat16")}
     return ways
@@ -48,10 +50,10 @@ def _loss():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def ours_step(backbone: str, stages: tuple[str, ...]):
+def ours_step(backbone: str, stages: tuple[str, ...], precision: str = "auto"):
     """One step of `keras_cifar.train`: frozen part, then the folded rest."""
-    frozen, trained = split_at_trainable(classifier(backbone, stages))
-    below = frozen and compile_inference(frozen, BATCH, resolve_precision("auto", backbone))
+    frozen, trained = split_at_trainable(classifier(backbone, stages, precision=precision))
+    below = frozen and compile_inference(frozen, BATCH, resolve_precision(precision, backbone))
     model = fold_batch_norms(trained)
     model.compile(FusedAdam(1e-5), _loss())
     images, labels = batch()

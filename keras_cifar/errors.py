@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints the message alone and ends with exit code 2.
     """
+
+
+class DivergedError(ArithmeticError):
+    """Training cannot go on: the loss is not finite."""

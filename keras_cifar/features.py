@@ -89,16 +89,23 @@ def _folder() -> pathlib.Path:
 
 def _key(model, split, precision):
     """Fingerprint of the images, the graph and its weights."""
-    identity = (split.fingerprint(), keras.backend.backend(), engine_name(), precision, model.output_shape)
+    identity = (split.fingerprint(), keras.backend.backend(), engine_name(), precision, list(_describe(model)))
     digest = hashlib.sha256(repr(identity).encode())
-    for node in graph_nodes(model):
-        digest.update(repr((node.operation.name, node.outputs[0].shape)).encode())
-    for layer in model._flatten_layers():
-        if not isinstance(layer, keras.Model):  # whose configuration is its layers'
-            digest.update(repr((type(layer).__name__, {**layer.get_config(), "name": None})).encode())
     for variable in model.variables:
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)))
     return digest.hexdigest()[:32]
+
+
+def _describe(model):
+    """A graph's operations, settings and connections, without names: those count up within a process."""
+    place = {id(tensor): -1 - number for number, tensor in enumerate(model.inputs)}
+    for number, node in enumerate(graph_nodes(model)):
+        inputs = [place[id(tensor)] for tensor in node.input_tensors]
+        place.update({id(tensor): number for tensor in node.outputs})
+        operation = node.operation
+        nested = isinstance(operation, keras.Model)
+        settings = list(_describe(operation)) if nested else {**operation.get_config(), "name": None}
+        yield type(operation).__name__, settings, inputs, [tensor.shape for tensor in node.outputs]
 
 
 def _remove_oldest(folder: pathlib.Path, keep: pathlib.Path):

@@ -49,4 +49,4 @@ def read_json(path: str | os.PathLike):
     try:
         return json.loads(pathlib.Path(path).read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"Expected JSON in {path}, but it cannot be read ({error}); train the run again.") from error
+        raise InputError(f"Expected JSON in {path}, but it cannot be read ({error}); make it again.") from error

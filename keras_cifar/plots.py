@@ -31,7 +31,7 @@ def plot_curves(history: list[dict], path, title: str) -> None:
         axis.grid(alpha=0.3)
         axis.legend()
     figure.suptitle(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_confusion(confusion: np.ndarray, class_names: list[str], path, title: str) -> None:
@@ -57,11 +57,11 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], path, title: s
             axis.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
                       color="white" if value > 0.5 else "black")  # fmt: skip
     axis.set(xlabel="predicted", ylabel="true", title=f"{title}, % of the true class")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_ladder(rows: list[dict], path, title: str) -> None:
-    """Top-1 by level with 95 % intervals, plain and TTA.
+    """Top-1 by level with its interval, plain and TTA.
 
     Args:
         rows: `level`, and `plain` and optionally `tta` as (top1, low, high).
@@ -81,7 +81,7 @@ def plot_ladder(rows: list[dict], path, title: str) -> None:
     axis.margins(x=0.15)
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_rates(batches: list[int], rates: dict[str, list[float]], path, title: str) -> None:
@@ -101,10 +101,11 @@ def plot_rates(batches: list[int], rates: dict[str, list[float]], path, title: s
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure, path):
+def save_figure(figure, path) -> None:
+    """Writes a figure as PNG, atomically, and closes it."""
     try:
         with atomic_path(path) as partial:
             figure.savefig(partial, dpi=120, format="png")

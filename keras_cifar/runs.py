@@ -163,7 +163,7 @@ class Run:
         import fcntl
 
         if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"Expected a folder for --run-dir, but {self.path} is a file; choose another.")
+            raise InputError(f"Expected a folder, but {self.path} is a file; choose another.")
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.file(".lock"), "w") as file:
             try:
@@ -171,7 +171,7 @@ class Run:
             except BlockingIOError as error:
                 raise InputError(
                     f"Expected {self.path} to be free, but another process is training there; wait for it or choose "
-                    "another --run-dir."
+                    "another folder."
                 ) from error
             yield
 

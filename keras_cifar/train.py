@@ -1,12 +1,10 @@
 """Training a recipe into a run folder, so that a kill at any moment costs time and nothing else.
 
-The loop is ours rather than `fit`: the batch is a pure function of the global step, and one file,
-replaced atomically, holds all variables of model, optimizer and metrics together with that step.
-Keras' BackupAndRestore and ModelCheckpoint are not atomic and restart the random streams.
+One file, replaced atomically, holds all variables of model and optimizer together with the global step
+that the batches are a pure function of (see `keras_cifar.fit`). Keras' BackupAndRestore and
+ModelCheckpoint are not atomic and restart the random streams.
 """
 
-import dataclasses
-import functools
 import os
 import pathlib
 import time
@@ -15,34 +13,20 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from keras_cifar.augment import (
-    dataset_of_steps,
-    gather_views,
-    make_draw_fn,
-    make_train_dataset,
-    view_images,
-    view_table,
-)
-from keras_cifar.datasets import Source, Split, open_source
-from keras_cifar.engine import compile_inference, engine_name
+from keras_cifar.datasets import Source, open_source
+from keras_cifar.engine import engine_name
 from keras_cifar.environment import describe_environment, utc_now
-from keras_cifar.errors import InputError
-from keras_cifar.evaluate import predict_logits
-from keras_cifar.features import has_room, stored_features
+from keras_cifar.errors import DivergedError, InputError
 from keras_cifar.files import write_json
-from keras_cifar.fold import fold_batch_norms
-from keras_cifar.graph import split_at_trainable
-from keras_cifar.metrics import classification_metrics, cross_entropy, top1
+from keras_cifar.fit import Fit, TrainedPart
+from keras_cifar.metrics import classification_metrics
 from keras_cifar.model import build_model, copy_weights, load_classifier, resolve_precision
-from keras_cifar.optimizer import FusedAdam
 from keras_cifar.plots import plot_confusion, plot_curves
 from keras_cifar.recipes import Recipe, recipe_to_dict, resolve_recipe
 from keras_cifar.runs import Run, open_run
 
 # Seconds between saved states within an epoch; each epoch's end is saved too.
 SAVE_SECONDS = float(os.environ.get("KERAS_CIFAR_SAVE_SECONDS", 30))
-# Images a call where no gradient is taken.
-_FEATURE_BATCH = 64
 _SHARED_WITH_PARENT = ("data", "backbone", "image_size", "taps", "head", "head_width", "split_seed")
 
 
@@ -91,15 +75,11 @@ def train(
     run = Run(run_dir or default_run_dir(recipe))
     with run.lock():
         run.check(recipe, overwrite)
-        if init_from is None and recipe.continues is not None:
-            init_from = _parent_run(recipe, run, data_dir, skip_bad_images, say)
+        init_from = find_parent(recipe, run.path, data_dir, init_from, skip_bad_images, say)
         enable_determinism()
         source = open_source(recipe.data, data_dir, recipe.image_size, skip_bad_images)
         say(f"Level {recipe.level}: {recipe.title} ({recipe.backbone} on {source.label}, {recipe.image_size} px)")
-        model = build_model(recipe, len(source.class_names), source.image_shape)
-        if init_from is not None:
-            copied = copy_weights(load_classifier(_checked_parent(recipe, init_from).file("best.keras")), model)
-            say(f"Starting from the {' and '.join(copied)} of {init_from}")
+        model = start_model(recipe, source, init_from, say)
         local = {"data_dir": data_dir and str(pathlib.Path(data_dir).resolve()), "skip_bad_images": skip_bad_images}
         _Training(recipe, run, source, model, overwrite, local, say).finish()
     return run
@@ -139,15 +119,46 @@ def train_levels(
     return runs
 
 
-def _parent_run(recipe, run, data_dir, skip_bad_images, say):
-    """The finished run of the level that this one continues, trained first if it is missing."""
-    parent = run.path.parent / f"level{recipe.continues}"
+def find_parent(recipe: Recipe, folder, data_dir=None, init_from=None, skip_bad_images=False, say=print) -> str | None:
+    """The run whose best weights a recipe starts from.
+
+    Args:
+        recipe: what will be trained.
+        folder: where; the level that the recipe continues lies beside it, and is trained there first
+            if it is missing.
+        data_dir: see `train`, as the rest.
+
+    Returns:
+        `init_from`, else the folder of the level that the recipe continues, else None.
+    """
+    if init_from is not None or recipe.continues is None:
+        return init_from
+    parent = pathlib.Path(folder).parent / f"level{recipe.continues}"
     if not Run(parent).is_finished:
         say(f"Level {recipe.level} continues level {recipe.continues}, which is not finished in {parent}: training it")
         kept = ("data", "backbone", "weights", "image_size", "batch_size", "precision", "seed", "split_seed", "limit")
         changes = {name: getattr(recipe, name) for name in kept}
         train(resolve_recipe(recipe.continues, **changes), parent, data_dir, None, False, skip_bad_images, say)
-    return parent
+    return str(parent)
+
+
+def start_model(recipe: Recipe, source: Source, init_from: str | None = None, say=print) -> keras.Model:
+    """The recipe's classifier as it is before the first step.
+
+    Args:
+        recipe: see `build_model`.
+        source: whose classes and image shape it gets.
+        init_from: run folder whose best weights it takes, see `copy_weights`.
+        say: gets a line on what was taken.
+
+    Raises:
+        InputError: the run does not fit the recipe.
+    """
+    model = build_model(recipe, len(source.class_names), source.image_shape)
+    if init_from is not None:
+        copied = copy_weights(load_classifier(_checked_parent(recipe, init_from).file("best.keras")), model)
+        say(f"Starting from the {' and '.join(copied)} of {init_from}")
+    return model
 
 
 def _checked_parent(recipe, path):
@@ -163,19 +174,6 @@ def _checked_parent(recipe, path):
     return parent
 
 
-@dataclasses.dataclass
-class _Progress:
-    """What the state file holds beside the arrays."""
-
-    step: int = 0
-    best_top1: float = -1.0
-    best_epoch: int = 0
-    loss_sum: float = 0.0
-    top1_sum: float = 0.0
-    seconds: float = 0.0
-    history: list = dataclasses.field(default_factory=list)
-
-
 class _Training:
     """The model of one run on its way from the first to the last step."""
 
@@ -188,163 +186,67 @@ class _Training:
                 f"Expected enough images for train and val, but {source.label} has {len(train_split)} and {len(val)}; "
                 "add images."
             )
-        self.policy = resolve_precision(recipe.precision, recipe.backbone)
-        environment = describe_environment(recipe, self.policy, engine_name(), train_split.fingerprint(), source.label)
+        policy = resolve_precision(recipe.precision, recipe.backbone)
+        environment = describe_environment(recipe, policy, engine_name(), train_split.fingerprint(), source.label)
         run.begin(recipe, overwrite)
         write_json(run.file("environment.json"), environment)
         write_json(run.file("local.json"), local)
-        say(f"{len(train_split)} training and {len(val)} val images, {len(source.class_names)} classes, {self.policy}")
-        self.batch_size = min(recipe.batch_size, len(train_split))
-        self.steps_per_epoch = len(train_split) // self.batch_size
-        self.total_steps = self.steps_per_epoch * recipe.epochs
-        frozen, trained = split_at_trainable(model)
-        self.trained = fold_batch_norms(trained)
-        self.train_split, self.val = train_split, val
-        self.train_views = self.train_below = self.val_below = None
-        if frozen is not None:
-            self._run_frozen_part(frozen)
-        self._compile()
-        self.best_logits = np.zeros((len(val), len(source.class_names)), np.float32)
-        self.progress = self._restore()
-
-    def _run_frozen_part(self, frozen):
-        """Stores what `trained` is fed with, or compiles the function of images that gives it."""
-        recipe, split = self.recipe, self.train_split
-        apply = functools.cache(lambda: compile_inference(frozen, _FEATURE_BATCH, self.policy))
-
-        def stored(part, name):
-            return stored_features(frozen, apply, part, _FEATURE_BATCH, self.policy, f"features of {name}")
-
-        table = view_table(len(split), recipe.flip, recipe.crop_padding, recipe.views)
-        if table is not None and has_room(frozen, len(table) * len(split)):
-            self.train_views = []
-            for number, offsets in enumerate(table, 1):
-                view = Split(view_images(split.images, offsets, recipe.crop_padding), split.labels)
-                self.train_views.append(stored(view, f"train, view {number}/{len(table)},"))
-        else:
-            self.train_below = compile_inference(frozen, self.batch_size, self.policy)
-        if has_room(frozen, len(self.val)):
-            self.val = Split(stored(self.val, "val"), self.val.labels)
-        else:
-            self.val_below = apply()
-
-    def _batches(self):
-        """What the remaining steps see: inputs of `trained`, and labels."""
-        recipe, split, steps = self.recipe, self.train_split, (self.progress.step, self.total_steps)
-        if self.train_views is not None:
-            draw = make_draw_fn(
-                len(split), self.batch_size, len(self.train_views), recipe.flip, recipe.crop_padding, recipe.seed
-            )
-            for index, view in dataset_of_steps(draw, *steps).as_numpy_iterator():
-                yield gather_views(self.train_views, view, index), split.labels[index]
-            return
-        dataset = make_train_dataset(
-            split.images, split.labels, self.batch_size, recipe.flip, recipe.crop_padding, recipe.seed, *steps,
-            recipe.views,
-        )  # fmt: skip
-        for images, labels in dataset.as_numpy_iterator():
-            yield images if self.train_below is None else self.train_below(images), labels
-
-    def _compile(self):
-        rate = self.recipe.learning_rate
-        if self.recipe.schedule == "cosine":
-            rate = keras.optimizers.schedules.CosineDecay(rate, self.total_steps)
-        optimizer = FusedAdam(rate)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        self.trained.compile(optimizer, loss, metrics=[keras.metrics.SparseCategoricalAccuracy("top1")])
-        optimizer.build(self.trained.trainable_variables)
-
-    def _variables(self):
-        found = self.trained.variables + self.trained.optimizer.variables
-        return list({id(v): v for v in found}.values())
+        say(f"{len(train_split)} training and {len(val)} val images, {len(source.class_names)} classes, {policy}")
+        self.fit = Fit(recipe, TrainedPart(recipe, model, train_split, val))
+        self._restore()
 
     def _restore(self):
         state = self.run.load_state()
         if state is None:
-            return _Progress()
-        arrays, values = state
-        variables, self.best_logits = self._variables(), arrays.pop()
-        if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
+            return
+        try:
+            self.fit.restore(*state)
+        except ValueError as error:
             raise InputError(
                 f"Expected the state of this recipe in {self.run.file('state.npz')}, but its shapes differ; "
                 "pass --overwrite to start again."
-            )
-        for variable, array in zip(variables, arrays, strict=True):
-            variable.assign(array)
-        progress = _Progress(**values)
-        self.say(f"Going on at step {progress.step} of {self.total_steps}")
-        return progress
-
-    def _save(self):
-        arrays = [keras.ops.convert_to_numpy(v) for v in self._variables()]
-        self.run.save_state([*arrays, self.best_logits], dataclasses.asdict(self.progress))
+            ) from error
+        self.say(f"Going on at step {self.fit.progress.step} of {self.fit.total_steps}")
 
     def finish(self):
         """Trains the remaining steps and writes the result."""
-        progress, started = self.progress, time.monotonic()
-        earlier, saved = progress.seconds, time.monotonic()
-        bar = tqdm(total=self.total_steps, initial=progress.step, desc="training", disable=None, leave=False)
-        for inputs, labels in self._batches():
-            logs = self.trained.train_on_batch(inputs, labels, return_dict=True)
-            progress.loss_sum += float(logs["loss"])
-            progress.top1_sum += float(logs["top1"])
-            progress.step += 1
-            progress.seconds = earlier + time.monotonic() - started
-            bar.update()
-            if progress.step % self.steps_per_epoch == 0:
-                self._end_epoch()
-            if time.monotonic() - saved > SAVE_SECONDS or progress.step % self.steps_per_epoch == 0:
-                self._save()
-                saved = time.monotonic()
+        saved, step = time.monotonic(), self.fit.progress.step
+        bar = tqdm(total=self.fit.total_steps, initial=step, desc="training", disable=None, leave=False)
+        try:
+            for row in self.fit.steps():
+                bar.update()
+                if row is not None:
+                    self._end_epoch(row)
+                if row is not None or time.monotonic() - saved > SAVE_SECONDS:
+                    self.run.save_state(*self.fit.state())
+                    saved = time.monotonic()
+        except DivergedError as error:
+            raise InputError(f"{error}; pass a smaller --learning-rate and --overwrite.") from error
         bar.close()
         self._write_result()
 
-    def _end_epoch(self):
-        progress, epoch = self.progress, self.progress.step // self.steps_per_epoch
-        if not np.isfinite(progress.loss_sum):
-            raise InputError(
-                f"Expected a finite loss, but it diverged in epoch {epoch}; pass a smaller --learning-rate and "
-                "--overwrite."
-            )
-        logits = self._predict_val()
-        row = {
-            "epoch": epoch,
-            "step": progress.step,
-            "learning_rate": float(self.trained.optimizer.learning_rate),
-            "train_loss": progress.loss_sum / self.steps_per_epoch,
-            "train_top1": progress.top1_sum / self.steps_per_epoch,
-            "val_loss": cross_entropy(logits, self.val.labels),
-            "val_top1": top1(logits, self.val.labels),
-            "seconds": round(progress.seconds, 1),
-        }
-        progress.history.append(row)
-        progress.loss_sum = progress.top1_sum = 0.0
-        if row["val_top1"] > progress.best_top1:
-            progress.best_top1, progress.best_epoch, self.best_logits = row["val_top1"], epoch, logits
+    def _end_epoch(self, row):
+        progress = self.fit.progress
+        if progress.best_epoch == row["epoch"]:
             self.run.save_model(self.model, "best.keras")
         self.run.write_history(progress.history)
         tqdm.write(
-            f"epoch {epoch}/{self.recipe.epochs}  train loss {row['train_loss']:.4f} top-1 {row['train_top1']:.4f}  "
-            f"val loss {row['val_loss']:.4f} top-1 {row['val_top1']:.4f}  {row['seconds']:.0f} s"
+            f"epoch {row['epoch']}/{self.recipe.epochs}  train loss {row['train_loss']:.4f} "
+            f"top-1 {row['train_top1']:.4f}  val loss {row['val_loss']:.4f} top-1 {row['val_top1']:.4f}  "
+            f"{row['seconds']:.0f} s"
         )
-
-    def _predict_val(self):
-        predict, below = self.trained.predict_on_batch, self.val_below
-        whole = predict if below is None else lambda images: predict(below(images))
-        return predict_logits(whole, self.val.images, _FEATURE_BATCH, "val")
 
     def _write_result(self):
         self.run.save_model(self.model, "last.keras")
-        names = self.source.class_names
-        val = classification_metrics(self.best_logits, self.val.labels, names)
-        history = self.progress.history
-        plot_curves(history, self.run.file("curves.png"), f"Level {self.recipe.level}")
+        names, progress = self.source.class_names, self.fit.progress
+        val = classification_metrics(self.fit.best_logits, self.fit.part.val.labels, names)
+        plot_curves(progress.history, self.run.file("curves.png"), f"Level {self.recipe.level}")
         plot_confusion(np.array(val["confusion"]), names, self.run.file("confusion.png"), "val")
         result = {
             "finished": utc_now(),
-            "seconds": round(self.progress.seconds, 1),
-            "steps": self.progress.step,
-            "best_epoch": self.progress.best_epoch,
+            "seconds": round(progress.seconds, 1),
+            "steps": progress.step,
+            "best_epoch": progress.best_epoch,
             "class_names": names,
             "val": val,
         }
@@ -352,6 +254,6 @@ class _Training:
         self.run.file("state.npz").unlink(missing_ok=True)
         low, high = val["top1_interval"]
         self.say(
-            f"val top-1 {val['top1']:.4f} (95 % {low:.4f} to {high:.4f}) at epoch {self.progress.best_epoch}, "
-            f"{self.progress.seconds:.0f} s of training; the run lies in {self.run.path}"
+            f"val top-1 {val['top1']:.4f} (95 % {low:.4f} to {high:.4f}) at epoch {progress.best_epoch}, "
+            f"{progress.seconds:.0f} s of training; the run lies in {self.run.path}"
         )

@@ -152,9 +152,12 @@ def test_depthwise_gradients_are_those_of_tensorflow(size, taps, stride, padding
 
 
 @pytest.mark.parametrize("rate", [0.01, keras.optimizers.schedules.CosineDecay(0.01, 20)])
-def test_fused_adam_is_adam(rate):
+@pytest.mark.parametrize("weight_decay", [None, 0.5])
+def test_fused_adam_is_adam(rate, weight_decay):
     weights = []
-    for optimizer in (FusedAdam(rate), keras.optimizers.Adam(rate)):
+    for kind in (FusedAdam, keras.optimizers.Adam if weight_decay is None else keras.optimizers.AdamW):
+        optimizer = kind(rate, weight_decay=weight_decay)
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
         keras.utils.set_random_seed(0)
         model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(7, activation="tanh"), keras.layers.Dense(3)])
         model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -18,11 +18,29 @@ ROWS = [
     {"runs", "engine"},
     {"features", "plots"},
     {"evaluate_split"},
-    {"train", "evaluate_run"},
+    {"fit", "evaluate_run"},
+    {"train"},
     {"report", "doctor"},
     {"demo"},
 ]
 ROW_OF = {name: i for i, row in enumerate(ROWS) for name in row}
+# Packages above keras_cifar, by rows of their own; they never import each other.
+PACKAGES = {
+    "tuning": [
+        {"search_space", "distributed"},
+        {"trial", "plots"},
+        {"oracles", "lr_range"},
+        {"report"},
+        {"search"},
+    ],
+    "export": [
+        {"opset", "session", "temperature", "card"},
+        {"graph", "classifier"},
+        {"parity", "keras_classifier", "evaluate_onnx", "benchmark"},
+        {"quantize", "predict"},
+        {"export_run"},
+    ],
+}
 STDLIB_ONLY = ("errors", "recipes")
 
 
@@ -36,15 +54,6 @@ def imported(path):
 
 
 MODULES = sorted(p for p in (ROOT / "keras_cifar").glob("*.py") if p.stem != "__init__")
-EXPORT_ROWS = [
-    {"opset", "session", "temperature", "card"},
-    {"graph", "classifier"},
-    {"parity", "keras_classifier", "evaluate_onnx", "benchmark"},
-    {"quantize", "predict"},
-    {"export_run"},
-]
-EXPORT_ROW_OF = {name: i for i, row in enumerate(EXPORT_ROWS) for name in row}
-EXPORT_MODULES = sorted(p for p in (ROOT / "export").glob("*.py") if p.stem != "__init__")
 # What `predict` and `evaluate` of a file load.
 WITHOUT_TENSORFLOW = ("images", "timing", "metrics", "tta", "evaluate", "evaluate_split", "datasets", "plots", "files")
 
@@ -59,14 +68,20 @@ def test_module_imports_only_from_rows_above(path):
             assert ROW_OF[rest] < ROW_OF[path.stem], f"{path.name} imports {name} from its own row or below"
 
 
-@pytest.mark.parametrize("path", EXPORT_MODULES, ids=lambda p: p.stem)
-def test_export_imports_from_keras_cifar_and_its_own_rows_above(path):
-    assert path.stem in EXPORT_ROW_OF, f"export/{path.name} stands in no row: give it a place"
+PACKAGE_MODULES = [p for name in PACKAGES for p in sorted((ROOT / name).glob("*.py")) if p.stem != "__init__"]
+
+
+@pytest.mark.parametrize("path", PACKAGE_MODULES, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_module_of_a_package_imports_from_its_rows_above_and_keras_cifar(path):
+    package = path.parent.name
+    row_of = {name: i for i, row in enumerate(PACKAGES[package]) for name in row}
+    assert path.stem in row_of, f"{package}/{path.name} stands in no row: give it a place"
     for name in imported(path):
         root, _, rest = name.partition(".")
-        assert root not in ("tuning", "benchmarks", "tests", "cli"), f"export/{path.name} imports {name}"
-        if root == "export":
-            assert EXPORT_ROW_OF[rest] < EXPORT_ROW_OF[path.stem], f"export/{path.name} imports {name}"
+        others = {*PACKAGES, "tuning", "export", "benchmarks", "tests", "cli"} - {package}
+        assert root not in others, f"{package}/{path.name} imports {name}"
+        if root == package:
+            assert row_of[rest] < row_of[path.stem], f"{path.name} imports {name} from its own row or below"
 
 
 @pytest.mark.parametrize("name", WITHOUT_TENSORFLOW)
@@ -99,13 +114,11 @@ def test_every_module_has_a_test():
     tests = {p.stem.removeprefix("test_") for p in pathlib.Path(__file__).parent.glob("test_*.py")}
     covered_by = {"errors": "cli", "heads": "model", "features": "train", "graph": "fold", "depthwise": "fold",
                   "optimizer": "fold", "engine": "fold", "plots": "report", "evaluate_run": "report",
-                  "evaluate_split": "report",
-                  "demo": "report", "doctor": "cli", "tta": "evaluate", "files": "runs",
-                  "environment": "runs"}  # fmt: skip
-    export_covered_by = {"opset": "classifier", "session": "classifier", "keras_classifier": "predict",
-                         "graph": "export", "export_run": "export", "parity": "export", "quantize": "export",
-                         "temperature": "export", "card": "export", "benchmark": "export_benchmark"}  # fmt: skip
-    for path in MODULES:
+                  "demo": "report", "doctor": "cli", "fit": "train", "tta": "evaluate", "files": "runs",
+                  "environment": "runs", "evaluate_split": "report"}  # fmt: skip
+    covered_by |= {"trial": "search", "oracles": "search"}
+    covered_by |= {"opset": "classifier", "session": "classifier", "keras_classifier": "predict", "graph": "export",
+                   "export_run": "export", "parity": "export", "quantize": "export", "temperature": "export",
+                   "card": "export", "benchmark": "export_benchmark"}  # fmt: skip
+    for path in [*MODULES, *PACKAGE_MODULES]:
         assert covered_by.get(path.stem, path.stem) in tests, path.stem
-    for path in EXPORT_MODULES:
-        assert export_covered_by.get(path.stem, path.stem) in tests, path.stem

@@ -4,11 +4,18 @@ import json
 import pytest
 
 from keras_cifar.errors import InputError
-from keras_cifar.recipes import BACKBONE_DEFAULTS, LEVELS, recipe_from_dict, recipe_to_dict, resolve_recipe
+from keras_cifar.recipes import (
+    BACKBONE_DEFAULTS,
+    LEVELS,
+    recipe_changes,
+    recipe_from_dict,
+    recipe_to_dict,
+    resolve_recipe,
+)
 
 COMMON = {"data": "cifar10", "backbone": "resnet18", "weights": "imagenet", "head_width": 256,
           "train_batch_norm": False, "precision": "auto", "seed": 0, "split_seed": 0,
-          "image_size": 160, "limit": None}  # fmt: skip
+          "image_size": 160, "limit": None, "weight_decay": 0.0}  # fmt: skip
 GOLDEN = {
     1: {"taps": ("P5",), "head": "linear", "dropout": 0.2, "trainable_stages": (), "flip": False, "crop_padding": 0,
         "learning_rate": 1e-3, "schedule": "cosine", "epochs": 40, "tta": False, "continues": None,
@@ -65,6 +72,9 @@ def test_recipe_survives_json(level):
         ({"learning_rate": 0.0}, ["--learning-rate", "positive"]),
         ({"learning_rate": float("nan")}, ["--learning-rate"]),
         ({"seed": -1}, ["--seed"]),
+        ({"weight_decay": -0.1}, ["--weight-decay"]),
+        ({"weight_decay": float("nan")}, ["--weight-decay"]),
+        ({"dropout": 1.0}, ["--dropout"]),
     ],
 )
 def test_bad_value_is_named(changes, words):
@@ -78,3 +88,33 @@ def test_unknown_level_and_field():
         resolve_recipe(5)
     with pytest.raises(InputError, match="colour"):
         recipe_from_dict({"colour": 1})
+
+
+def test_a_recipe_written_before_a_field_existed_is_read():
+    values = recipe_to_dict(resolve_recipe(3))
+    del values["weight_decay"]
+    assert recipe_from_dict(values) == resolve_recipe(3)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_whole_recipe_as_a_file_gives_that_recipe(level):
+    recipe = resolve_recipe(level, backbone="efficientnet_lite0", weight_decay=0.01)
+    values = json.loads(json.dumps(recipe_to_dict(recipe)))
+    assert resolve_recipe(level, **recipe_changes(values, level, "r.json")) == recipe
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"level": 2, "learning_rate": 0.1}, ["level 3", "level 2", "--level 2"]),
+        ({"learning_rat": 0.1}, ["learning_rat", "did you mean 'learning_rate'"]),
+        ({"learning_rate": "fast"}, ["learning_rate", "'fast'"]),
+        ({"epochs": True}, ["epochs"]),
+        ({"taps": "P5"}, ["taps"]),
+        ([1], ["list"]),
+    ],
+)
+def test_a_bad_recipe_file_is_one_sentence(values, words):
+    with pytest.raises(InputError) as error:
+        recipe_changes(values, 3, "r.json")
+    assert all(word in str(error.value) for word in ["r.json", *words])

@@ -155,8 +155,8 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path):
 def test_cut_and_folded_training_equals_plain_training(tmp_path, monkeypatch, changes):
     recipe = tiny_recipe(**changes, epochs=3)
     fast = train(recipe, tmp_path / "fast", say=lambda line: None)
-    monkeypatch.setattr("keras_cifar.train.split_at_trainable", lambda model: (None, model))
-    monkeypatch.setattr("keras_cifar.train.fold_batch_norms", lambda model: model)
+    monkeypatch.setattr("keras_cifar.fit.split_at_trainable", lambda model: (None, model))
+    monkeypatch.setattr("keras_cifar.fit.fold_batch_norms", lambda model: model)
     plain = train(recipe, tmp_path / "plain", say=lambda line: None)
     for a, b in zip(weights_of(fast.path), weights_of(plain.path), strict=True):
         assert np.allclose(a, b, atol=1e-4)
@@ -191,6 +191,22 @@ def test_features_are_computed_once_and_damage_is_noticed(tmp_path, monkeypatch)
     assert np.array_equal(stored(), first) and calls == [4, 4, 4, 4]
     monkeypatch.setattr(features, "_MAX_CACHE_BYTES", 5 * 1280 * 4 - 1)
     assert features.has_room(below, 4) and not features.has_room(below, 5)
+
+
+def test_levels_of_one_process_share_features(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path / "cache"))
+    entries = []
+    for level in (2, 3):
+        train(tiny_recipe(level, limit=16, views=2), tmp_path / f"level{level}", say=lambda line: None)
+        entries.append({p.name for p in (tmp_path / "cache" / "features").glob("*.npy")})
+    assert len(entries[0]) == 3 and entries[1] == entries[0]
+    other = build_model(tiny_recipe(2, image_size=64), 10, (32, 32, 3))
+    split = Split(np.zeros((4, 32, 32, 3), np.uint8), np.arange(4))
+    keys = [
+        features._key(split_at_head(m)[0], split, "float32")
+        for m in (other, build_model(tiny_recipe(2), 10, (32, 32, 3)))
+    ]
+    assert keys[0] != keys[1]
 
 
 def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, monkeypatch):

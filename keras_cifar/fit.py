@@ -1,0 +1,243 @@
+"""The training loop: a classifier from any step to any other, without a folder.
+
+The loop is ours rather than Keras' `fit`: the batch is a pure function of the global step, so that a
+state taken at any step goes on to the same weights, to the bit.
+"""
+
+import dataclasses
+import functools
+import time
+
+import keras
+import numpy as np
+
+from keras_cifar.augment import (
+    dataset_of_steps,
+    gather_views,
+    make_draw_fn,
+    make_train_dataset,
+    view_images,
+    view_table,
+)
+from keras_cifar.datasets import Split
+from keras_cifar.engine import compile_inference
+from keras_cifar.errors import DivergedError
+from keras_cifar.evaluate import predict_logits
+from keras_cifar.features import has_room, stored_features
+from keras_cifar.fold import fold_batch_norms
+from keras_cifar.graph import split_at_trainable
+from keras_cifar.metrics import cross_entropy, top1
+from keras_cifar.model import resolve_precision
+from keras_cifar.optimizer import FusedAdam
+from keras_cifar.recipes import Recipe
+
+# Images a call where no gradient is taken; of stored pooled features, which are small, many more.
+_FEATURE_BATCH = 64
+_POOLED_BATCH = 2048
+
+
+class TrainedPart:
+    """A classifier from the first layer that trains, and what it is fed with; serves any number of `Fit`s.
+
+    Args:
+        recipe: decides the views of the training images, and the precision.
+        model: the classifier; the part shares its variables.
+        train: training images.
+        val: val images.
+
+    Attributes:
+        trained: stored features, or images -> logits.
+        val: val, its images replaced by their stored features where there is room for them.
+        computed: images that the frozen part was run on to fill the cache.
+        train_is_stored, val_is_stored: whether an epoch takes no pass over images through the frozen part.
+    """
+
+    def __init__(self, recipe: Recipe, model: keras.Model, train: Split, val: Split):
+        self.recipe, self.train, self.val = recipe, train, val
+        self.policy = resolve_precision(recipe.precision, recipe.backbone)
+        frozen, trained = split_at_trainable(model)
+        self.trained = fold_batch_norms(trained)
+        self.train_views = self.train_below = self.val_below = None
+        self.computed, self.val_is_stored = 0, False
+        if frozen is not None:
+            self._run_frozen_part(frozen)
+
+    @property
+    def train_is_stored(self):
+        return self.train_views is not None
+
+    def _run_frozen_part(self, frozen):
+        """Stores what `trained` is fed with, or compiles the function of images that gives it."""
+        recipe, split = self.recipe, self.train
+        compiled = functools.cache(lambda batch_size: compile_inference(frozen, batch_size, self.policy))
+
+        def stored(part, name):
+            def compile_and_count():
+                self.computed += len(part)
+                return compiled(_FEATURE_BATCH)
+
+            return stored_features(frozen, compile_and_count, part, _FEATURE_BATCH, self.policy, f"features of {name}")
+
+        table = view_table(len(split), recipe.flip, recipe.crop_padding, recipe.views)
+        if table is not None and has_room(frozen, len(table) * len(split)):
+            self.train_views = []
+            for number, offsets in enumerate(table, 1):
+                view = Split(view_images(split.images, offsets, recipe.crop_padding), split.labels)
+                self.train_views.append(stored(view, f"train, view {number}/{len(table)},"))
+        else:
+            self.train_below = lambda images: compiled(len(images))(images)
+        if has_room(frozen, len(self.val)):
+            self.val, self.val_is_stored = Split(stored(self.val, "val"), self.val.labels), True
+        else:
+            self.val_below = compiled(_FEATURE_BATCH)
+
+    def batches(self, batch_size: int, seed: int, start: int, stop: int):
+        """Yields what the steps from `start` (included) to `stop` (excluded) see: inputs of `trained`, and labels."""
+        recipe, split, steps = self.recipe, self.train, (start, stop)
+        if self.train_views is not None:
+            draw = make_draw_fn(len(split), batch_size, len(self.train_views), recipe.flip, recipe.crop_padding, seed)
+            for index, view in dataset_of_steps(draw, *steps).as_numpy_iterator():
+                yield gather_views(self.train_views, view, index), split.labels[index]
+            return
+        dataset = make_train_dataset(
+            split.images, split.labels, batch_size, recipe.flip, recipe.crop_padding, seed, *steps, recipe.views
+        )
+        for images, labels in dataset.as_numpy_iterator():
+            yield images if self.train_below is None else self.train_below(images), labels
+
+    def predict_val(self) -> np.ndarray:
+        """Logits (N, C) of val with the weights as they are."""
+        predict, below = self.trained.predict_on_batch, self.val_below
+        whole = predict if below is None else lambda images: predict(below(images))
+        size = _POOLED_BATCH if self.val_is_stored and self.val.images.ndim == 2 else _FEATURE_BATCH
+        return predict_logits(whole, self.val.images, size, "val")
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a state holds beside the arrays.
+
+    Attributes:
+        step: global steps done.
+        best_top1, best_epoch: the best val top-1 so far and its epoch, from 1.
+        loss_sum, top1_sum: over the steps of the epoch under way.
+        seconds: of training, val and all that was done between steps.
+        history: one dictionary an epoch, with the fields of `runs.HISTORY_FIELDS`.
+    """
+
+    step: int = 0
+    best_top1: float = -1.0
+    best_epoch: int = 0
+    loss_sum: float = 0.0
+    top1_sum: float = 0.0
+    seconds: float = 0.0
+    history: list = dataclasses.field(default_factory=list)
+
+
+class Fit:
+    """A recipe's training, from its first step or a restored one.
+
+    Args:
+        recipe: learning rate, schedule, weight decay, batch size, epochs and seed are read from it.
+        part: what trains; its weights are taken as they are, its optimizer is replaced.
+        watched: indices of the val images that choose the best epoch; None for all.
+
+    Attributes:
+        progress: see `Progress`.
+        best_logits: (N, C) of all val images at the best epoch.
+        total_steps: steps of the whole recipe.
+    """
+
+    def __init__(self, recipe: Recipe, part: TrainedPart, watched: np.ndarray | None = None):
+        self.recipe, self.part = recipe, part
+        self.watched = slice(None) if watched is None else watched
+        self.batch_size = min(recipe.batch_size, len(part.train))
+        self.steps_per_epoch = len(part.train) // self.batch_size
+        self.total_steps = self.steps_per_epoch * recipe.epochs
+        self.progress = Progress()
+        self.best_logits = np.zeros((len(part.val), part.trained.output_shape[-1]), np.float32)
+        self._compile()
+
+    def _compile(self):
+        rate = self.recipe.learning_rate
+        if self.recipe.schedule == "cosine":
+            rate = keras.optimizers.schedules.CosineDecay(rate, self.total_steps)
+        self.optimizer = FusedAdam(rate, weight_decay=self.recipe.weight_decay or None)
+        self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        trained = self.part.trained
+        trained.compile(self.optimizer, loss, metrics=[keras.metrics.SparseCategoricalAccuracy("top1")])
+        self.optimizer.build(trained.trainable_variables)
+
+    def _variables(self):
+        found = self.part.trained.variables + self.optimizer.variables
+        return list({id(v): v for v in found}.values())
+
+    def state(self) -> tuple[list[np.ndarray], dict]:
+        """Arrays and JSON values that `restore` goes on from."""
+        arrays = [keras.ops.convert_to_numpy(v) for v in self._variables()]
+        return [*arrays, self.best_logits], dataclasses.asdict(self.progress)
+
+    def restore(self, arrays: list[np.ndarray], values: dict) -> None:
+        """Takes up what `state` gave.
+
+        Raises:
+            ValueError: the shapes are those of another recipe.
+        """
+        *arrays, best_logits = arrays
+        variables = self._variables()
+        if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
+            raise ValueError("the shapes of the state are not those of the recipe")
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
+        self.best_logits, self.progress = best_logits, Progress(**values)
+
+    def train_step(self, inputs, labels) -> tuple[float, float]:
+        """One step on a batch; returns its loss in nats and top-1, both before the step."""
+        logs = self.part.trained.train_on_batch(inputs, labels, return_dict=True)
+        return float(logs["loss"]), float(logs["top1"])
+
+    def steps(self, stop_epoch: int | None = None):
+        """Trains; yields after each step.
+
+        Args:
+            stop_epoch: stop after this epoch, from 1; None for the recipe's last.
+
+        Yields:
+            None, or at an epoch's end its row, which is then the last of `progress.history`.
+
+        Raises:
+            DivergedError: the loss is not finite.
+        """
+        progress = self.progress
+        started = time.monotonic() - progress.seconds
+        stop = self.total_steps if stop_epoch is None else stop_epoch * self.steps_per_epoch
+        for inputs, labels in self.part.batches(self.batch_size, self.recipe.seed, progress.step, stop):
+            loss, accuracy = self.train_step(inputs, labels)
+            progress.loss_sum += loss
+            progress.top1_sum += accuracy
+            progress.step += 1
+            progress.seconds = time.monotonic() - started
+            if not np.isfinite(loss):
+                raise DivergedError(f"Expected a finite loss, but it diverged at step {progress.step}")
+            yield self._end_epoch() if progress.step % self.steps_per_epoch == 0 else None
+
+    def _end_epoch(self):
+        progress, epoch = self.progress, self.progress.step // self.steps_per_epoch
+        logits = self.part.predict_val()
+        watched, labels = logits[self.watched], self.part.val.labels[self.watched]
+        row = {
+            "epoch": epoch,
+            "step": progress.step,
+            "learning_rate": float(self.optimizer.learning_rate),
+            "train_loss": progress.loss_sum / self.steps_per_epoch,
+            "train_top1": progress.top1_sum / self.steps_per_epoch,
+            "val_loss": cross_entropy(watched, labels),
+            "val_top1": top1(watched, labels),
+            "seconds": round(progress.seconds, 1),
+        }
+        progress.history.append(row)
+        progress.loss_sum = progress.top1_sum = 0.0
+        if row["val_top1"] > progress.best_top1:
+            progress.best_top1, progress.best_epoch, self.best_logits = row["val_top1"], epoch, logits
+        return row

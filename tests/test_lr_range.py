@@ -1,0 +1,63 @@
+import csv
+
+import numpy as np
+import pytest
+from conftest import tiny_options, tiny_recipe
+from quick_runner import quick_search
+
+import cli
+from keras_cifar.datasets import open_source
+from keras_cifar.errors import InputError
+from tuning.lr_range import lr_range, make_curve, read_curve, run_range_test
+from tuning.search import Plan
+from tuning.trial import TrialRunner
+
+
+def test_the_suggestion_lies_where_a_known_loss_falls_fastest():
+    rates = np.geomspace(1e-6, 10, 400)
+    losses = 2.3 - 1.5 / (1 + (1e-2 / rates) ** 2) + np.where(rates > 0.3, (rates / 0.3) ** 2 - 1, 0)
+    losses = losses + np.random.RandomState(0).normal(0, 0.02, 400)
+    curve = make_curve(rates, losses)
+    assert 5e-3 < curve["suggestion"] < 3e-2 and 0.05 < curve["minimum"] < 0.6
+
+
+def test_the_rate_grows_and_the_losses_are_single_steps():
+    recipe = tiny_recipe(1, learning_rate=0.5)
+    runner = TrialRunner(recipe, open_source("digits"))
+    curve = run_range_test(runner, recipe, 1e-6, 0.1, 40)
+    rates = np.array(curve["learning_rate"])
+    assert rates[0] == pytest.approx(1e-6) and np.allclose(rates[1:] / rates[:-1], 1e5 ** (1 / 39))
+    steady = run_range_test(runner, recipe, 1e-12, 1e-11, 12)  # such rates change nothing
+    batches = runner.prepare(recipe)[1].batches(16, recipe.seed, 0, 12)
+    part = runner.prepare(recipe)[1]
+    from keras_cifar.metrics import cross_entropy
+
+    single = [cross_entropy(part.trained.predict_on_batch(x), y) for x, y in batches]
+    assert steady["loss"] == pytest.approx(single, abs=0.3)  # dropout is on in training
+    assert np.std(steady["loss"]) > 0.3 * np.std(single)
+
+
+def test_command_writes_curve_and_picture_and_the_search_takes_them_up(tmp_path, capsys):
+    folder = tmp_path / "s"
+    options = [*tiny_options(batch_size=8), "--search-dir", str(folder), "--steps", "60"]
+    assert cli.main(["lr-range", "--level", "1", *options]) == 0
+    out = capsys.readouterr().out
+    assert "suggested" in out and f"--search-dir {folder}" in out
+    with open(folder / "lr_range.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) <= 60
+    assert (folder / "lr_range.png").read_bytes().startswith(b"\x89PNG")
+    quick_search(Plan(tiny_recipe(1), trials=2), tmp_path / "without")
+    quick_search(Plan(tiny_recipe(1), trials=2), folder)
+    sizes = [(tmp_path / name / "search.png").stat().st_size for name in ("without", "s")]
+    assert sizes[1] > sizes[0]  # the curve is under the dots
+
+
+def test_what_cannot_be_tested_is_one_sentence(tmp_path):
+    for bad, words in (({"low": 0.0}, "--low"), ({"low": 2.0}, "--low"), ({"steps": 3}, "--steps")):
+        with pytest.raises(InputError, match=words):
+            lr_range(tiny_recipe(1), tmp_path / "s", **bad)
+    with pytest.raises(InputError, match="only grows"):
+        make_curve(np.geomspace(0.1, 1, 50), np.linspace(1, 9, 50))
+    (tmp_path / "lr_range.csv").write_text("learning_rate\nx\n")
+    with pytest.raises(InputError, match="lr-range again"):
+        read_curve(tmp_path)

@@ -1,0 +1,164 @@
+"""A search on several machines: KerasTuner's chief hands out the trials over gRPC, workers run them.
+
+The gRPC is not authenticated: a private network only. The search's folder is shared by all.
+"""
+
+import contextlib
+import os
+import re
+import socket
+import time
+from concurrent import futures
+
+from keras_cifar.errors import InputError
+
+# How long a worker waits for its chief at the start.
+CHIEF_SECONDS = 600.0
+# How long a chief that has no trials left waits for workers that have not been told.
+_FAREWELL_SECONDS = 30.0
+_CHIEF = "chief"
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """`HOST:PORT` as host and port.
+
+    Raises:
+        InputError: it has another form.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise InputError(f"Expected HOST:PORT for --chief, but got {text!r}; try 127.0.0.1:8765.")
+    return host, int(port)
+
+
+def check_worker_name(name: str) -> None:
+    """Raises InputError for a name that cannot be a worker's."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or _CHIEF in name:
+        raise InputError(
+            f"Expected letters, digits, - and _ for --worker, and not the word {_CHIEF}, but got {name!r}; try worker1."
+        )
+
+
+@contextlib.contextmanager
+def role(address: tuple[str, int] | None, worker: str | None = None):
+    """Tells KerasTuner, for the time of the block, whether this process is chief, worker or alone.
+
+    Args:
+        address: of the chief; None for a search in this process alone.
+        worker: name of this worker; None for the chief.
+    """
+    names = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
+    before = {name: os.environ.pop(name, None) for name in names}
+    if address is not None:
+        os.environ.update(zip(names, (worker or _CHIEF, address[0], str(address[1])), strict=True))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def serve(oracle, address: tuple[str, int]) -> None:
+    """Hands out the trials of an oracle until all have ended.
+
+    KerasTuner's service as it is; its own loop around it looks only every 20 seconds whether all is
+    done, and waits for ever for a worker that died between two trials.
+
+    Raises:
+        InputError: the address cannot be used.
+    """
+    import grpc
+    from keras_tuner.src import protos
+    from keras_tuner.src.distribute.oracle_chief import OracleServicer
+
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=1), options=[("grpc.so_reuseport", 0)])
+    servicer = OracleServicer(oracle)
+    protos.get_service_grpc().add_OracleServicer_to_server(servicer, server)
+    try:
+        server.add_insecure_port("{}:{}".format(*address))
+    except RuntimeError as error:
+        raise InputError(
+            f"Expected to serve at {address[0]}:{address[1]}, but it cannot be used; name a free address of "
+            "this machine."
+        ) from error
+    server.start()
+    try:
+        _wait_until_done(oracle, servicer)
+    finally:
+        server.stop(grace=1).wait()
+
+
+def _wait_until_done(oracle, servicer):
+    """Returns when no trial is left or under way, and the workers know."""
+    done_at = None
+    while True:
+        time.sleep(0.2)
+        is_full = len(oracle.trials) >= oracle.max_trials
+        if oracle.ongoing_trials or not (is_full or servicer.stop_triggered):
+            done_at = None
+            continue
+        done_at = done_at or time.monotonic()
+        all_know = servicer.stop_triggered and not oracle.tuner_ids
+        if all_know or time.monotonic() - done_at > _FAREWELL_SECONDS:
+            return
+
+
+def wait_for_chief(address: tuple[str, int], say) -> None:
+    """Waits until a chief answers.
+
+    Raises:
+        InputError: none does in `CHIEF_SECONDS`.
+    """
+    deadline, told = time.monotonic() + CHIEF_SECONDS, False
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(address, timeout=5):
+            return
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"Expected a chief at {address[0]}:{address[1]}, but none answered in {CHIEF_SECONDS:.0f} s; start it "
+                "first, or check the address."
+            )
+        if not told:
+            say(f"Waiting for the chief at {address[0]}:{address[1]}")
+            told = True
+        time.sleep(0.2)
+
+
+class PatientClient:
+    """KerasTuner's client of a chief, whose calls outlive a restart of the chief."""
+
+    def __init__(self, client):
+        self._client = client
+
+    def create_trial(self, tuner_id):
+        """The next trial; a moment later where there is none yet."""
+        trial = self.__getattr__("create_trial")(tuner_id)
+        if trial.status == "IDLE":
+            time.sleep(0.5)
+        return trial
+
+    def __getattr__(self, name):
+        found = getattr(self._client, name)
+        return _again_while_unavailable(found) if callable(found) else found
+
+
+def _again_while_unavailable(call):
+    """The call, repeated while the chief is away; each repetition itself waits for the chief."""
+    import grpc
+
+    def patient(*args, **kwargs):
+        while True:
+            try:
+                return call(*args, **kwargs)
+            except grpc.RpcError as error:
+                if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise InputError(
+                        "Expected the chief to come back, but it did not in an hour; start both again."
+                    ) from error
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+                time.sleep(0.5)
+
+    return patient

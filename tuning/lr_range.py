@@ -1,0 +1,164 @@
+"""The learning-rate range test (Smith, 2017): the rate grows step by step, and the loss says where it is too large."""
+
+import csv
+import dataclasses
+import io
+import pathlib
+
+import numpy as np
+from tqdm import tqdm
+
+from keras_cifar.errors import InputError
+from keras_cifar.files import write_text
+from keras_cifar.fit import Fit
+from keras_cifar.recipes import Recipe
+from keras_cifar.runs import Run
+from tuning.plots import plot_range_test
+from tuning.trial import TrialRunner, default_search_dir, make_runner
+
+_CSV, _PNG = "lr_range.csv", "lr_range.png"
+_SMOOTHING = 0.9
+# The test ends where the smoothed loss is this many times its smallest value.
+_DIVERGED = 4.0
+# Share of the steps at the start in which the smoothed loss says little.
+_WARM_UP = 0.1
+
+
+def lr_range(
+    recipe: Recipe,
+    folder: str | None = None,
+    data_dir: str | None = None,
+    init_from: str | None = None,
+    skip_bad_images: bool = False,
+    low: float = 1e-6,
+    high: float = 1.0,
+    steps: int = 300,
+    say=print,
+) -> tuple[pathlib.Path, float]:
+    """Runs the range test of a recipe; writes lr_range.csv and lr_range.png into the folder of its search.
+
+    Args:
+        recipe: of the level.
+        folder: None for `default_search_dir`.
+        data_dir: see `keras_cifar.train.train`, as `init_from` and `skip_bad_images`.
+        low, high, steps: see `run_range_test`.
+        say: gets each line for the user.
+
+    Returns:
+        The folder and the suggested rate.
+
+    Raises:
+        InputError: the range makes no sense, the data cannot be used, or the loss falls nowhere.
+    """
+    if not 0 < low < high < float("inf"):
+        raise InputError(f"Expected 0 < --low < --high, but got {low} and {high}; correct them.")
+    if steps < 10:
+        raise InputError(f"Expected --steps of at least 10, but got {steps}; pass a larger number.")
+    folder = pathlib.Path(folder or default_search_dir(recipe))
+    with Run(folder).lock():
+        runner = make_runner(recipe, folder, data_dir, init_from, skip_bad_images, say)
+        curve = run_range_test(runner, recipe, low, high, steps)
+        write_curve(folder, curve, f"Level {recipe.level}, {recipe.backbone}")
+    say(
+        f"{len(curve['loss'])} steps from {low:.3g} to {curve['learning_rate'][-1]:.3g}; the loss falls fastest at "
+        f"{curve['suggestion']:.3g} (suggested) and is smallest at {curve['minimum']:.3g}; the level's rate is "
+        f"{recipe.learning_rate:.3g}"
+    )
+    say(f"written to {folder / _CSV} and {folder / _PNG}")
+    return folder, curve["suggestion"]
+
+
+def run_range_test(runner: TrialRunner, recipe: Recipe, low: float, high: float, steps: int) -> dict:
+    """Trains with a rate that grows by the same ratio each step.
+
+    Args:
+        runner: whose data and model to use; its model is left at its initial weights by the next trial.
+        recipe: of the level; its schedule is replaced by the growing rate.
+        low, high: first and last rate, 0 < low < high.
+        steps: at most; at least 10.
+
+    Returns:
+        The curve, see `make_curve`.
+    """
+    batches = -(-steps // max(1, len(runner.train) // min(recipe.batch_size, len(runner.train))))
+    fit = Fit(dataclasses.replace(recipe, schedule="constant", epochs=batches), runner.prepare(recipe)[1])
+    rates, losses, smooth, best = low * (high / low) ** (np.arange(steps) / (steps - 1)), [], 0.0, np.inf
+    progress = tqdm(rates, desc="range test", disable=None, leave=False)
+    stream = fit.part.batches(fit.batch_size, recipe.seed, 0, steps)
+    for number, (rate, (inputs, labels)) in enumerate(zip(progress, stream, strict=True), 1):
+        fit.optimizer.learning_rate.assign(rate)
+        loss, _ = fit.train_step(inputs, labels)
+        if not np.isfinite(loss):
+            break
+        losses.append(loss)
+        smooth = _SMOOTHING * smooth + (1 - _SMOOTHING) * loss
+        corrected = smooth / (1 - _SMOOTHING**number)
+        best = min(best, corrected)
+        if corrected > _DIVERGED * best:
+            break
+    return make_curve(rates[: len(losses)], np.array(losses))
+
+
+def make_curve(rates: np.ndarray, losses: np.ndarray) -> dict:
+    """The smoothed curve and the rate that it suggests.
+
+    The suggestion is the rate at which the smoothed loss falls fastest for the logarithm of the rate.
+
+    Args:
+        rates: (S,) growing.
+        losses: (S,) of single steps, in nats.
+
+    Returns:
+        `learning_rate`, `loss` and `smoothed_loss` (exponential mean, unbiased), lists of S, `suggestion`, and
+        `minimum`, the rate with the smallest smoothed loss.
+
+    Raises:
+        InputError: the loss did not fall anywhere.
+    """
+    powers = _SMOOTHING ** np.arange(len(losses))
+    smooth = np.convolve(losses, (1 - _SMOOTHING) * powers)[: len(losses)]
+    smooth = smooth / (1 - _SMOOTHING ** np.arange(1, len(losses) + 1))
+    skipped = int(_WARM_UP * len(losses))
+    lowest = skipped + int(smooth[skipped:].argmin()) if len(losses) else 0
+    if lowest < skipped + 2:
+        raise InputError(
+            "Expected a loss that falls at some learning rate, but it only grows; pass a smaller --low or more --steps."
+        )
+    slope = np.gradient(smooth[: lowest + 1], np.log(rates[: lowest + 1]))
+    return {
+        "learning_rate": [float(rate) for rate in rates],
+        "loss": [float(loss) for loss in losses],
+        "smoothed_loss": [float(loss) for loss in smooth],
+        "suggestion": float(rates[skipped + int(slope[skipped:].argmin())]),
+        "minimum": float(rates[lowest]),
+    }
+
+
+def write_curve(folder: pathlib.Path, curve: dict, title: str) -> None:
+    """Writes lr_range.csv and lr_range.png."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = ("learning_rate", "loss", "smoothed_loss")
+    writer.writerow(names)
+    writer.writerows([f"{v:.6g}" for v in row] for row in zip(*(curve[name] for name in names), strict=True))
+    write_text(folder / _CSV, text.getvalue())
+    plot_range_test(curve, folder / _PNG, title)
+
+
+def read_curve(folder: pathlib.Path) -> dict | None:
+    """The curve that `write_curve` wrote there, or None.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = folder / _CSV
+    if not path.is_file():
+        return None
+    try:
+        with open(path, newline="") as file:
+            rows = [(float(row["learning_rate"]), float(row["loss"])) for row in csv.DictReader(file)]
+        return make_curve(*np.array(rows).T)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"Expected a range test's curve in {path}, but it cannot be read; run lr-range again."
+        ) from error

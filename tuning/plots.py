@@ -1,0 +1,76 @@
+"""Pictures of searches and range tests, as PNG files."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from keras_cifar.plots import save_figure
+from tuning.search_space import Range
+
+_TRIAL, _BEST, _DEFAULT, _CURVE = "#4477aa", "#228833", "#cc6677", "#999999"
+
+
+def plot_search(results: list[dict], field: Range, curve: dict | None, path, title: str) -> None:
+    """Score against one searched field, one dot a trial; the range test's curve under it.
+
+    Args:
+        results: of all trials; failed ones are marked at the bottom.
+        field: on the x axis.
+        curve: see `tuning.lr_range.read_curve`; None for none.
+        path: PNG to write.
+        title: above the picture.
+    """
+    curve = curve if field.field == "learning_rate" else None
+    figure, axes = plt.subplots(
+        1 + (curve is not None), 1, figsize=(7, 6.4 if curve else 4), layout="constrained", sharex=True, squeeze=False,
+        gridspec_kw={"height_ratios": [2, 1][: 1 + (curve is not None)]},
+    )  # fmt: skip
+    axis = axes[0, 0]
+    finished = [result for result in results if result["status"] == "finished"]
+    best = max(finished, key=lambda result: result["score"])
+    _dots(axis, field.field, [r for r in finished if r["trial"] != 0 and r is not best], _TRIAL, "o", "trial")
+    _dots(axis, field.field, [r for r in finished if r["trial"] == 0], _DEFAULT, "D", "level's default")
+    _dots(axis, field.field, [best], _BEST, "*", f"best ({best['values'][field.field]:.3g})", 160)
+    for result in results:
+        if result["status"] != "finished":
+            axis.plot(result["values"][field.field], 0.03, "x", color=_DEFAULT, transform=axis.get_xaxis_transform())
+    axis.set(ylabel="top-1 on the ranking half of val", title=title)
+    axis.set_xscale("log" if field.log else "linear")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    if curve is not None:
+        _draw_curve(axes[1, 0], curve)
+    axes[-1, 0].set_xlabel(field.field.replace("_", " "))
+    save_figure(figure, path)
+
+
+def _dots(axis, name, results, color, marker, label, size=36):
+    """One dot a trial; the half of val that picked the epoch is not shown."""
+    if results:
+        x, y = zip(*((result["values"][name], result["score"]) for result in results), strict=True)
+        axis.scatter(x, y, s=size, color=color, marker=marker, label=label, zorder=3)
+
+
+def plot_range_test(curve: dict, path, title: str) -> None:
+    """Loss against learning rate, with what is suggested.
+
+    Args:
+        curve: see `tuning.lr_range.read_curve`.
+        path: PNG to write.
+        title: above the picture.
+    """
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    _draw_curve(axis, curve)
+    axis.set(xlabel="learning rate", title=title)
+    save_figure(figure, path)
+
+
+def _draw_curve(axis, curve):
+    rates, losses, smooth = (np.array(curve[name]) for name in ("learning_rate", "loss", "smoothed_loss"))
+    axis.plot(rates, losses, color=_CURVE, alpha=0.4, lw=0.8, label="loss of a step")
+    axis.plot(rates, smooth, color=_TRIAL, label="smoothed")
+    axis.axvline(curve["suggestion"], color=_BEST, ls="--", label=f"suggested ({curve['suggestion']:.3g})")
+    axis.set_xscale("log")
+    low, high = smooth.min(), smooth[: max(1, len(smooth) // 4)].max()
+    axis.set(ylabel="range test, loss (nats)", ylim=(low - 0.1 * (high - low), high + 0.6 * (high - low)))
+    axis.grid(alpha=0.3)
+    axis.legend()

@@ -1,0 +1,285 @@
+"""A search for the fields of a recipe: KerasTuner proposes and keeps count, the trials run the real training code."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import pathlib
+import shutil
+import time
+
+import keras_tuner
+
+from keras_cifar.errors import InputError
+from keras_cifar.files import read_json, write_json
+from keras_cifar.recipes import Recipe, recipe_to_dict
+from keras_cifar.runs import Run
+from keras_cifar.train import find_parent
+from tuning.distributed import PatientClient, check_worker_name, parse_address, role, serve, wait_for_chief
+from tuning.oracles import OBJECTIVE, ORACLES, make_oracle
+from tuning.report import describe, format_values, write_report, write_trials
+from tuning.search_space import grid_points, search_space
+from tuning.trial import RESULT, TrialRunner, default_search_dir, make_runner
+
+_PLAN, _TRIALS = "search.json", "trials"
+_RESULTS = ("trials.csv", "best_recipe.json", "summary.json", "search.png", "environment.json", _PLAN)
+# What a range test may have left in the folder before the search.
+_RANGE_TEST = ("lr_range.csv", "lr_range.png")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What decides a search's numbers.
+
+    Attributes:
+        recipe: the level's own; trial 0, and what the others change.
+        search: see `tuning.search_space.search_space`.
+        oracle: key in `tuning.oracles.ORACLES`.
+        trials: beside trial 0, at least 1.
+        executions: trainings a trial, with different seeds, at least 1.
+    """
+
+    recipe: Recipe
+    search: str = "learning_rate"
+    oracle: str = "random"
+    trials: int = 30
+    executions: int = 1
+
+    @property
+    def ranges(self):
+        return search_space(self.recipe, self.search)
+
+    def check(self) -> None:
+        """Raises InputError for the first thing that makes no sense."""
+        if self.oracle not in ORACLES:
+            raise InputError(
+                f"Expected --oracle among {', '.join(ORACLES)}, but got {self.oracle!r}; choose one of them."
+            )
+        for name, value in (("--trials", self.trials), ("--executions-per-trial", self.executions)):
+            if value < 1:
+                raise InputError(f"Expected {name} of at least 1, but got {value}; pass a larger number.")
+        if self.oracle == "grid":
+            grid_points(self.ranges, self.trials)
+        else:
+            self.ranges  # noqa: B018
+
+    def identity(self) -> dict:
+        """What must be the same when a search goes on, as JSON values; more trials may be added to all but a grid."""
+        ranges = [dataclasses.asdict(found) for found in self.ranges]
+        ranges = [{k: list(v) if isinstance(v, tuple) else v for k, v in found.items()} for found in ranges]
+        found = {"oracle": self.oracle, "executions": self.executions, "ranges": ranges}
+        if self.oracle == "grid":
+            found["trials"] = self.trials
+        return found | {"recipe": recipe_to_dict(self.recipe)}
+
+
+class FatalInputError(keras_tuner.errors.FatalError, InputError):
+    """Bad input that every trial would meet."""
+
+
+class Tuner(keras_tuner.engine.base_tuner.BaseTuner):
+    """KerasTuner's tuner with our trials, quiet and with atomic state.
+
+    Args:
+        plan: of the search.
+        folder: of the search.
+        oracle: see `tuning.oracles.make_oracle`; a worker asks the chief's instead.
+        runner: runs the trials; None for a chief.
+        say: gets a line for each trial.
+    """
+
+    def __init__(self, plan: Plan, folder: pathlib.Path, oracle, runner: TrialRunner | None, say):
+        self.plan, self.runner, self.say = plan, runner, say
+        with contextlib.redirect_stdout(io.StringIO()):  # that it reloads
+            super().__init__(oracle, directory=str(folder), project_name=_TRIALS)
+        if self._is_worker():
+            self.oracle = PatientClient(self.oracle)
+
+    def _get_tuner_fname(self):
+        return str(pathlib.Path(self.project_dir) / "tuner.json")
+
+    def save(self):
+        if not self._is_worker():
+            self.oracle.save()
+            write_json(self._get_tuner_fname(), self.get_state())
+
+    def reload(self):
+        if not self._is_worker():
+            self.oracle.reload()
+
+    def on_search_begin(self):
+        self.save()
+
+    def run_trial(self, trial):
+        """Trains a trial; a failure is recorded with its reason before KerasTuner hears of it."""
+        number, proposed = int(trial.trial_id), trial.hyperparameters.values
+        names = [found.field for found in self.plan.ranges]
+        own = {name: getattr(self.plan.recipe, name) for name in names}
+        values = own if number == 0 else {name: proposed[name] for name in names}
+        folder = pathlib.Path(self.get_trial_dir(trial.trial_id))
+        about = {"trial": number, "folder": folder.name, "values": values, "worker": self.tuner_id}
+        earlier = proposed.get("tuner/trial_id")
+        try:
+            result = self.runner.run(
+                dataclasses.replace(self.plan.recipe, **values),
+                folder,
+                self.plan.executions,
+                proposed.get("tuner/epochs"),
+                pathlib.Path(self.get_trial_dir(earlier)) if earlier else None,
+                self._is_best,
+                about,
+            )
+        except InputError as error:
+            raise FatalInputError(str(error)) from error
+        except Exception as error:
+            self.runner.forget()
+            first = (str(error).strip().splitlines() or [""])[0]
+            result = {"status": "failed", "reason": f"{type(error).__name__}: {first}", **about}
+            write_json(folder / RESULT, result)
+        self.say(_trial_line(result, self.plan.trials))
+        if result["status"] == "failed":
+            raise keras_tuner.errors.FailedTrialError(result["reason"])
+        return {OBJECTIVE: result["score"]}
+
+    def _is_best(self, score):
+        return all(t.score is None or score > t.score for t in self.oracle.get_best_trials(1))
+
+
+def _trial_line(result, trials):
+    text = f"trial {result['trial']}/{trials}  {format_values(result['values'])}  "
+    if result["status"] == "failed":
+        return f"{text}failed: {result['reason']}"
+    return (
+        f"{text}top-1 {result['score']:.4f} on the ranking half  epoch {result['best_epoch']}/{result['epochs']}  "
+        f"{result['seconds']:.0f} s"
+    )
+
+
+def search(
+    plan: Plan,
+    folder: str | None = None,
+    data_dir: str | None = None,
+    init_from: str | None = None,
+    max_minutes: float | None = None,
+    overwrite: bool = False,
+    skip_bad_images: bool = False,
+    chief: str | None = None,
+    worker: str | None = None,
+    say=print,
+    runner=None,
+) -> pathlib.Path:
+    """Searches, or goes on with a search where it was interrupted, and reports; the test images are never read.
+
+    Args:
+        plan: what to search.
+        folder: of the search; None for `default_search_dir`. Chief and workers share it.
+        data_dir: see `open_source`.
+        init_from: see `keras_cifar.train.train`.
+        max_minutes: after which no trial starts; None for no limit.
+        overwrite: start the search in the folder again.
+        skip_bad_images: see `open_source`.
+        chief: HOST:PORT at which the chief of several machines hands out trials; None to run them here.
+        worker: name of this worker of the chief; None to be the chief.
+        say: gets each line for the user.
+        runner: called without arguments, gives what runs the trials; None for a `TrialRunner` of the plan's recipe.
+
+    Returns:
+        The search's folder.
+
+    Raises:
+        InputError: the plan, the folder, the data or the address cannot be used, or no trial finished.
+    """
+    plan.check()
+    folder, address = pathlib.Path(folder or default_search_dir(plan.recipe)), chief and parse_address(chief)
+    if worker is not None:
+        if address is None:
+            raise InputError("Expected --chief with --worker, but got --worker alone; name the chief's HOST:PORT.")
+        check_worker_name(worker)
+    if max_minutes is not None and not 0 < max_minutes < float("inf"):
+        raise InputError(f"Expected a positive --max-minutes, but got {max_minutes}; try 30.")
+
+    start = (plan.recipe, folder, data_dir, init_from, skip_bad_images, say)
+    runner = runner or functools.partial(make_runner, *start)
+    with role(address, worker):
+        if worker is not None:
+            _work(plan, folder, address, worker, runner, say)
+            return folder
+        with Run(folder).lock():
+            _open(plan, folder, overwrite)
+            if address is not None:  # the workers would each train it
+                find_parent(*start)
+            deadline = max_minutes and time.monotonic() + 60 * max_minutes
+            _lead(plan, folder, address, deadline, runner, say)
+            for line in describe(write_report(folder, plan.recipe, plan.ranges), folder):
+                say(line)
+    return folder
+
+
+def _oracle(plan):
+    return make_oracle(plan.oracle, plan.ranges, plan.trials, plan.recipe.epochs, plan.recipe.seed)
+
+
+def _lead(plan, folder, address, deadline, runner, say):
+    """Runs the trials here, or hands them to workers."""
+    oracle = _oracle(plan)
+    oracle.deadline, oracle.is_chief = deadline, address is not None
+    oracle.after_trial = lambda: write_trials(folder, plan.ranges)
+    ranges = "; ".join(f"{r.field} from {r.low:.3g} to {r.high:.3g}" for r in plan.ranges)
+    say(
+        f"Level {plan.recipe.level}: {plan.oracle} search, {plan.trials} trials beside the level's own recipe: {ranges}"
+    )
+    tuner = Tuner(plan, folder, oracle, None, say)
+    if kept := len(oracle.end_order):
+        say(f"Going on with {kept} ended trials")
+    if address is not None:
+        say(f"Handing out trials at {address[0]}:{address[1]}")
+        tuner.save()
+        serve(oracle, address)
+    elif len(oracle.end_order) < oracle.max_trials:
+        tuner.runner = runner()
+        tuner.search()
+
+
+def _work(plan, folder, address, worker, runner, say):
+    """Runs the trials that the chief hands out."""
+    with Run(folder / "workers" / worker).lock():
+        wait_for_chief(address, say)
+        if not (folder / _PLAN).is_file():
+            raise InputError(
+                f"Expected the folder that the chief writes to, but {folder} holds no {_PLAN}; share the chief's "
+                "folder and name it with --search-dir."
+            )
+        _refuse_other(plan, folder)
+        tuner = Tuner(plan, folder, _oracle(plan), runner(), say)
+        tuner.search()
+        say(f"The chief has no more trials for worker {worker}")
+
+
+def _open(plan, folder, overwrite):
+    """Writes the plan into the folder, after checking that it may stand there."""
+    if not (folder / _PLAN).is_file():
+        foreign = [p.name for p in folder.iterdir() if p.name not in (".lock", "workers", *_RANGE_TEST)]
+        if foreign:
+            raise InputError(
+                f"Expected a new folder or a search in {folder}, but it holds other files ({foreign[0]}); choose "
+                "another --search-dir."
+            )
+    elif overwrite:
+        shutil.rmtree(folder / _TRIALS, ignore_errors=True)
+        for name in _RESULTS:
+            (folder / name).unlink(missing_ok=True)
+    else:
+        _refuse_other(plan, folder)
+    write_json(folder / _PLAN, plan.identity())
+
+
+def _refuse_other(plan, folder):
+    """Raises InputError where the folder holds a search that differs."""
+    old, new = read_json(folder / _PLAN), plan.identity()
+    old, new = ({**found, **found.pop("recipe", {})} for found in (old, new))
+    changed = [f"{name} was {old.get(name)} and is now {new.get(name)}" for name in new if old.get(name) != new[name]]
+    if changed:
+        raise InputError(
+            f"Expected the options of the search in {folder}, but {', '.join(changed)}; repeat them to go on, pass "
+            "--overwrite to start again, or choose another --search-dir."
+        )

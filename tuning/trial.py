@@ -1,0 +1,187 @@
+"""One trial: a recipe trained on stored features, its epoch chosen by one half of val, its score taken on the other."""
+
+import dataclasses
+import functools
+import gc
+import logging
+import pathlib
+import time
+
+import keras
+import numpy as np
+
+from keras_cifar.datasets import Source, open_source, stratified_split
+from keras_cifar.engine import engine_name
+from keras_cifar.environment import describe_environment
+from keras_cifar.files import atomic_path, read_json, write_json
+from keras_cifar.fit import Fit, TrainedPart
+from keras_cifar.model import resolve_precision
+from keras_cifar.recipes import Recipe
+from keras_cifar.runs import Run
+from keras_cifar.train import default_run_dir, enable_determinism, find_parent, start_model
+
+RESULT, CORRECT, WEIGHTS = "result.json", "correct.npy", "best.keras"
+
+
+class TrialRunner:
+    """Trains the trials of a search in this process; data, model and stored features are shared by them.
+
+    Args:
+        recipe: of the search; the trials' recipes differ from it in searched fields and seed only.
+        source: of the images; test is never read.
+        init_from: see `keras_cifar.train.start_model`.
+
+    Attributes:
+        watched: indices of the half of val that stops a trial at its best epoch.
+        ranked: indices of the half that scores it; stratified, divided by the recipe's seed.
+    """
+
+    def __init__(self, recipe: Recipe, source: Source, init_from: str | None = None):
+        self.source, self.init_from = source, init_from
+        self.train = source.load("train", recipe.split_seed, recipe.limit)
+        self.val = source.load("val", recipe.split_seed)
+        self.watched, self.ranked = stratified_split(self.val.labels, 0.5, recipe.seed)
+        self._built = None
+
+    def prepare(self, recipe: Recipe) -> tuple[keras.Model, TrainedPart]:
+        """The recipe's classifier at its initial weights, and the part of it that trains.
+
+        Rebuilt only where a field that decides the graph or the initial weights differs from the last
+        trial's; the one before is let go of first, so that memory does not grow.
+        """
+        key = (recipe.dropout, recipe.head_width, recipe.seed)
+        if self._built is None or self._built[0] != key:
+            self.forget()
+            model = start_model(recipe, self.source, self.init_from, lambda line: None)
+            part = TrainedPart(recipe, model, self.train, self.val)
+            self._built = key, model, part, _arrays(part)
+        _, model, part, initial = self._built
+        _assign(part, initial)
+        return model, part
+
+    def forget(self) -> None:
+        """Lets go of the model."""
+        self._built = None
+        keras.utils.clear_session()
+        gc.collect()
+
+    def run(
+        self,
+        recipe: Recipe,
+        folder: pathlib.Path,
+        executions: int = 1,
+        stop_epoch: int | None = None,
+        earlier: pathlib.Path | None = None,
+        is_best=lambda score: True,
+        about: dict | None = None,
+    ) -> dict:
+        """Trains a recipe and writes its result into a folder; a result that is there already is returned.
+
+        Args:
+            recipe: of the trial; its epochs decide the schedule.
+            folder: of the trial.
+            executions: runs with seeds from the recipe's on, whose scores are averaged.
+            stop_epoch: the epoch to stop after, keeping the state to go on from; None for the last.
+            earlier: folder of a trial of the same recipe whose state to go on from.
+            is_best: whether the weights of a trial with this score are to be kept.
+            about: what to add to the result.
+
+        Returns:
+            `score` (mean top-1 on the ranking half), `scores`, `watched_top1` and `best_epoch` (of the
+            first execution), `epochs`, `seconds`, `passes_saved` (images that did not have to pass the
+            frozen part because its features were stored) and `passes_done` (to store them).
+
+        Raises:
+            DivergedError: the loss is not finite.
+        """
+        if (folder / RESULT).is_file():
+            return read_json(folder / RESULT)
+        started, runs = time.monotonic(), []
+        for number in range(executions):
+            each = dataclasses.replace(recipe, seed=recipe.seed + number)
+            runs.append(self._execute(each, folder, number, stop_epoch, earlier))
+        scores = [float(np.mean(found["correct"])) for found in runs]
+        result = {**(about or {}), "status": "finished", "score": float(np.mean(scores)), "scores": scores}
+        result |= {name: runs[0][name] for name in ("watched_top1", "best_epoch", "epochs")}
+        result |= {name: sum(found[name] for found in runs) for name in ("passes_saved", "passes_done")}
+        result["seconds"] = round(time.monotonic() - started, 1)
+        if is_best(result["score"]):
+            runs[0]["save_weights"]()
+        with atomic_path(folder / CORRECT) as partial:
+            np.save(partial, np.mean([found["correct"] for found in runs], axis=0, dtype=np.float32))
+        write_json(folder / RESULT, result)
+        return result
+
+    def _execute(self, recipe, folder, number, stop_epoch, earlier):
+        """Trains once; keeps the best epoch's weights in memory until they are known to be wanted."""
+        model, part = self.prepare(recipe)
+        fit, count = Fit(recipe, part, self.watched), len(part.trained.variables)
+        best = _arrays(part)
+        if earlier is not None:
+            arrays, values = Run(earlier / f"execution{number}").load_state()
+            best = arrays[-count:]
+            fit.restore(arrays[:-count], values)
+        begun = fit.progress.step // fit.steps_per_epoch
+        for row in fit.steps(stop_epoch):
+            if row is not None and fit.progress.best_epoch == row["epoch"]:
+                best = _arrays(part)
+        if stop_epoch is not None and stop_epoch < recipe.epochs:
+            arrays, values = fit.state()
+            Run(folder / f"execution{number}").save_state([*arrays, *best], values)
+        ranked, labels = fit.best_logits[self.ranked], self.val.labels[self.ranked]
+        epochs = len(fit.progress.history)
+        per_epoch = part.train_is_stored * fit.steps_per_epoch * fit.batch_size + part.val_is_stored * len(self.val)
+        done, part.computed = part.computed, 0
+        return {
+            "correct": ranked.argmax(1) == labels,
+            "watched_top1": fit.progress.best_top1,
+            "best_epoch": fit.progress.best_epoch,
+            "epochs": epochs,
+            "passes_saved": int(per_epoch * (epochs - begun)),
+            "passes_done": done,
+            "save_weights": functools.partial(_save_weights, model, part, best, folder),
+        }
+
+
+def default_search_dir(recipe: Recipe) -> pathlib.Path:
+    """`runs/DATA-BACKBONE-seedS/tune-levelN`: beside the runs of the ladder."""
+    return default_run_dir(recipe).with_name(f"tune-level{recipe.level}")
+
+
+def make_runner(
+    recipe: Recipe, folder: pathlib.Path, data_dir=None, init_from=None, skip_bad_images=False, say=print
+) -> TrialRunner:
+    """Opens data and the weights to start from, and writes environment.json into the search's folder.
+
+    Args:
+        recipe: of the search.
+        folder: of the search; the level that the recipe continues is looked for beside it.
+        data_dir: see `keras_cifar.train.train`, as the rest.
+    """
+    enable_determinism()
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each trial compiles
+    init_from = find_parent(recipe, folder, data_dir, init_from, skip_bad_images, say)
+    source = open_source(recipe.data, data_dir, recipe.image_size, skip_bad_images)
+    runner = TrialRunner(recipe, source, init_from)
+    policy = resolve_precision(recipe.precision, recipe.backbone)
+    environment = describe_environment(recipe, policy, engine_name(), runner.train.fingerprint(), source.label)
+    write_json(folder / "environment.json", environment)
+    say(
+        f"{len(runner.train):,} training images; of {len(runner.val):,} val images {len(runner.watched):,} choose a "
+        f"trial's epoch and {len(runner.ranked):,} rank the trials"
+    )
+    return runner
+
+
+def _arrays(part):
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in part.trained.variables]
+
+
+def _assign(part, arrays):
+    for variable, array in zip(part.trained.variables, arrays, strict=True):
+        variable.assign(array)
+
+
+def _save_weights(model, part, arrays, folder):
+    _assign(part, arrays)
+    Run(folder).save_model(model, WEIGHTS)
