@@ -88,10 +88,10 @@ def keras_ways(model, folder: str) -> dict:
 
     path = os.path.join(folder, "saved_model")
     model.export(path, format="tf_saved_model", verbose=False)
-    serve = tf.saved_model.load(path).serve
+    saved = tf.saved_model.load(path)  # its functions live only as long as it does
     return {
         "Keras predict": lambda images: model.predict(images, batch_size=len(images), verbose=0),
-        "SavedModel": lambda images: serve(tf.constant(images)).numpy(),
+        "SavedModel": lambda images: saved.serve(tf.constant(images)).numpy(),
     }
 
 
