@@ -89,6 +89,27 @@ def _parser():
     evaluate.add_argument("--data-dir", metavar="DIR", help="default: where the run was trained from")
     evaluate.add_argument("--provider", metavar="NAME", default="onnxruntime", help="for a file: or openvino")
 
+    _add_export_commands(add)
+
+    show = add("show", _show, "print a level's resolved recipe and its parameters by stage", _SHOW_EXAMPLES)
+    show.add_argument("level", nargs="?", choices=levels, default="all")
+    _add_recipe_options(show)
+
+    report = add("report", _report, "write the table of levels over run folders, with pictures", _REPORT_EXAMPLES)
+    report.add_argument("runs", nargs="*", default=["runs"], metavar="RUN", help="run folders, or folders of them")
+    report.add_argument("--output", metavar="FILE", help="default: report.md in the first folder")
+
+    doctor = add("doctor", _doctor, "say what this machine has, what is missing and how to get it")
+    doctor.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
+
+    demo = add("demo", _demo, "train and evaluate all levels on scikit-learn's digits, offline")
+    demo.add_argument("--run-dir", metavar="DIR", default="runs/demo", help="default: runs/demo")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--overwrite", action="store_true", help="train finished levels again")
+    return parser
+
+
+def _add_export_commands(add):
     export = add("export", _export, "turn a finished run into one ONNX file, compared with Keras", _EXPORT_EXAMPLES)
     export.add_argument("run", metavar="RUN", help="run folder")
     export.add_argument("--output", metavar="PATH", help="an .onnx file or a folder; default: the run folder")
@@ -113,23 +134,6 @@ def _parser():
     benchmark.add_argument("files", nargs="+", metavar="FILE.onnx")
     benchmark.add_argument("--run", metavar="RUN", help="also Keras predict and SavedModel of this run")
     benchmark.add_argument("--output", metavar="FILE.json", default="benchmark.json", help="default: benchmark.json")
-
-    show = add("show", _show, "print a level's resolved recipe and its parameters by stage", _SHOW_EXAMPLES)
-    show.add_argument("level", nargs="?", choices=levels, default="all")
-    _add_recipe_options(show)
-
-    report = add("report", _report, "write the table of levels over run folders, with pictures", _REPORT_EXAMPLES)
-    report.add_argument("runs", nargs="*", default=["runs"], metavar="RUN", help="run folders, or folders of them")
-    report.add_argument("--output", metavar="FILE", help="default: report.md in the first folder")
-
-    doctor = add("doctor", _doctor, "say what this machine has, what is missing and how to get it")
-    doctor.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
-
-    demo = add("demo", _demo, "train and evaluate all levels on scikit-learn's digits, offline")
-    demo.add_argument("--run-dir", metavar="DIR", default="runs/demo", help="default: runs/demo")
-    demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--overwrite", action="store_true", help="train finished levels again")
-    return parser
 
 
 _TRAIN_EXAMPLES = """examples:

@@ -7,16 +7,18 @@ again, so an interrupted command goes on when it is repeated. Speeds are measure
 import argparse
 import os
 import pathlib
+import shutil
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from export.classifier import OnnxClassifier
+from export.card import write_card, write_labels
+from export.classifier import PRETRAINED, OnnxClassifier
 from export.evaluate_onnx import evaluate_onnx, evaluation_paths
 from export.export_run import VARIANTS, export_run
 from keras_cifar.environment import cpu_name, package_versions, utc_now
-from keras_cifar.files import read_json, write_json, write_text
+from keras_cifar.files import atomic_path, read_json, write_json, write_text
 from keras_cifar.metrics import format_top1
 from keras_cifar.model import load_classifier
 from keras_cifar.report import find_runs
@@ -32,6 +34,7 @@ def main():
     parser.add_argument("runs", help="folder of the levels' finished runs")
     parser.add_argument("--files", default="exported", help="folder for the ONNX files")
     parser.add_argument("--data-dir")
+    parser.add_argument("--pretrained", action="store_true", help="make the last level's INT8 file the package's own")
     args = parser.parse_args()
     levels = []
     for run in find_runs([args.runs]):
@@ -40,13 +43,27 @@ def main():
         if not all(evaluation_paths(path, "test")[0].is_file() for path in paths):
             export_run(run, folder, all_variants=True, temperature=True, data_dir=args.data_dir)
             for path in paths:
-                print(path.name, format_top1(_headline(evaluate_onnx(OnnxClassifier(path), data_dir=args.data_dir))))
+                evaluation = evaluate_onnx(OnnxClassifier(path), tta=False, data_dir=args.data_dir)
+                print(path.name, format_top1(_headline(evaluation)), flush=True)
         levels.append(_level(run, paths))
         write_json(RESULTS / f"level{run.recipe.level}.json", levels[-1])
+    if args.pretrained:
+        _install(paths[-1])
     result = {"measured": utc_now(), "cpu": cpu_name(), "packages": package_versions(), "levels": levels}
     write_json(RESULTS / "export.json", result)
     write_text(RESULTS / "README.md", table(result))
     print(table(result))
+
+
+def _install(path):
+    """Makes a file, with its figures, labels and card, the one that comes with the package."""
+    classifier = OnnxClassifier(path)
+    beside = zip(evaluation_paths(path, "test"), evaluation_paths(PRETRAINED, "test"), strict=True)
+    for source, target in ((path, PRETRAINED), *beside):
+        with atomic_path(target) as partial:
+            shutil.copyfile(source, partial)
+    write_labels(PRETRAINED, classifier.class_names)
+    write_card(PRETRAINED, classifier.metadata)
 
 
 def _headline(evaluation):

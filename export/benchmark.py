@@ -71,7 +71,7 @@ def write_benchmark(result: dict, output: pathlib.Path) -> list[pathlib.Path]:
 
 def file_ways(classifiers: dict) -> dict:
     """Ways to run exported files: name -> function of a uint8 batch."""
-    ways = {name: _session_call(classifier._session) for name, classifier in classifiers.items()}
+    ways = {name: _session_call(classifier.session) for name, classifier in classifiers.items()}
     if importlib.util.find_spec("openvino") is not None:
         for name, classifier in classifiers.items():
             ways[f"{name} (OpenVINO)"] = _session_call(OpenVinoSession(classifier.path.read_bytes()))
@@ -88,10 +88,10 @@ def keras_ways(model, folder: str) -> dict:
 
     path = os.path.join(folder, "saved_model")
     model.export(path, format="tf_saved_model", verbose=False)
-    serve = tf.saved_model.load(path).serve
+    saved = tf.saved_model.load(path)  # its functions live only as long as it does
     return {
         "Keras predict": lambda images: model.predict(images, batch_size=len(images), verbose=0),
-        "SavedModel": lambda images: serve(tf.constant(images)).numpy(),
+        "SavedModel": lambda images: saved.serve(tf.constant(images)).numpy(),
     }
 
 

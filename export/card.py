@@ -91,9 +91,8 @@ def _training(metadata):
     versions = ", ".join(f"{name} {version}" for name, version in metadata["versions"].items())
     return (
         f"The backbone's {recipe['weights'].replace('none', 'random')} weights, then {count} training images of "
-        f"{metadata['data']} (fingerprint "
-        f"`{metadata['data_fingerprint'][:16]}`), without val, on which the epoch was chosen. Weights: sha256 "
-        f"`{metadata['weights_sha256']}`. Versions: {versions}."
+        f"{metadata['data']} (fingerprint `{metadata['data_fingerprint'][:16]}`); val, on which the epoch was "
+        f"chosen, is not among them. Weights: sha256 `{metadata['weights_sha256']}`. Versions: {versions}."
     )
 
 
@@ -143,9 +142,9 @@ def _parity(metadata):
     )
     if int8 := metadata["quantization"]:
         text += (
-            f" INT8 was made from it, calibrated on {int8['calibrated_on']} training images, and loses "
-            f"{int8['drop']:.2f} points of val ({int8['max_drop']:g} allowed) with {len(int8['in_float'])} of "
-            f"{int8['layers']} layers in float."
+            f" INT8 was made from it, calibrated on {int8['calibrated_on']} training images, with "
+            f"{len(int8['in_float'])} of {int8['layers']} layers in float: {-int8['drop']:+.2f} points of val, the "
+            f"worse of plain and TTA ({-int8['max_drop']:+g} allowed)."
         )
     return text
 

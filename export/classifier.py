@@ -107,6 +107,8 @@ class OnnxClassifier(Classifier):
 
     Attributes:
         metadata: what `export` stored: recipe, metrics, versions, licence and more.
+        has_tta: whether the file averages an image and its mirror image itself.
+        session: what runs the file.
 
     Raises:
         InputError: the file is missing, damaged, too large, or not one that `export` wrote.
@@ -115,7 +117,7 @@ class OnnxClassifier(Classifier):
     def __init__(self, path: str | os.PathLike | None = None, provider: str = "onnxruntime", threads: int = 0):
         if provider not in PROVIDERS:
             raise InputError(
-                f"Expected a provider among {', '.join(PROVIDERS)}, but got {provider!r}; choose one of them."
+                f"Expected a --provider among {', '.join(PROVIDERS)}, but got {provider!r}; choose one of them."
             )
         self.path = pathlib.Path(path or PRETRAINED)
         model = _read(self.path)
@@ -123,10 +125,10 @@ class OnnxClassifier(Classifier):
         self.metadata = session.metadata
         self.class_names, self.side = self.metadata["class_names"], self.metadata["input_size"][0]
         self.has_tta, self.provider = self.metadata["tta"], provider
-        self._session = session if provider == "onnxruntime" else OpenVinoSession(model)
+        self.session = session if provider == "onnxruntime" else OpenVinoSession(model)
 
     def _run(self, images, output):
-        return self._session.run(images, output)
+        return self.session.run(images, output)
 
 
 def _read(path):

@@ -3,21 +3,23 @@
 import dataclasses
 import os
 import pathlib
+import time
 
 import numpy as np
 
 from export.card import check_labels, check_triton, variants_table, write_card, write_labels, write_triton
 from export.classifier import OnnxClassifier
 from export.graph import OPSET, PROBABILITIES, build_core, finish, float32_model, set_metadata
-from export.parity import TOLERANCE, check_parity, compare_logits, keras_logits_by_view
+from export.parity import BATCH_SIZES, TOLERANCE, check_parity, compare_logits, keras_logits_by_view
 from export.quantize import CALIBRATION_IMAGES, quantize_within_budget
 from export.session import OnnxSession
 from export.temperature import calibration, fit_temperature
-from keras_cifar.datasets import Split, open_source
+from keras_cifar.backbones import BACKBONES
+from keras_cifar.datasets import Split
 from keras_cifar.environment import package_versions, utc_now
 from keras_cifar.errors import InputError
-from keras_cifar.evaluate_split import check_class_names
-from keras_cifar.files import atomic_path, read_json
+from keras_cifar.evaluate_run import load_run
+from keras_cifar.files import PARTIAL, atomic_path, read_json
 from keras_cifar.metrics import classification_metrics, top1, wilson_interval
 from keras_cifar.recipes import recipe_to_dict
 from keras_cifar.runs import Run
@@ -85,10 +87,10 @@ def export_run(run: Run, output=None, *, tta=None, int8=False, all_variants=Fals
     tta = run.recipe.tta if tta is None else tta
     chosen = list(VARIANTS) if all_variants else [Variant(int8, tta)]
     paths = _output_paths(run, output, chosen, all_variants)
-    source = _open_data(run, data_dir)
+    model, source = load_run(run, data_dir)
     for path in paths.values():
         check_labels(path, source.class_names)
-    cores, parity = _gated_cores(run, source, chosen, max_drop, say)
+    cores, parity = _gated_cores(run, float32_model(model), source, chosen, max_drop, say)
     val = source.load("val", run.recipe.split_seed)
     table = _measure(cores, val, say)
     _check_faster([row for row in table if row["name"] in {v.name for v in chosen if v.int8}], force, say)
@@ -113,30 +115,17 @@ def _output_paths(run, output, chosen, all_variants):
     return {variant: folder / f"level{run.recipe.level}_{variant.name}{suffix}" for variant in chosen}
 
 
-def _open_data(run, data_dir):
-    local = run.local
-    source = open_source(
-        run.recipe.data, data_dir or local.get("data_dir"), run.recipe.image_size, local.get("skip_bad_images", False)
-    )
-    check_class_names(source, run.metrics["class_names"], run.path)
-    return source
-
-
-def _gated_cores(run, source, chosen, max_drop, say):
+def _gated_cores(run, model, source, chosen, max_drop, say):
     """The float core, and the INT8 one where a file needs it, each by whether it is INT8; and the gate's figures."""
-    from keras_cifar.model import load_classifier
-
-    model = float32_model(load_classifier(run.file("best.keras")))
-    if model.input_shape[1:] != tuple(source.image_shape):
-        raise InputError(
-            f"Expected images of {model.input_shape[1:]} as in training, but the data has {source.image_shape}; name "
-            "the data of the run."
-        )
     val = source.load("val", run.recipe.split_seed)
     say(f"Converting level {run.recipe.level} and comparing it with Keras on the {len(val)} images of val")
     core = build_core(model)
     file = finish(core, tta=True, by_view=True).SerializeToString()
-    parity, by_view = check_parity(file, val.images, keras_logits_by_view(model, val.images), "val")
+    started = time.perf_counter()
+    expected = keras_logits_by_view(model, val.images)
+    seconds = time.perf_counter() - started
+    say(f"Keras took {seconds:.0f} s; onnxruntime at {len(BATCH_SIZES)} batch sizes follows, about as long each")
+    parity, by_view = check_parity(file, val.images, expected, "val")
     for line in _parity_lines(parity):
         say(line)
     cores = {False: _Core(core, by_view)}
@@ -187,8 +176,6 @@ def _check_faster(table, force, say):
 
 
 def _common_metadata(run, source):
-    from keras_cifar.backbones import BACKBONES
-
     recipe, environment = run.recipe, read_json(run.file("environment.json"))
     test = run.evaluation("test")
     return {
@@ -224,6 +211,8 @@ def _write(path, core, variant, val, common, temperature, say):
     }
     model = finish(core.graph, variant.tta, degree)
     set_metadata(model, metadata)
+    for left in path.parent.glob(f"{PARTIAL}{path.stem}-*"):  # by a killed process
+        left.unlink(missing_ok=True)
     with atomic_path(path) as partial:
         partial.write_bytes(model.SerializeToString())
         _check_written(partial, logits, val)

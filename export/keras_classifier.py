@@ -3,6 +3,7 @@
 from export.classifier import Classifier
 from keras_cifar.engine import compile_inference
 from keras_cifar.errors import InputError
+from keras_cifar.evaluate import predict_logits
 from keras_cifar.files import read_json
 from keras_cifar.metrics import softmax
 from keras_cifar.model import load_classifier
@@ -33,7 +34,5 @@ class KerasClassifier(Classifier):
         self._apply = flip_tta(apply) if run.recipe.tta else apply
 
     def _run(self, images, output):
-        from keras_cifar.evaluate import predict_logits
-
         logits = predict_logits(self._apply, images, _BATCH)
         return softmax(logits) if output == "probabilities" else logits

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_cifar.datasets import open_source
+from keras_cifar.datasets import Source, open_source
 from keras_cifar.engine import compile_inference, engine_name
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate_split import check_class_names, evaluate_split
@@ -11,20 +11,15 @@ from keras_cifar.model import load_classifier
 from keras_cifar.runs import Run
 
 
-def evaluate_run(run: Run, split: str = "test", tta: bool = True, data_dir: str | None = None) -> dict:
-    """Reads a split, predicts it with the run's best weights and writes `evaluation_SPLIT.json`.
+def load_run(run: Run, data_dir: str | None = None) -> tuple[keras.Model, Source]:
+    """The best weights of a finished run and the data that it was trained on.
 
     Args:
         run: a finished run.
-        split: "val" or "test".
-        tta: also evaluate flip test-time augmentation.
         data_dir: see `open_source`; None for where the run was trained from.
 
-    Returns:
-        See `keras_cifar.evaluate_split.evaluate_split`.
-
     Raises:
-        InputError: the data or the weights cannot be read, or have other classes.
+        InputError: the data or the weights cannot be read, or have other classes or sizes.
     """
     recipe, local = run.recipe, run.local
     source = open_source(
@@ -37,6 +32,26 @@ def evaluate_run(run: Run, split: str = "test", tta: bool = True, data_dir: str 
             f"Expected images of {model.input_shape[1:]} as in training, but the data has {source.image_shape}; "
             "name the data of the run."
         )
+    return model, source
+
+
+def evaluate_run(run: Run, split: str = "test", tta: bool = True, data_dir: str | None = None) -> dict:
+    """Reads a split, predicts it with the run's best weights and writes `evaluation_SPLIT.json`.
+
+    Args:
+        run: a finished run.
+        split: "val" or "test".
+        tta: also evaluate flip test-time augmentation.
+        data_dir: see `load_run`.
+
+    Returns:
+        See `keras_cifar.evaluate_split.evaluate_split`.
+
+    Raises:
+        InputError: see `load_run`.
+    """
+    recipe = run.recipe
+    model, source = load_run(run, data_dir)
     apply = compile_inference(model, recipe.batch_size, read_json(run.file("environment.json"))["precision"])
     return evaluate_split(
         apply,

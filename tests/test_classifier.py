@@ -13,6 +13,7 @@ from PIL import Image
 
 import cli
 from export import OnnxClassifier
+from export.classifier import PRETRAINED
 from export.opset import read_opset
 from keras_cifar.datasets import open_source
 from keras_cifar.errors import InputError
@@ -175,3 +176,14 @@ def test_opset_is_read_without_trust(path):
 
 def test_metadata_is_json(path):
     assert json.dumps(OnnxClassifier(path).metadata)
+
+
+@pytest.mark.skipif(not PRETRAINED.is_file(), reason="the package's own classifier is not there")
+def test_classifier_of_the_package_is_small_and_described(tmp_path):
+    classifier = OnnxClassifier()
+    assert PRETRAINED.stat().st_size < 10 * 10**6 and classifier.metadata["precision"] == "int8"
+    assert PRETRAINED.with_name("labels.txt").read_text().split() == classifier.class_names
+    assert {"airplane", "truck"} <= set(classifier.class_names)
+    assert "Intended use" in PRETRAINED.with_suffix(".md").read_text()
+    Image.new("RGB", (300, 200), "blue").save(tmp_path / "sky.jpg")
+    assert cli.main(["predict", str(tmp_path / "sky.jpg")]) == 0
