@@ -38,6 +38,7 @@ _RECIPE_OPTIONS = {
     "precision": (str, "auto, float32 or bfloat16"),
     "limit": (int, "use only N training images, stratified, for a quick look"),
 }
+_LEVELS = [*map(str, LEVELS), "all"]
 
 
 def _parser():
@@ -45,7 +46,6 @@ def _parser():
         prog="keras-cifar", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    levels = [*map(str, LEVELS), "all"]
 
     def add(name, function, text, examples="", tensorflow=True):
         command = commands.add_parser(
@@ -54,8 +54,16 @@ def _parser():
         command.set_defaults(function=function, tensorflow=tensorflow)
         return command
 
+    _add_training_commands(add)
+    _add_tuning_commands(add)
+    _add_export_commands(add)
+    _add_other_commands(add)
+    return parser
+
+
+def _add_training_commands(add):
     train = add("train", _train, "train a level, or go on with an interrupted one", _TRAIN_EXAMPLES)
-    train.add_argument("--level", required=True, choices=levels, help="which level; all trains the ladder")
+    train.add_argument("--level", required=True, choices=_LEVELS, help="which level; all trains the ladder")
     _add_recipe_options(train)
     train.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
     train.add_argument("--run-dir", metavar="DIR", help="run folder; for --level all the folder of the levels")
@@ -63,6 +71,17 @@ def _parser():
     train.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
     train.add_argument("--skip-bad-images", action="store_true", help="leave out unreadable images of a folder")
 
+    text = "evaluate a finished run or an exported file, with and without flip TTA"
+    evaluate = add("evaluate", _evaluate, text, _EVALUATE_EXAMPLES, tensorflow=False)
+    evaluate.add_argument("model", metavar="RUN|FILE.onnx", help="run folder, or a file that `export` wrote")
+    evaluate.add_argument("--split", choices=("val", "test"), default="test", help="default: test")
+    evaluate.add_argument("--tta", action=argparse.BooleanOptionalAction, default=True, help="also with flip TTA")
+    evaluate.add_argument("--data", help="for a file: see `train`; default: what the run was trained on")
+    evaluate.add_argument("--data-dir", metavar="DIR", help="default: where the run was trained from")
+    evaluate.add_argument("--provider", metavar="NAME", default="onnxruntime", help="for a file: or openvino")
+
+
+def _add_tuning_commands(add):
     lr_range = add("lr-range", _lr_range, "run the learning-rate range test of a level", _LR_RANGE_EXAMPLES)
     _add_search_options(lr_range)
     lr_range.add_argument("--low", type=float, default=1e-6, metavar="RATE", help="first rate; default: 1e-6")
@@ -80,19 +99,10 @@ def _parser():
     tune.add_argument("--chief", metavar="HOST:PORT", help="hand out trials there to workers (private network only)")
     tune.add_argument("--worker", metavar="NAME", help="be a worker of --chief; the same name again after a crash")
 
-    text = "evaluate a finished run or an exported file, with and without flip TTA"
-    evaluate = add("evaluate", _evaluate, text, _EVALUATE_EXAMPLES, tensorflow=False)
-    evaluate.add_argument("model", metavar="RUN|FILE.onnx", help="run folder, or a file that `export` wrote")
-    evaluate.add_argument("--split", choices=("val", "test"), default="test", help="default: test")
-    evaluate.add_argument("--tta", action=argparse.BooleanOptionalAction, default=True, help="also with flip TTA")
-    evaluate.add_argument("--data", help="for a file: see `train`; default: what the run was trained on")
-    evaluate.add_argument("--data-dir", metavar="DIR", help="default: where the run was trained from")
-    evaluate.add_argument("--provider", metavar="NAME", default="onnxruntime", help="for a file: or openvino")
 
-    _add_export_commands(add)
-
+def _add_other_commands(add):
     show = add("show", _show, "print a level's resolved recipe and its parameters by stage", _SHOW_EXAMPLES)
-    show.add_argument("level", nargs="?", choices=levels, default="all")
+    show.add_argument("level", nargs="?", choices=_LEVELS, default="all")
     _add_recipe_options(show)
 
     report = add("report", _report, "write the table of levels over run folders, with pictures", _REPORT_EXAMPLES)
@@ -106,7 +116,6 @@ def _parser():
     demo.add_argument("--run-dir", metavar="DIR", default="runs/demo", help="default: runs/demo")
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--overwrite", action="store_true", help="train finished levels again")
-    return parser
 
 
 def _add_export_commands(add):

@@ -78,7 +78,7 @@ _USE = """```python
 from export import OnnxClassifier
 
 classifier = OnnxClassifier("{name}")
-classifier.predict(["photo.jpg"])        # file names, or uint8 arrays of any size
+classifier.predict(["photo.jpg"])  # file names, or uint8 arrays of any size
 ```
 
 From the command line: `python cli.py predict {name} photo.jpg`. With onnxruntime alone: feed `images`

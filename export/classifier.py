@@ -1,5 +1,6 @@
 """A classifier out of one ONNX file: onnxruntime, NumPy and Pillow, no TensorFlow."""
 
+import abc
 import os
 import pathlib
 
@@ -18,7 +19,7 @@ _MAX_BYTES = 2**30
 _OUTPUTS = ["logits", "probabilities"]
 
 
-class Classifier:
+class Classifier(abc.ABC):
     """What maps images of any kind to class names; `_run` is the part that an engine gives.
 
     Attributes:
@@ -29,9 +30,9 @@ class Classifier:
     class_names: list[str]
     side: int
 
+    @abc.abstractmethod
     def _run(self, images: np.ndarray, output: str) -> np.ndarray:
         """(B, side, side, 3) uint8 -> (B, C)."""
-        raise NotImplementedError
 
     def predict_logits(self, images, batch_size: int = BATCH_SIZE) -> np.ndarray:
         """Logits of images.
