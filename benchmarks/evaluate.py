@@ -8,7 +8,7 @@ from benchmarks.models import (
     BATCH,
     IMAGE_SIZE,
     OURS,
-    OURS_BFLOAT16,
+    OURS_IN,
     PLAIN,
     TORCH,
     batch,
@@ -16,7 +16,7 @@ from benchmarks.models import (
     has_torch,
 )
 from keras_cifar.engine import compile_inference
-from keras_cifar.model import resolve_precision
+from keras_cifar.precision import resolve_precision
 from keras_cifar.tta import flip_tta
 
 _SIZES = (64, 96, 128, 160)
@@ -43,7 +43,9 @@ def measure() -> dict:
 def _ways(backbone, size):
     model = classifier(backbone, (), size)
     ways = {OURS: compile_inference(model, BATCH, resolve_precision("auto", backbone))}
-    ways[OURS_BFLOAT16] = compile_inference(classifier(backbone, (), size, "bfloat16"), BATCH, "mixed_bfloat16")
+    for precision in ("float32", "bfloat16"):
+        variant = classifier(backbone, (), size, precision)
+        ways[OURS_IN.format(precision)] = compile_inference(variant, BATCH, resolve_precision(precision, backbone))
     ways[PLAIN] = model.predict_on_batch
     if has_torch():
         ways |= {f"{TORCH} {p}": _torch(backbone, size, p == "bfloat16") for p in ("float32", "bfloat16")}

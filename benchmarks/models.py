@@ -12,7 +12,9 @@ BATCH, IMAGE_SIZE = 64, 128
 BACKBONES = ("resnet18", "efficientnet_lite0")
 STAGES = {"level 3": ("P5",), "level 4": ("P4", "P5"), "all layers": ("P1", "P2", "P3", "P4", "P5")}
 # What `step` and `evaluate` call the ways that they compare.
-OURS, OURS_BFLOAT16, PLAIN, TORCH = "ours", "ours, bfloat16", "Keras", "PyTorch"
+OURS, PLAIN, TORCH = "ours", "Keras", "PyTorch"
+# Ours in the precisions that `auto` chooses from, and on features that lie in the cache.
+OURS_IN, OURS_STORED = "ours, {}", "ours, features stored"
 
 
 def has_torch() -> bool:

@@ -8,7 +8,8 @@ from benchmarks.models import (
     BATCH,
     IMAGE_SIZE,
     OURS,
-    OURS_BFLOAT16,
+    OURS_IN,
+    OURS_STORED,
     PLAIN,
     STAGES,
     TORCH,
@@ -19,8 +20,8 @@ from benchmarks.models import (
 from keras_cifar.engine import compile_inference
 from keras_cifar.fold import fold_batch_norms
 from keras_cifar.graph import split_at_trainable
-from keras_cifar.model import resolve_precision
 from keras_cifar.optimizer import FusedAdam
+from keras_cifar.precision import resolve_precision
 
 
 def measure() -> dict:
@@ -39,7 +40,8 @@ def measure() -> dict:
 
 def step_ways(backbone: str, stages: tuple[str, ...]) -> dict:
     """Name -> a function that takes one training step."""
-    ways = {OURS: ours_step(backbone, stages), OURS_BFLOAT16: ours_step(backbone, stages, "bfloat16")}
+    ways = {OURS: ours_step(backbone, stages), OURS_STORED: stored_step(backbone, stages)}
+    ways |= {OURS_IN.format(p): ours_step(backbone, stages, p) for p in ("float32", "bfloat16")}
     ways[PLAIN] = plain_step(backbone, stages)
     if has_torch():
         ways |= {f"{TORCH} {p}": torch_step(backbone, stages, p == "bfloat16") for p in ("float32", "bfloat16")}
@@ -52,12 +54,26 @@ def _loss():
 
 def ours_step(backbone: str, stages: tuple[str, ...], precision: str = "auto"):
     """One step of `keras_cifar.train`: frozen part, then the folded rest."""
+    below, model = _ours(backbone, stages, precision)
+    images, labels = batch()
+    return lambda: model.train_on_batch(below(images), labels)
+
+
+def stored_step(backbone: str, stages: tuple[str, ...]):
+    """The same where the frozen part's outputs were stored, as with `views`: once for all levels, seeds and trials."""
+    below, model = _ours(backbone, stages, "auto")
+    images, labels = batch()
+    features = below(images)
+    return lambda: model.train_on_batch(features, labels)
+
+
+def _ours(backbone, stages, precision):
     frozen, trained = split_at_trainable(classifier(backbone, stages, precision=precision))
-    below = frozen and compile_inference(frozen, BATCH, resolve_precision(precision, backbone))
+    policy = resolve_precision(precision, backbone)
+    below = compile_inference(frozen, BATCH, policy) if frozen else lambda images: images
     model = fold_batch_norms(trained)
     model.compile(FusedAdam(1e-5), _loss())
-    images, labels = batch()
-    return lambda: model.train_on_batch(below(images) if below else images, labels)
+    return below, model
 
 
 def plain_step(backbone: str, stages: tuple[str, ...]):

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_cifar.errors import InputError
 from keras_cifar.fold import fold_batch_norms
-from keras_cifar.model import has_accelerator
+from keras_cifar.precision import has_accelerator
 
 ENGINES = ("openvino", "keras")
 

@@ -27,8 +27,8 @@ from keras_cifar.features import has_room, stored_features
 from keras_cifar.fold import fold_batch_norms
 from keras_cifar.graph import split_at_trainable
 from keras_cifar.metrics import cross_entropy, top1
-from keras_cifar.model import resolve_precision
 from keras_cifar.optimizer import FusedAdam
+from keras_cifar.precision import resolve_precision
 from keras_cifar.recipes import Recipe
 
 # Images a call where no gradient is taken; of stored pooled features, which are small, many more.

@@ -8,34 +8,11 @@ import keras
 from keras import ops
 
 from keras_cifar.backbones import BACKBONES, backbone_stages, dtype_policy, load_backbone
-from keras_cifar.environment import cpu_flags
 from keras_cifar.errors import InputError
 from keras_cifar.graph import BACKBONE, HEAD
 from keras_cifar.heads import HEADS
+from keras_cifar.precision import resolve_precision
 from keras_cifar.recipes import Recipe
-
-
-def has_accelerator() -> bool:
-    """Whether Keras' backend sees a GPU or TPU."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return bool(tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"))
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.default_backend() != "cpu"
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def resolve_precision(precision: str, backbone: str) -> str:
-    """The Keras dtype policy for a recipe's precision: "auto" takes the faster one for backbone and machine."""
-    if precision == "auto":
-        on_cpu = BACKBONES[backbone].bfloat16_on_cpu and "amx_bf16" in cpu_flags()
-        precision = "bfloat16" if has_accelerator() or on_cpu else "float32"
-    return {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
 
 
 def build_model(recipe: Recipe, num_classes: int, image_shape: tuple[int, int, int]) -> keras.Model:

@@ -20,8 +20,9 @@ from keras_cifar.errors import DivergedError, InputError
 from keras_cifar.files import write_json
 from keras_cifar.fit import Fit, TrainedPart
 from keras_cifar.metrics import classification_metrics
-from keras_cifar.model import build_model, copy_weights, load_classifier, resolve_precision
+from keras_cifar.model import build_model, copy_weights, load_classifier
 from keras_cifar.plots import plot_confusion, plot_curves
+from keras_cifar.precision import resolve_precision
 from keras_cifar.recipes import Recipe, recipe_to_dict, resolve_recipe
 from keras_cifar.runs import Run, open_run
 

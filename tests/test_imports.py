@@ -14,6 +14,7 @@ ROWS = [
     {"augment", "heads", "tta", "graph", "depthwise", "optimizer", "environment"},
     {"weights", "fold"},
     {"backbones", "datasets", "evaluate"},
+    {"precision"},
     {"model"},
     {"runs", "engine"},
     {"features", "plots"},
@@ -115,7 +116,7 @@ def test_every_module_has_a_test():
     covered_by = {"errors": "cli", "heads": "model", "features": "train", "graph": "fold", "depthwise": "fold",
                   "optimizer": "fold", "engine": "fold", "plots": "report", "evaluate_run": "report",
                   "demo": "report", "doctor": "cli", "fit": "train", "tta": "evaluate", "files": "runs",
-                  "environment": "runs", "evaluate_split": "report"}  # fmt: skip
+                  "environment": "runs", "evaluate_split": "report", "precision": "model"}  # fmt: skip
     covered_by |= {"trial": "search", "oracles": "search"}
     covered_by |= {"opset": "classifier", "session": "classifier", "keras_classifier": "predict", "graph": "export",
                    "export_run": "export", "parity": "export", "quantize": "export", "temperature": "export",

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from conftest import tiny_recipe
 
+from keras_cifar import precision
 from keras_cifar.errors import InputError
+from keras_cifar.files import read_json
 from keras_cifar.graph import split_at_head
 from keras_cifar.model import build_model, copy_weights, load_classifier, stage_parameters
 from keras_cifar.recipes import LEVELS
@@ -77,6 +79,22 @@ def test_bfloat16_gives_float32_logits_near_those_of_float32():
     assert logits[1].dtype == np.float32
     assert np.abs(logits[0] - logits[1]).max() < 0.1 * np.abs(logits[0]).max() + 0.02
     assert keras.config.dtype_policy().name == "float32"
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="times a convolution of TensorFlow")
+@pytest.mark.parametrize("gain, policy", [(1.6, "mixed_bfloat16"), (0.9, "float32"), (None, None)])
+def test_auto_times_a_convolution_once_and_keeps_what_it_found(gain, policy, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
+    monkeypatch.setattr(precision, "cpu_flags", lambda: {"avx512_bf16"})
+    if gain is not None:
+        monkeypatch.setattr(precision, "_bfloat16_gain", lambda: gain)
+    first = precision.resolve_precision("auto", "resnet18")
+    monkeypatch.setattr(precision, "_bfloat16_gain", lambda: pytest.fail("timed again"))
+    assert precision.resolve_precision("auto", "resnet18") == first == (policy or first)
+    assert precision.resolve_precision("auto", "efficientnet_lite0") == "float32"
+    assert precision.resolve_precision("float32", "resnet18") == "float32"
+    (measured,) = read_json(tmp_path / "bfloat16.json").values()
+    assert measured == gain or (gain is None and measured > 0)
 
 
 def test_saved_file_loads_without_this_package(tmp_path):

@@ -15,7 +15,7 @@ from keras_cifar.engine import engine_name
 from keras_cifar.environment import describe_environment
 from keras_cifar.files import atomic_path, read_json, write_json
 from keras_cifar.fit import Fit, TrainedPart
-from keras_cifar.model import resolve_precision
+from keras_cifar.precision import resolve_precision
 from keras_cifar.recipes import Recipe
 from keras_cifar.runs import Run
 from keras_cifar.train import default_run_dir, enable_determinism, find_parent, start_model

@@ -1,0 +1,80 @@
+"""The precision that a training computes in: "auto" is the faster one for backbone and machine."""
+
+import contextlib
+import os
+
+import keras
+
+from keras_cifar.backbones import BACKBONES
+from keras_cifar.environment import cpu_flags, cpu_name, package_versions
+from keras_cifar.errors import InputError
+from keras_cifar.files import read_json, write_json
+from keras_cifar.timing import interleaved_seconds, median_rates
+from keras_cifar.weights import cache_dir
+
+# bfloat16 has to be this many times as fast, to be worth its rounding.
+_GAIN = 1.15
+
+
+def has_accelerator() -> bool:
+    """Whether Keras' backend sees a GPU or TPU."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"))
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def resolve_precision(precision: str, backbone: str) -> str:
+    """The Keras dtype policy for a recipe's precision: "auto" takes the faster one for backbone and machine."""
+    if precision == "auto":
+        on_cpu = BACKBONES[backbone].bfloat16_on_cpu and bfloat16_is_faster_on_cpu()
+        precision = "bfloat16" if has_accelerator() or on_cpu else "float32"
+    return {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
+
+
+def bfloat16_is_faster_on_cpu() -> bool:
+    """Whether this CPU trains a convolution faster in bfloat16.
+
+    Not all CPUs that have it do. It is timed once and kept in the cache, so that a machine always answers alike.
+    """
+    if keras.backend.backend() != "tensorflow" or not cpu_flags() & {"amx_bf16", "avx512_bf16"}:
+        return False
+    path = cache_dir() / "bfloat16.json"
+    machine = f"{cpu_name()}, {os.cpu_count()} CPUs, tensorflow {package_versions()['tensorflow']}"
+    known = {}
+    with contextlib.suppress(InputError):  # not there yet, or damaged
+        known = read_json(path)
+    if machine not in known:
+        known[machine] = _bfloat16_gain()
+        write_json(path, known)
+    return known[machine] >= _GAIN
+
+
+def _bfloat16_gain():
+    """How many times as fast a 3x3 convolution and its gradients are in bfloat16."""
+    seconds = interleaved_seconds({dtype: _convolution_step(dtype) for dtype in ("float32", "bfloat16")})
+    rates = median_rates(seconds, 1)
+    return rates["bfloat16"] / rates["float32"]
+
+
+def _convolution_step(dtype):
+    import tensorflow as tf
+
+    images = tf.cast(tf.random.stateless_normal((32, 32, 32, 64), (0, 0)), dtype)
+    kernel = tf.cast(tf.random.stateless_normal((3, 3, 64, 64), (0, 1)), dtype)
+
+    @tf.function(autograph=False)
+    def step():
+        with tf.GradientTape() as tape:
+            tape.watch([images, kernel])
+            outputs = tf.nn.relu(tf.nn.conv2d(images, kernel, 1, "SAME"))
+        return [tf.reduce_sum(gradient) for gradient in tape.gradient(outputs, [images, kernel])]
+
+    return lambda: [float(part) for part in step()]
