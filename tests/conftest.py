@@ -24,6 +24,7 @@ TINY = {
     "limit": 48,
     "batch_size": 16,
     "epochs": 1,
+    "precision": "float32",
 }
 
 
