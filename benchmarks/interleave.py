@@ -1,5 +1,6 @@
 """Times several ways of doing one thing in turns, so that a machine whose speed wanders treats them alike."""
 
+import itertools
 import pathlib
 
 from keras_cifar.timing import interleaved_seconds, median_rates
@@ -47,7 +48,7 @@ def plot_lines(name: str, title: str, x_label: str, y_label: str, x: list, lines
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for marker, (way, y) in zip("osD^vP", lines.items(), strict=False):
+    for marker, (way, y) in zip(itertools.cycle("osD^vPX"), lines.items(), strict=False):
         axes.plot(x, y, marker=marker, label=way)
     axes.set(title=title, xlabel=x_label, ylabel=y_label, ylim=(0, None))
     axes.grid(alpha=0.3)
