@@ -57,7 +57,7 @@ def kill(process):
     process.join()
 
 
-def wait_for(condition, seconds=180):
+def wait_for(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -19,6 +19,7 @@ from keras_cifar.evaluate import predict_logits
 from keras_cifar.files import read_json
 from keras_cifar.graph import split_at_head
 from keras_cifar.model import build_model, load_classifier
+from keras_cifar.recipes import LEVELS
 from keras_cifar.runs import Run
 from keras_cifar.train import train
 
@@ -153,7 +154,8 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path):
 
 @pytest.mark.parametrize("changes", [{"level": 1}, {"level": 1, "flip": True}, {"level": 3}, {"level": 3, "views": 2}])
 def test_cut_and_folded_training_equals_plain_training(tmp_path, monkeypatch, changes):
-    recipe = tiny_recipe(**changes, learning_rate=1e-4, epochs=3)  # Adam makes of rounding what the rate allows
+    rate = LEVELS[changes["level"]].learning_rate  # Adam makes of rounding what the rate allows
+    recipe = tiny_recipe(**changes, learning_rate=rate, epochs=3)
     fast = train(recipe, tmp_path / "fast", say=lambda line: None)
     monkeypatch.setattr("keras_cifar.fit.split_at_trainable", lambda model: (None, model))
     monkeypatch.setattr("keras_cifar.fit.fold_batch_norms", lambda model: model)
