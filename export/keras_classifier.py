@@ -4,7 +4,7 @@ from export.classifier import Classifier
 from keras_cifar.engine import compile_inference
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate import predict_logits
-from keras_cifar.files import read_json
+from keras_cifar.evaluate_run import run_precision
 from keras_cifar.metrics import softmax
 from keras_cifar.model import load_classifier
 from keras_cifar.runs import Run
@@ -28,8 +28,7 @@ class KerasClassifier(Classifier):
         height, width = model.input_shape[1:3]
         if height != width:
             raise InputError(f"Expected a run on square images, but {run.path} takes {height} x {width}; use another.")
-        precision = read_json(run.file("environment.json"))["precision"]
-        apply = compile_inference(model, _BATCH, precision)
+        apply = compile_inference(model, _BATCH, run_precision(run))
         self.class_names, self.side = run.metrics["class_names"], height
         self._apply = flip_tta(apply) if run.recipe.tta else apply
 

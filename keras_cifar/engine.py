@@ -1,7 +1,7 @@
 """Runs the parts of a classifier that do not train, by the fastest engine at hand.
 
 OpenVINO, where it is installed (the `fast` extra) and Keras runs on TensorFlow on a CPU; else Keras
-on the folded model. Both take the model's own precision.
+on the folded model.
 """
 
 import importlib.util
@@ -12,7 +12,9 @@ import numpy as np
 
 from keras_cifar.errors import InputError
 from keras_cifar.fold import fold_batch_norms
-from keras_cifar.precision import has_accelerator
+from keras_cifar.precision import bfloat16_pays, has_accelerator, resolve_precision
+from keras_cifar.recipes import Recipe
+from keras_cifar.timing import interleaved_seconds, median_rates
 
 ENGINES = ("openvino", "keras")
 
@@ -37,13 +39,39 @@ def engine_name() -> str:
     return chosen
 
 
+def inference_precision(precision: str, policy: str) -> str:
+    """The dtype policy in whose precision the parts that do not train run.
+
+    OpenVINO computes in either, whatever the model's policy: with "auto" in bfloat16 where this CPU is faster
+    in it, whose rounding does not show on val (results/choices/precision.csv). Keras takes the model's own.
+
+    Args:
+        precision: a recipe's: "auto", "float32" or "bfloat16".
+        policy: the model's, see `keras_cifar.precision.resolve_precision`.
+    """
+    if precision == "auto" and engine_name() == "openvino" and bfloat16_pays("openvino", _bfloat16_gain):
+        return "mixed_bfloat16"
+    return policy
+
+
+def describe_compute(recipe: Recipe) -> dict[str, str]:
+    """A training's dtype policy, and the engine of what does not train with the policy that it computes in.
+
+    Returns:
+        `precision`, `engine` and `engine_precision`.
+    """
+    policy = resolve_precision(recipe.precision, recipe.backbone)
+    engine_precision = inference_precision(recipe.precision, policy)
+    return {"precision": policy, "engine": engine_name(), "engine_precision": engine_precision}
+
+
 def compile_inference(model: keras.Model, batch_size: int, precision: str = "float32"):
     """A function that applies a model in inference mode.
 
     Args:
         model: (B, H, W, 3) uint8 -> (B, ...). Its weights are taken as they are now.
         batch_size: images a call; OpenVINO compiles for it.
-        precision: the model's dtype policy, "float32" or "mixed_bfloat16".
+        precision: of OpenVINO's arithmetic, as a dtype policy: "float32" or "mixed_bfloat16"; Keras takes the model's.
 
     Returns:
         (batch_size, H, W, 3) uint8 array -> (batch_size, ...) float32 array.
@@ -72,3 +100,16 @@ def _openvino(model, batch_size, precision):
     settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
     request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
     return lambda images: np.asarray(request.infer([np.ascontiguousarray(images)])[0], np.float32)
+
+
+def _bfloat16_gain():
+    """How many times as fast OpenVINO runs an inverted residual block in bfloat16."""
+    layers, inputs = keras.layers, keras.Input((64, 64, 16), dtype="uint8")
+    outputs = layers.Conv2D(96, 1)(layers.Rescaling(1 / 255)(inputs))
+    outputs = layers.DepthwiseConv2D(3, padding="same", activation="relu6")(outputs)
+    model = keras.Model(inputs, layers.Conv2D(64, 3, padding="same", activation="relu")(outputs))
+    images = np.random.default_rng(0).integers(0, 256, (32, *model.input_shape[1:])).astype(np.uint8)
+    ways = {name: _openvino(model, len(images), name) for name in ("float32", "mixed_bfloat16")}
+    calls = {name: lambda run=run: run(images) for name, run in ways.items()}
+    rates = median_rates(interleaved_seconds(calls), len(images))
+    return rates["mixed_bfloat16"] / rates["float32"]

@@ -26,13 +26,12 @@ _PACKAGES = (
 )
 
 
-def describe_environment(recipe: Recipe, precision: str, engine: str, fingerprint: str, data_label: str) -> dict:
+def describe_environment(recipe: Recipe, compute: dict, fingerprint: str, data_label: str) -> dict:
     """Versions, machine, seed and data of a run, without names or paths of the machine.
 
     Args:
         recipe: of the run.
-        precision: the resolved Keras dtype policy.
-        engine: what ran the parts that do not train.
+        compute: see `keras_cifar.engine.describe_compute`.
         fingerprint: of the training images.
         data_label: the data set's name for tables.
     """
@@ -46,8 +45,7 @@ def describe_environment(recipe: Recipe, precision: str, engine: str, fingerprin
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_name(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "precision": precision,
-        "engine": engine,
+        **compute,
         "seed": recipe.seed,
         "data": data_label,
         "data_fingerprint": fingerprint,

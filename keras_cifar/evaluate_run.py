@@ -3,7 +3,7 @@
 import keras
 
 from keras_cifar.datasets import Source, open_source
-from keras_cifar.engine import compile_inference, engine_name
+from keras_cifar.engine import compile_inference, engine_name, inference_precision
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate_split import check_class_names, evaluate_split
 from keras_cifar.files import read_json
@@ -35,6 +35,11 @@ def load_run(run: Run, data_dir: str | None = None) -> tuple[keras.Model, Source
     return model, source
 
 
+def run_precision(run: Run) -> str:
+    """The precision in which a finished run's model is run here, see `keras_cifar.engine.compile_inference`."""
+    return inference_precision(run.recipe.precision, read_json(run.file("environment.json"))["precision"])
+
+
 def evaluate_run(run: Run, split: str = "test", tta: bool = True, data_dir: str | None = None) -> dict:
     """Reads a split, predicts it with the run's best weights and writes `evaluation_SPLIT.json`.
 
@@ -52,7 +57,8 @@ def evaluate_run(run: Run, split: str = "test", tta: bool = True, data_dir: str 
     """
     recipe = run.recipe
     model, source = load_run(run, data_dir)
-    apply = compile_inference(model, recipe.batch_size, read_json(run.file("environment.json"))["precision"])
+    precision = run_precision(run)
+    apply = compile_inference(model, recipe.batch_size, precision)
     return evaluate_split(
         apply,
         source,
@@ -63,5 +69,5 @@ def evaluate_run(run: Run, split: str = "test", tta: bool = True, data_dir: str 
         headline="tta" if recipe.tta and tta else "plain",
         figures=run.file(f"evaluation_{split}.json"),
         picture=run.file("confusion.png"),
-        details={"backend": keras.backend.backend(), "engine": engine_name()},
+        details={"backend": keras.backend.backend(), "engine": engine_name(), "precision": precision},
     )

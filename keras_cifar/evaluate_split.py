@@ -50,7 +50,7 @@ def evaluate_split(
         headline: "plain" or "tta"; which of them the picture shows.
         figures: JSON to write; what it held before is counted in `times_taken`.
         picture: PNG of the confusion matrix to write.
-        details: more values for the JSON.
+        details: more values for the JSON; `engine` and `precision` among them.
 
     Returns:
         See `keras_cifar.evaluate.evaluate`; with `split`, `data`, `data_fingerprint` of the images, `taken`
@@ -90,5 +90,5 @@ def describe_evaluation(result: dict, owner: str) -> list[str]:
         lines.append(f"McNemar's p that both err equally often: {result['mcnemar_p']:.3g}")
     classes = ", ".join(f"{k} {100 * v:.1f} %" for k, v in headline["per_class"].items() if v is not None)
     lines.append(f"by class  {classes}")
-    lines.append(f"speed     {result['images_per_second']:,.0f} images/s on {result['engine']}")
+    lines.append(f"speed     {result['images_per_second']:,.0f} images/s on {result['engine']}, {result['precision']}")
     return lines

@@ -20,7 +20,7 @@ from keras_cifar.augment import (
     view_table,
 )
 from keras_cifar.datasets import Split
-from keras_cifar.engine import compile_inference
+from keras_cifar.engine import compile_inference, describe_compute
 from keras_cifar.errors import DivergedError
 from keras_cifar.evaluate import predict_logits
 from keras_cifar.features import has_room, stored_features
@@ -28,7 +28,6 @@ from keras_cifar.fold import fold_batch_norms
 from keras_cifar.graph import split_at_trainable
 from keras_cifar.metrics import cross_entropy, top1
 from keras_cifar.optimizer import FusedAdam
-from keras_cifar.precision import resolve_precision
 from keras_cifar.recipes import Recipe
 
 # Images a call where no gradient is taken; of stored pooled features, which are small, many more.
@@ -54,7 +53,7 @@ class TrainedPart:
 
     def __init__(self, recipe: Recipe, model: keras.Model, train: Split, val: Split):
         self.recipe, self.train, self.val = recipe, train, val
-        self.policy = resolve_precision(recipe.precision, recipe.backbone)
+        self.precision = describe_compute(recipe)["engine_precision"]
         frozen, trained = split_at_trainable(model)
         self.trained = fold_batch_norms(trained)
         self.train_views = self.train_below = self.val_below = None
@@ -68,15 +67,15 @@ class TrainedPart:
 
     def _run_frozen_part(self, frozen):
         """Stores what `trained` is fed with, or compiles the function of images that gives it."""
-        recipe, split = self.recipe, self.train
-        compiled = functools.cache(lambda batch_size: compile_inference(frozen, batch_size, self.policy))
+        recipe, split, precision = self.recipe, self.train, self.precision
+        compiled = functools.cache(lambda batch_size: compile_inference(frozen, batch_size, precision))
 
         def stored(part, name):
             def compile_and_count():
                 self.computed += len(part)
                 return compiled(_FEATURE_BATCH)
 
-            return stored_features(frozen, compile_and_count, part, _FEATURE_BATCH, self.policy, f"features of {name}")
+            return stored_features(frozen, compile_and_count, part, _FEATURE_BATCH, precision, f"features of {name}")
 
         table = view_table(len(split), recipe.flip, recipe.crop_padding, recipe.views)
         if table is not None and has_room(frozen, len(table) * len(split)):

@@ -1,4 +1,7 @@
-"""The precision that a training computes in: "auto" is the faster one for backbone and machine."""
+"""The precision that a training computes in: "auto" is the faster one for backbone and machine.
+
+The parts that do not train may run in another one, see `keras_cifar.engine.inference_precision`.
+"""
 
 import contextlib
 import os
@@ -12,7 +15,7 @@ from keras_cifar.files import read_json, write_json
 from keras_cifar.timing import interleaved_seconds, median_rates
 from keras_cifar.weights import cache_dir
 
-# bfloat16 has to be this many times as fast, to be worth its rounding.
+# bfloat16 has to be this many times as fast.
 _GAIN = 1.15
 
 
@@ -40,19 +43,28 @@ def resolve_precision(precision: str, backbone: str) -> str:
 
 
 def bfloat16_is_faster_on_cpu() -> bool:
-    """Whether this CPU trains a convolution faster in bfloat16.
+    """Whether this CPU trains a convolution faster in bfloat16."""
+    return keras.backend.backend() == "tensorflow" and bfloat16_pays("tensorflow", _bfloat16_gain)
+
+
+def bfloat16_pays(package: str, measure_gain) -> bool:
+    """Whether a package computes enough faster in bfloat16 on this CPU, to be worth its rounding.
 
     Not all CPUs that have it do. It is timed once and kept in the cache, so that a machine always answers alike.
+
+    Args:
+        package: "tensorflow" or "openvino".
+        measure_gain: function without arguments; how many times as fast as float32.
     """
-    if keras.backend.backend() != "tensorflow" or not cpu_flags() & {"amx_bf16", "avx512_bf16"}:
+    if not cpu_flags() & {"amx_bf16", "avx512_bf16"}:
         return False
     path = cache_dir() / "bfloat16.json"
-    machine = f"{cpu_name()}, {os.cpu_count()} CPUs, tensorflow {package_versions()['tensorflow']}"
+    machine = f"{cpu_name()}, {os.cpu_count()} CPUs, {package} {package_versions()[package]}"
     known = {}
     with contextlib.suppress(InputError):  # not there yet, or damaged
         known = read_json(path)
     if machine not in known:
-        known[machine] = _bfloat16_gain()
+        known[machine] = measure_gain()
         write_json(path, known)
     return known[machine] >= _GAIN
 

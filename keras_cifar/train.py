@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_cifar.datasets import Source, open_source
-from keras_cifar.engine import engine_name
+from keras_cifar.engine import describe_compute
 from keras_cifar.environment import describe_environment, utc_now
 from keras_cifar.errors import DivergedError, InputError
 from keras_cifar.files import write_json
@@ -22,7 +22,6 @@ from keras_cifar.fit import Fit, TrainedPart
 from keras_cifar.metrics import classification_metrics
 from keras_cifar.model import build_model, copy_weights, load_classifier
 from keras_cifar.plots import plot_confusion, plot_curves
-from keras_cifar.precision import resolve_precision
 from keras_cifar.recipes import Recipe, recipe_to_dict, resolve_recipe
 from keras_cifar.runs import Run, open_run
 
@@ -187,12 +186,15 @@ class _Training:
                 f"Expected enough images for train and val, but {source.label} has {len(train_split)} and {len(val)}; "
                 "add images."
             )
-        policy = resolve_precision(recipe.precision, recipe.backbone)
-        environment = describe_environment(recipe, policy, engine_name(), train_split.fingerprint(), source.label)
+        compute = describe_compute(recipe)
+        environment = describe_environment(recipe, compute, train_split.fingerprint(), source.label)
         run.begin(recipe, overwrite)
         write_json(run.file("environment.json"), environment)
         write_json(run.file("local.json"), local)
-        say(f"{len(train_split)} training and {len(val)} val images, {len(source.class_names)} classes, {policy}")
+        say(
+            f"{len(train_split)} training and {len(val)} val images, {len(source.class_names)} classes, "
+            f"{compute['precision']}, what does not train on {compute['engine']} in {compute['engine_precision']}"
+        )
         self.fit = Fit(recipe, TrainedPart(recipe, model, train_split, val))
         self._restore()
 

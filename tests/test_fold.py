@@ -7,8 +7,9 @@ import tensorflow as tf
 from conftest import tiny_recipe
 
 from keras_cifar.depthwise import depthwise_conv
-from keras_cifar.engine import compile_inference, engine_name
+from keras_cifar.engine import compile_inference, engine_name, inference_precision
 from keras_cifar.errors import InputError
+from keras_cifar.files import read_json
 from keras_cifar.fold import FoldedConvolution, fold_batch_norms
 from keras_cifar.graph import split_at_trainable
 from keras_cifar.model import build_model
@@ -109,6 +110,25 @@ def test_engines_agree_with_keras(engine, precision, monkeypatch):
     allowed = {"float32": 1e-4, "bfloat16": 0.1}[precision]
     assert found.dtype == np.float32 and np.abs(found - expected).max() < allowed * np.abs(expected).max()
     assert [v.path for v in model.trainable_variables] == trainable
+
+
+@pytest.mark.parametrize("gain, policy", [(1.6, "mixed_bfloat16"), (0.9, "float32"), (None, None)])
+def test_auto_times_openvino_once(gain, policy, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
+    monkeypatch.setenv("KERAS_CIFAR_ENGINE", "openvino")
+    monkeypatch.setattr("keras_cifar.precision.cpu_flags", lambda: {"avx512_bf16"})
+    if gain is not None:
+        monkeypatch.setattr("keras_cifar.engine._bfloat16_gain", lambda: gain)
+    first = inference_precision("auto", "float32")
+    monkeypatch.setattr("keras_cifar.engine._bfloat16_gain", lambda: pytest.fail("timed again"))
+    assert inference_precision("auto", "float32") == first == (policy or first)
+    assert inference_precision("float32", "float32") == "float32"
+    assert inference_precision("bfloat16", "mixed_bfloat16") == "mixed_bfloat16"
+    (measured,) = read_json(tmp_path / "bfloat16.json").values()
+    assert measured == gain or (gain is None and measured > 0)
+    monkeypatch.setenv("KERAS_CIFAR_ENGINE", "keras")  # which takes the model's own
+    assert inference_precision("auto", "float32") == "float32"
 
 
 def build_float32(model):

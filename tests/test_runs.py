@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from conftest import tiny_recipe
 
+from keras_cifar.engine import describe_compute
 from keras_cifar.environment import describe_environment
 from keras_cifar.errors import InputError
 from keras_cifar.files import atomic_path, read_json, write_json
@@ -53,5 +54,5 @@ def test_overwrite_removes_the_run_and_keeps_other_files(tmp_path):
 
 
 def test_environment_names_no_path_of_the_machine(tmp_path):
-    text = repr(describe_environment(tiny_recipe(1), "float32", "keras", "0" * 64, "digits"))
+    text = repr(describe_environment(tiny_recipe(1), describe_compute(tiny_recipe(1)), "0" * 64, "digits"))
     assert "/" not in text.replace("'UTC'", "")

@@ -11,11 +11,10 @@ import keras
 import numpy as np
 
 from keras_cifar.datasets import Source, open_source, stratified_split
-from keras_cifar.engine import engine_name
+from keras_cifar.engine import describe_compute
 from keras_cifar.environment import describe_environment
 from keras_cifar.files import atomic_path, read_json, write_json
 from keras_cifar.fit import Fit, TrainedPart
-from keras_cifar.precision import resolve_precision
 from keras_cifar.recipes import Recipe
 from keras_cifar.runs import Run
 from keras_cifar.train import default_run_dir, enable_determinism, find_parent, start_model
@@ -163,8 +162,7 @@ def make_runner(
     init_from = find_parent(recipe, folder, data_dir, init_from, skip_bad_images, say)
     source = open_source(recipe.data, data_dir, recipe.image_size, skip_bad_images)
     runner = TrialRunner(recipe, source, init_from)
-    policy = resolve_precision(recipe.precision, recipe.backbone)
-    environment = describe_environment(recipe, policy, engine_name(), runner.train.fingerprint(), source.label)
+    environment = describe_environment(recipe, describe_compute(recipe), runner.train.fingerprint(), source.label)
     write_json(folder / "environment.json", environment)
     say(
         f"{len(runner.train):,} training images; of {len(runner.val):,} val images {len(runner.watched):,} choose a "
