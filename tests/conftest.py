@@ -11,14 +11,16 @@ import sys
 
 import numpy as np
 import pytest
+import tiny  # noqa: F401
 from PIL import Image
 
 from keras_cifar.recipes import resolve_recipe
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+TINY_CLI = str(ROOT / "tests" / "tiny.py")
 TINY = {
     "data": "digits",
-    "backbone": "efficientnet_lite0",
+    "backbone": "tiny",
     "weights": "none",
     "image_size": 32,
     "limit": 48,
@@ -43,10 +45,10 @@ def tiny_options(**changes):
     return [part for name, value in options.items() for part in ("--" + name.replace("_", "-"), str(value))]
 
 
-def run_cli(*args, env=None, timeout=200):
+def run_cli(*args, script=ROOT / "cli.py", env=None, timeout=200):
     """Runs the command line as a user does, in a process of its own."""
     return subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), *map(str, args)],
+        [sys.executable, str(script), *map(str, args)],
         capture_output=True,
         text=True,
         timeout=timeout,

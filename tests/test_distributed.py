@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, tiny_options, tiny_recipe
+from conftest import TINY_CLI, tiny_options, tiny_recipe
 from quick_runner import quick_search
 
 from keras_cifar.errors import InputError
@@ -109,7 +109,7 @@ def test_no_trial_is_lost_when_worker_and_chief_are_killed_and_come_back(start, 
 @pytest.mark.slow
 def test_the_three_commands_of_the_readme_train_real_trials(tmp_path):
     address = free_address()
-    command = [sys.executable, str(ROOT / "cli.py"), "tune", "--level", "1", *tiny_options(epochs=2), "--trials", "6",
+    command = [sys.executable, TINY_CLI, "tune", "--level", "1", *tiny_options(epochs=2), "--trials", "6",
                "--search-dir", str(tmp_path / "s"), "--chief", address]  # fmt: skip
     processes = [subprocess.Popen([*command, *extra], stdout=subprocess.PIPE, text=True)
                  for extra in ([], ["--worker", "a"], ["--worker", "b"])]  # fmt: skip

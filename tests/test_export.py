@@ -82,7 +82,7 @@ def test_metadata_says_where_the_file_comes_from(exported, val):
     run = open_run(exported["run"])
     found = open_file(exported, "int8_tta").metadata
     assert found["class_names"] == [str(d) for d in range(10)] and found["input_size"] == [32, 32, 3]
-    assert found["level"] == 4 and found["recipe"]["backbone"] == "efficientnet_lite0" and found["tta"] is True
+    assert found["level"] == 4 and found["recipe"]["backbone"] == "tiny" and found["tta"] is True
     assert found["weights_sha256"] == file_sha256(run.file("best.keras"))
     assert found["data_fingerprint"] == json.loads(run.file("environment.json").read_text())["data_fingerprint"]
     assert found["license"] == "Apache-2.0" and {"tensorflow", "onnxruntime", "onnx"} <= set(found["versions"])

@@ -14,9 +14,10 @@ import time
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, run_cli, tiny_options, tiny_recipe
+from conftest import TINY_CLI, tiny_options, tiny_recipe
 from quick_runner import quick_search
 
+import cli
 from keras_cifar.datasets import Split, open_source
 from keras_cifar.errors import DivergedError, InputError
 from keras_cifar.evaluate import predict_logits
@@ -106,7 +107,7 @@ def test_val_is_halved_by_the_seed_and_test_is_never_read():
 
 
 def test_the_epoch_is_chosen_without_the_ranking_half(tmp_path):
-    source, recipe = open_source("digits"), tiny_recipe(1, epochs=3)
+    source, recipe = open_source("digits"), tiny_recipe(1, epochs=3, limit=200, learning_rate=0.01)
     runner = TrialRunner(recipe, source)
     honest = runner.run(recipe, tmp_path / "honest")
     labels = runner.val.labels.copy()
@@ -125,9 +126,8 @@ def test_best_recipe_can_be_trained(finished, tmp_path):
     recipe = resolve_recipe(1, **recipe_changes(values, 1, "best_recipe.json"))
     assert recipe.learning_rate == read_json(folder / "summary.json")["best"]["values"]["learning_rate"]
     assert (recipe.data, recipe.weights, recipe.image_size) == ("digits", "none", 32)
-    done = run_cli("train", "--level", 1, "--recipe", folder / "best_recipe.json", "--limit", 16, "--epochs", 1,
-                   "--run-dir", tmp_path / "run")  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    args = ["--recipe", str(folder / "best_recipe.json"), "--limit", "16", "--epochs", "1"]
+    assert cli.main(["train", "--level", "1", *args, "--run-dir", str(tmp_path / "run")]) == 0
     assert Run(tmp_path / "run").recipe == dataclasses.replace(recipe, limit=16, epochs=1)
 
 
@@ -193,7 +193,7 @@ def test_a_trial_whose_creation_was_cut_short_is_drawn_again(tmp_path):
 
 def test_a_killed_process_repeats_its_trial_and_keeps_the_others(tmp_path):
     args = ["tune", "--level", "1", *tiny_options(epochs=8), "--trials", "5", "--search-dir", str(tmp_path / "killed")]
-    process = subprocess.Popen([sys.executable, str(ROOT / "cli.py"), *args], stdout=subprocess.DEVNULL,
+    process = subprocess.Popen([sys.executable, TINY_CLI, *args], stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)  # fmt: skip
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (tmp_path / "killed/trials/trial_2/trial.json").is_file():

@@ -10,7 +10,7 @@ import time
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, run_cli, tiny_options, tiny_recipe
+from conftest import TINY_CLI, run_cli, tiny_options, tiny_recipe
 
 from keras_cifar import features
 from keras_cifar.datasets import Split, open_source
@@ -33,7 +33,7 @@ def weights_of(run_dir, name="last.keras"):
 
 def start_and_kill(args, run_dir, at_step):
     """Starts a training process and kills it, without warning, once its state has reached a step."""
-    process = subprocess.Popen([sys.executable, str(ROOT / "cli.py"), *args], env={**os.environ, **EVERY_STEP},
+    process = subprocess.Popen([sys.executable, TINY_CLI, *args], env={**os.environ, **EVERY_STEP},
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
@@ -51,12 +51,11 @@ def test_killed_run_ends_like_one_that_was_not(tmp_path, monkeypatch, level, ste
     monkeypatch.setenv("KERAS_CIFAR_ENGINE", ENGINE if level == 3 else "keras")
     args = ["train", "--level", str(level), *tiny_options(epochs=3, batch_size=8)]  # 18 steps
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = run_cli(*args, "--run-dir", whole)
-    assert done.returncode == 0, done.stderr
+    train(tiny_recipe(level, epochs=3, batch_size=8), whole, say=lambda line: None)
     for step in steps:
         start_and_kill([*args, "--run-dir", str(killed)], killed, step)
         assert not Run(killed).is_finished
-    done = run_cli(*args, "--run-dir", killed)
+    done = run_cli(*args, "--run-dir", killed, script=TINY_CLI)
     assert "Going on at step" in done.stdout and done.returncode == 0, done.stderr
     for name in ("best.keras", "last.keras"):
         for a, b in zip(weights_of(whole, name), weights_of(killed, name), strict=True):
