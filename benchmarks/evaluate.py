@@ -15,7 +15,7 @@ from benchmarks.models import (
     classifier,
     has_torch,
 )
-from keras_cifar.engine import compile_inference
+from keras_cifar.engine import compile_inference, inference_precision
 from keras_cifar.precision import resolve_precision
 from keras_cifar.tta import flip_tta
 
@@ -41,14 +41,15 @@ def measure() -> dict:
 
 
 def _ways(backbone, size):
-    model = classifier(backbone, (), size)
-    ways = {OURS: compile_inference(model, BATCH, resolve_precision("auto", backbone))}
-    for precision in ("float32", "bfloat16"):
-        variant = classifier(backbone, (), size, precision)
-        ways[OURS_IN.format(precision)] = compile_inference(variant, BATCH, resolve_precision(precision, backbone))
-    ways[PLAIN] = model.predict_on_batch
+    models = {precision: classifier(backbone, (), size, precision) for precision in ("float32", "bfloat16")}
+    policy = resolve_precision("auto", backbone)
+    own = models["float32" if policy == "float32" else "bfloat16"]
+    ways = {OURS: compile_inference(own, BATCH, inference_precision("auto", policy))}
+    for precision, model in models.items():
+        ways[OURS_IN.format(precision)] = compile_inference(model, BATCH, resolve_precision(precision, backbone))
+    ways[PLAIN] = own.predict_on_batch
     if has_torch():
-        ways |= {f"{TORCH} {p}": _torch(backbone, size, p == "bfloat16") for p in ("float32", "bfloat16")}
+        ways |= {f"{TORCH} {p}": _torch(backbone, size, p == "bfloat16") for p in models}
     return ways
 
 

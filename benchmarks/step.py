@@ -17,7 +17,7 @@ from benchmarks.models import (
     classifier,
     has_torch,
 )
-from keras_cifar.engine import compile_inference
+from keras_cifar.engine import compile_inference, inference_precision
 from keras_cifar.fold import fold_batch_norms
 from keras_cifar.graph import split_at_trainable
 from keras_cifar.optimizer import FusedAdam
@@ -69,8 +69,9 @@ def stored_step(backbone: str, stages: tuple[str, ...]):
 
 def _ours(backbone, stages, precision):
     frozen, trained = split_at_trainable(classifier(backbone, stages, precision=precision))
-    policy = resolve_precision(precision, backbone)
-    below = compile_inference(frozen, BATCH, policy) if frozen else lambda images: images
+    below = lambda images: images  # noqa: E731
+    if frozen is not None:
+        below = compile_inference(frozen, BATCH, inference_precision(precision, resolve_precision(precision, backbone)))
     model = fold_batch_norms(trained)
     model.compile(FusedAdam(1e-5), _loss())
     return below, model

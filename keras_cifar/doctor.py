@@ -19,8 +19,7 @@ def diagnose(data_dir: str | None = None) -> list[tuple[str, str, str]]:
     """
     import keras
 
-    from keras_cifar.environment import cpu_flags, cpu_name, package_versions
-    from keras_cifar.precision import has_accelerator
+    from keras_cifar.environment import cpu_flags, cpu_name, has_accelerator, package_versions
 
     versions = ", ".join(f"{name} {version}" for name, version in package_versions().items())
     flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8") if flag in cpu_flags()]

@@ -10,9 +10,10 @@ import os
 import keras
 import numpy as np
 
+from keras_cifar.environment import has_accelerator
 from keras_cifar.errors import InputError
 from keras_cifar.fold import fold_batch_norms
-from keras_cifar.precision import bfloat16_pays, has_accelerator, resolve_precision
+from keras_cifar.precision import bfloat16_pays, resolve_precision
 from keras_cifar.recipes import Recipe
 from keras_cifar.timing import interleaved_seconds, median_rates
 

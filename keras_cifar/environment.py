@@ -81,6 +81,23 @@ def cpu_flags() -> set[str]:
     return set(line.partition(":")[2].split())
 
 
+def has_accelerator() -> bool:
+    """Whether Keras' backend sees a GPU or TPU."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"))
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def git_commit() -> str | None:
     """The commit of the checkout this package runs from, or None."""
     folder = pathlib.Path(__file__).parent

@@ -12,8 +12,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_cifar.depthwise import depthwise_conv
 from keras_cifar.graph import graph_nodes
+from keras_cifar.kernel_gradient import conv, depthwise_conv
 
 
 class FoldedConvolution(layers.Layer):
@@ -53,7 +53,7 @@ class FoldedConvolution(layers.Layer):
         if self.is_depthwise:
             outputs = depthwise_conv(inputs, kernel, own.strides, self.padding)
         else:
-            outputs = ops.conv(inputs, kernel, own.strides, self.padding, dilation_rate=own.dilation_rate)
+            outputs = conv(inputs, kernel, own.strides, self.padding, own.dilation_rate)
         return _add_bias(outputs, bias)
 
     def compute_output_spec(self, inputs):

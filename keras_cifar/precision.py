@@ -9,7 +9,7 @@ import os
 import keras
 
 from keras_cifar.backbones import BACKBONES
-from keras_cifar.environment import cpu_flags, cpu_name, package_versions
+from keras_cifar.environment import cpu_flags, cpu_name, has_accelerator, package_versions
 from keras_cifar.errors import InputError
 from keras_cifar.files import read_json, write_json
 from keras_cifar.timing import interleaved_seconds, median_rates
@@ -17,21 +17,6 @@ from keras_cifar.weights import cache_dir
 
 # bfloat16 has to be this many times as fast.
 _GAIN = 1.15
-
-
-def has_accelerator() -> bool:
-    """Whether Keras' backend sees a GPU or TPU."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return bool(tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"))
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.default_backend() != "cpu"
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def resolve_precision(precision: str, backbone: str) -> str:

@@ -6,12 +6,12 @@ import pytest
 import tensorflow as tf
 from conftest import tiny_recipe
 
-from keras_cifar.depthwise import depthwise_conv
 from keras_cifar.engine import compile_inference, engine_name, inference_precision
 from keras_cifar.errors import InputError
 from keras_cifar.files import read_json
 from keras_cifar.fold import FoldedConvolution, fold_batch_norms
 from keras_cifar.graph import split_at_trainable
+from keras_cifar.kernel_gradient import conv, depthwise_conv
 from keras_cifar.model import build_model
 from keras_cifar.optimizer import FusedAdam
 
@@ -169,6 +169,31 @@ def test_depthwise_gradients_are_those_of_tensorflow(size, taps, stride, padding
         results.append([outputs, *tape.gradient(loss, [inputs, kernel])])
     for ours, theirs in zip(*results, strict=True):
         assert np.allclose(ours, theirs, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("size", "taps", "stride", "padding"),
+    [
+        (4, 3, 1, "same"),
+        (8, 3, 2, "valid"),
+        (7, 3, 2, "same"),
+        (8, 1, 2, "valid"),
+        (6, 3, 1, "valid"),
+        (5, 4, 1, "same"),
+    ],
+)
+def test_dense_kernel_gradients_in_bfloat16_are_those_of_tensorflow(size, taps, stride, padding):
+    inputs = tf.cast(random.normal(size=(3, size, size, 6)), tf.bfloat16)
+    kernel = tf.cast(random.normal(size=(taps, taps, 6, 7)), tf.bfloat16)
+    results = []
+    for convolve in (conv, tf.nn.conv2d):
+        with tf.GradientTape() as tape:
+            tape.watch([inputs, kernel])
+            outputs = convolve(inputs, kernel, (stride, stride), padding if convolve is conv else padding.upper())
+            loss = tf.reduce_sum(tf.sin(outputs))
+        results.append([np.asarray(part, np.float32) for part in (outputs, *tape.gradient(loss, [inputs, kernel]))])
+    assert np.array_equal(results[0][0], results[1][0]) and np.array_equal(results[0][1], results[1][1])
+    assert np.allclose(results[0][2], results[1][2], rtol=0.01, atol=0.01 * np.abs(results[1][2]).max())
 
 
 @pytest.mark.parametrize("rate", [0.01, keras.optimizers.schedules.CosineDecay(0.01, 20)])

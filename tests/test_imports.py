@@ -11,8 +11,9 @@ from conftest import ROOT
 ROWS = [
     {"errors"},
     {"recipes", "metrics", "files", "images", "timing"},
-    {"augment", "heads", "tta", "graph", "depthwise", "optimizer", "environment"},
-    {"weights", "fold"},
+    {"augment", "heads", "tta", "graph", "optimizer", "environment"},
+    {"weights", "kernel_gradient"},
+    {"fold"},
     {"backbones", "datasets", "evaluate"},
     {"precision"},
     {"model"},
@@ -113,7 +114,7 @@ def test_help_imports_nothing_heavy():
 
 def test_every_module_has_a_test():
     tests = {p.stem.removeprefix("test_") for p in pathlib.Path(__file__).parent.glob("test_*.py")}
-    covered_by = {"errors": "cli", "heads": "model", "features": "train", "graph": "fold", "depthwise": "fold",
+    covered_by = {"errors": "cli", "heads": "model", "features": "train", "graph": "fold", "kernel_gradient": "fold",
                   "optimizer": "fold", "engine": "fold", "plots": "report", "evaluate_run": "report",
                   "demo": "report", "doctor": "cli", "fit": "train", "tta": "evaluate", "files": "runs",
                   "environment": "runs", "evaluate_split": "report", "precision": "model"}  # fmt: skip
