@@ -110,15 +110,16 @@ def gather_views(views: list[np.ndarray], view: np.ndarray, index: np.ndarray) -
 
     Args:
         views: V arrays (N, ...), may be memory-mapped.
-        view: (B,) int in [0, V).
-        index: (B,) int in [0, N).
+        view: int in [0, V), of any shape.
+        index: int in [0, N), of the same shape.
 
     Returns:
-        (B, ...), row i out of `views[view[i]][index[i]]`.
+        (*index.shape, ...), element i out of `views[view[i]][index[i]]`.
     """
-    if (view == view[0]).all():
-        return views[view[0]][index]
-    rows = np.empty((len(index), *views[0].shape[1:]), views[0].dtype)
+    first = view.flat[0]
+    if (view == first).all():
+        return views[first][index]
+    rows = np.empty((*index.shape, *views[0].shape[1:]), views[0].dtype)
     for number, features in enumerate(views):
         rows[view == number] = features[index[view == number]]
     return rows

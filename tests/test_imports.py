@@ -12,7 +12,7 @@ ROWS = [
     {"errors"},
     {"recipes", "metrics", "files", "images", "timing"},
     {"augment", "heads", "tta", "graph", "depthwise", "optimizer", "environment"},
-    {"weights", "fold"},
+    {"weights", "fold", "step"},
     {"backbones", "datasets", "evaluate"},
     {"precision"},
     {"model"},
