@@ -56,6 +56,21 @@ def make_draw_fn(count: int, batch_size: int, num_views: int, flip: bool, crop_p
     return draw
 
 
+def compile_draw_fn(draw):
+    """What a function of `make_draw_fn` gives for the steps from `start` (included) to `stop` (excluded).
+
+    Returns:
+        (start, stop) -> (index, view), each (stop - start, batch_size) int64, as NumPy arrays.
+    """
+    kinds = (tf.int64, tf.int64)
+
+    @tf.function(input_signature=[tf.TensorSpec((), tf.int64)] * 2, autograph=False)
+    def draw_steps(start, stop):
+        return tf.map_fn(draw, tf.range(start, stop), fn_output_signature=kinds)
+
+    return lambda start, stop: [part.numpy() for part in draw_steps(start, stop)]
+
+
 def make_batch_fn(images, labels, batch_size: int, flip: bool, crop_padding: int, seed: int, views: int = 0):
     """A pure function of the global step that returns that step's training batch.
 

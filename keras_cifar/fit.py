@@ -6,7 +6,6 @@ state taken at any step goes on to the same weights, to the bit.
 
 import dataclasses
 import functools
-import itertools
 import math
 import time
 
@@ -14,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_cifar.augment import (
-    dataset_of_steps,
+    compile_draw_fn,
     gather_views,
     make_draw_fn,
     make_train_dataset,
@@ -111,16 +110,17 @@ class TrainedPart:
         Yields:
             Inputs of `trained` (S, batch_size, ...), and labels (S, batch_size).
         """
-        recipe, split, steps = self.recipe, self.train, (start, stop)
+        recipe, split = self.recipe, self.train
         if self.train_views is not None:
-            draw = make_draw_fn(len(split), batch_size, len(self.train_views), recipe.flip, recipe.crop_padding, seed)
-            drawn = dataset_of_steps(draw, *steps).as_numpy_iterator()
-            for count in self._counts(batch_size, *steps):
-                index, view = (np.stack(part) for part in zip(*itertools.islice(drawn, count), strict=True))
+            views = len(self.train_views)
+            draw = make_draw_fn(len(split), batch_size, views, recipe.flip, recipe.crop_padding, seed)
+            draw_steps = compile_draw_fn(draw)
+            for first, last in self._calls(batch_size, start, stop):
+                index, view = draw_steps(first, last)
                 yield gather_views(self.train_views, view, index), split.labels[index]
             return
         dataset = make_train_dataset(
-            split.images, split.labels, batch_size, recipe.flip, recipe.crop_padding, seed, *steps, recipe.views
+            split.images, split.labels, batch_size, recipe.flip, recipe.crop_padding, seed, start, stop, recipe.views
         )
         for images, labels in dataset.as_numpy_iterator():
             yield (images if self.train_below is None else self.train_below(images))[None], labels[None]
@@ -129,14 +129,14 @@ class TrainedPart:
     def _is_pooled(self):
         return self.train_is_stored and len(self.trained.input_shape) == 2
 
-    def _counts(self, batch_size, start, stop):
-        """Yields how many steps the calls from `start` to `stop` take."""
+    def _calls(self, batch_size, start, stop):
+        """Yields the first step of each call from `start` to `stop`, and the one after its last."""
         per_epoch, size = len(self.train) // batch_size, 4 * batch_size * math.prod(self.trained.input_shape[1:])
         most = min(_STEPS_A_CALL, max(1, _BYTES_A_CALL // size)) if self._is_pooled else 1
         while start < stop:
-            count = min(most, stop - start, per_epoch - start % per_epoch)
-            yield count
-            start += count
+            after = min(start + most, stop, start - start % per_epoch + per_epoch)
+            yield start, after
+            start = after
 
     def predict_val(self) -> np.ndarray:
         """Logits (N, C) of val with the weights as they are."""
