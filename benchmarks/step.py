@@ -1,6 +1,7 @@
 """Images a second of a training step, ours against plain Keras and native PyTorch, batch norms frozen in all."""
 
 import keras
+import numpy as np
 
 from benchmarks.interleave import interleave, plot_cost, print_table
 from benchmarks.models import (
@@ -20,8 +21,10 @@ from benchmarks.models import (
 from keras_cifar.engine import compile_inference, inference_precision
 from keras_cifar.fold import fold_batch_norms
 from keras_cifar.graph import split_at_trainable
-from keras_cifar.optimizer import FusedAdam
 from keras_cifar.precision import resolve_precision
+from keras_cifar.step import TrainSteps
+
+_RATE = 1e-5
 
 
 def measure() -> dict:
@@ -54,17 +57,16 @@ def _loss():
 
 def ours_step(backbone: str, stages: tuple[str, ...], precision: str = "auto"):
     """One step of `keras_cifar.train`: frozen part, then the folded rest."""
-    below, model = _ours(backbone, stages, precision)
-    images, labels = batch()
-    return lambda: model.train_on_batch(below(images), labels)
+    below, take = _ours(backbone, stages, precision)
+    images, _ = batch()
+    return lambda: take(below(images))
 
 
 def stored_step(backbone: str, stages: tuple[str, ...]):
     """The same where the frozen part's outputs were stored, as with `views`: once for all levels, seeds and trials."""
-    below, model = _ours(backbone, stages, "auto")
-    images, labels = batch()
-    features = below(images)
-    return lambda: model.train_on_batch(features, labels)
+    below, take = _ours(backbone, stages, "auto")
+    features = below(batch()[0])
+    return lambda: take(features)
 
 
 def _ours(backbone, stages, precision):
@@ -72,15 +74,16 @@ def _ours(backbone, stages, precision):
     below = lambda images: images  # noqa: E731
     if frozen is not None:
         below = compile_inference(frozen, BATCH, inference_precision(precision, resolve_precision(precision, backbone)))
-    model = fold_batch_norms(trained)
-    model.compile(FusedAdam(1e-5), _loss())
-    return below, model
+    steps = TrainSteps(fold_batch_norms(trained), has_weight_decay=False, in_loop=False)
+    steps.reset(0.0)
+    labels = batch()[1]
+    return below, lambda inputs: steps(inputs[None], labels[None], np.array([_RATE]))
 
 
 def plain_step(backbone: str, stages: tuple[str, ...]):
     """One step of Keras' own `train_on_batch`."""
     model = classifier(backbone, stages)
-    model.compile(keras.optimizers.Adam(1e-5), _loss())
+    model.compile(keras.optimizers.Adam(_RATE), _loss())
     return lambda: model.train_on_batch(*batch())
 
 
@@ -99,7 +102,7 @@ def torch_step(backbone: str, stages: tuple[str, ...], in_bfloat16: bool = False
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.requires_grad_(False)
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-5)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], _RATE)
     images, labels = (torch.from_numpy(part) for part in batch())
 
     def step():

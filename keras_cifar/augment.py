@@ -56,6 +56,21 @@ def make_draw_fn(count: int, batch_size: int, num_views: int, flip: bool, crop_p
     return draw
 
 
+def compile_draw_fn(draw):
+    """What a function of `make_draw_fn` gives for the steps from `start` (included) to `stop` (excluded).
+
+    Returns:
+        (start, stop) -> (index, view), each (stop - start, batch_size) int64, as NumPy arrays.
+    """
+    kinds = (tf.int64, tf.int64)
+
+    @tf.function(input_signature=[tf.TensorSpec((), tf.int64)] * 2, autograph=False)
+    def draw_steps(start, stop):
+        return tf.map_fn(draw, tf.range(start, stop), fn_output_signature=kinds)
+
+    return lambda start, stop: [part.numpy() for part in draw_steps(start, stop)]
+
+
 def make_batch_fn(images, labels, batch_size: int, flip: bool, crop_padding: int, seed: int, views: int = 0):
     """A pure function of the global step that returns that step's training batch.
 
@@ -110,15 +125,16 @@ def gather_views(views: list[np.ndarray], view: np.ndarray, index: np.ndarray) -
 
     Args:
         views: V arrays (N, ...), may be memory-mapped.
-        view: (B,) int in [0, V).
-        index: (B,) int in [0, N).
+        view: int in [0, V), of any shape.
+        index: int in [0, N), of the same shape.
 
     Returns:
-        (B, ...), row i out of `views[view[i]][index[i]]`.
+        (*index.shape, ...), element i out of `views[view[i]][index[i]]`.
     """
-    if (view == view[0]).all():
-        return views[view[0]][index]
-    rows = np.empty((len(index), *views[0].shape[1:]), views[0].dtype)
+    first = view.flat[0]
+    if (view == first).all():
+        return views[first][index]
+    rows = np.empty((*index.shape, *views[0].shape[1:]), views[0].dtype)
     for number, features in enumerate(views):
         rows[view == number] = features[index[view == number]]
     return rows

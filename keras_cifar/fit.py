@@ -6,13 +6,14 @@ state taken at any step goes on to the same weights, to the bit.
 
 import dataclasses
 import functools
+import math
 import time
 
 import keras
 import numpy as np
 
 from keras_cifar.augment import (
-    dataset_of_steps,
+    compile_draw_fn,
     gather_views,
     make_draw_fn,
     make_train_dataset,
@@ -27,12 +28,16 @@ from keras_cifar.features import has_room, stored_features
 from keras_cifar.fold import fold_batch_norms
 from keras_cifar.graph import split_at_trainable
 from keras_cifar.metrics import cross_entropy, top1
-from keras_cifar.optimizer import FusedAdam
 from keras_cifar.recipes import Recipe
+from keras_cifar.step import TrainSteps, learning_rates
 
 # Images a call where no gradient is taken; of stored pooled features, which are small, many more.
 _FEATURE_BATCH = 64
 _POOLED_BATCH = 2048
+# Steps a call and their bytes of inputs, at most, where inputs are pooled features: what surrounds such a step in
+# Python takes many times as long as the step.
+_STEPS_A_CALL = 32
+_BYTES_A_CALL = 2**25
 
 
 class TrainedPart:
@@ -58,6 +63,7 @@ class TrainedPart:
         self.trained = fold_batch_norms(trained)
         self.train_views = self.train_below = self.val_below = None
         self.computed, self.val_is_stored = 0, False
+        self._steps = None
         if frozen is not None:
             self._run_frozen_part(frozen)
 
@@ -90,19 +96,46 @@ class TrainedPart:
         else:
             self.val_below = compiled(_FEATURE_BATCH)
 
+    def train_steps(self, weight_decay: float) -> TrainSteps:
+        """Steps of `trained` from step 0; compiled once as long as there is weight decay, or is none."""
+        if self._steps is None or self._steps.has_weight_decay != (weight_decay > 0):
+            self._steps = TrainSteps(self.trained, weight_decay > 0, self._is_pooled)
+        self._steps.reset(weight_decay)
+        return self._steps
+
     def batches(self, batch_size: int, seed: int, start: int, stop: int):
-        """Yields what the steps from `start` (included) to `stop` (excluded) see: inputs of `trained`, and labels."""
-        recipe, split, steps = self.recipe, self.train, (start, stop)
+        """What the steps from `start` (included) to `stop` (excluded) see, some steps at once, none across an epoch.
+
+        Yields:
+            Inputs of `trained` (S, batch_size, ...), and labels (S, batch_size).
+        """
+        recipe, split = self.recipe, self.train
         if self.train_views is not None:
-            draw = make_draw_fn(len(split), batch_size, len(self.train_views), recipe.flip, recipe.crop_padding, seed)
-            for index, view in dataset_of_steps(draw, *steps).as_numpy_iterator():
+            views = len(self.train_views)
+            draw = make_draw_fn(len(split), batch_size, views, recipe.flip, recipe.crop_padding, seed)
+            draw_steps = compile_draw_fn(draw)
+            for first, last in self._calls(batch_size, start, stop):
+                index, view = draw_steps(first, last)
                 yield gather_views(self.train_views, view, index), split.labels[index]
             return
         dataset = make_train_dataset(
-            split.images, split.labels, batch_size, recipe.flip, recipe.crop_padding, seed, *steps, recipe.views
+            split.images, split.labels, batch_size, recipe.flip, recipe.crop_padding, seed, start, stop, recipe.views
         )
         for images, labels in dataset.as_numpy_iterator():
-            yield images if self.train_below is None else self.train_below(images), labels
+            yield (images if self.train_below is None else self.train_below(images))[None], labels[None]
+
+    @property
+    def _is_pooled(self):
+        return self.train_is_stored and len(self.trained.input_shape) == 2
+
+    def _calls(self, batch_size, start, stop):
+        """Yields the first step of each call from `start` to `stop`, and the one after its last."""
+        per_epoch, size = len(self.train) // batch_size, 4 * batch_size * math.prod(self.trained.input_shape[1:])
+        most = min(_STEPS_A_CALL, max(1, _BYTES_A_CALL // size)) if self._is_pooled else 1
+        while start < stop:
+            after = min(start + most, stop, start - start % per_epoch + per_epoch)
+            yield start, after
+            start = after
 
     def predict_val(self) -> np.ndarray:
         """Logits (N, C) of val with the weights as they are."""
@@ -138,13 +171,15 @@ class Fit:
 
     Args:
         recipe: learning rate, schedule, weight decay, batch size, epochs and seed are read from it.
-        part: what trains; its weights are taken as they are, its optimizer is replaced.
+        part: what trains; its weights are taken as they are. It serves one `Fit` at a time.
         watched: indices of the val images that choose the best epoch; None for all.
 
     Attributes:
         progress: see `Progress`.
         best_logits: (N, C) of all val images at the best epoch.
         total_steps: steps of the whole recipe.
+        rates: (total_steps + 1,) learning rate of each step, and the one after the last.
+        train_steps: takes them, see `TrainSteps`.
     """
 
     def __init__(self, recipe: Recipe, part: TrainedPart, watched: np.ndarray | None = None):
@@ -155,21 +190,11 @@ class Fit:
         self.total_steps = self.steps_per_epoch * recipe.epochs
         self.progress = Progress()
         self.best_logits = np.zeros((len(part.val), part.trained.output_shape[-1]), np.float32)
-        self._compile()
-
-    def _compile(self):
-        rate = self.recipe.learning_rate
-        if self.recipe.schedule == "cosine":
-            rate = keras.optimizers.schedules.CosineDecay(rate, self.total_steps)
-        self.optimizer = FusedAdam(rate, weight_decay=self.recipe.weight_decay or None)
-        self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        trained = self.part.trained
-        trained.compile(self.optimizer, loss, metrics=[keras.metrics.SparseCategoricalAccuracy("top1")])
-        self.optimizer.build(trained.trainable_variables)
+        self.rates = learning_rates(recipe, self.total_steps)
+        self.train_steps = part.train_steps(recipe.weight_decay)
 
     def _variables(self):
-        found = self.part.trained.variables + self.optimizer.variables
+        found = self.part.trained.variables + self.train_steps.optimizer.variables
         return list({id(v): v for v in found}.values())
 
     def state(self) -> tuple[list[np.ndarray], dict]:
@@ -191,13 +216,8 @@ class Fit:
             variable.assign(array)
         self.best_logits, self.progress = best_logits, Progress(**values)
 
-    def train_step(self, inputs, labels) -> tuple[float, float]:
-        """One step on a batch; returns its loss in nats and top-1, both before the step."""
-        logs = self.part.trained.train_on_batch(inputs, labels, return_dict=True)
-        return float(logs["loss"]), float(logs["top1"])
-
     def steps(self, stop_epoch: int | None = None):
-        """Trains; yields after each step.
+        """Trains; yields after each call, of one step or several.
 
         Args:
             stop_epoch: stop after this epoch, from 1; None for the recipe's last.
@@ -212,14 +232,19 @@ class Fit:
         started = time.monotonic() - progress.seconds
         stop = self.total_steps if stop_epoch is None else stop_epoch * self.steps_per_epoch
         for inputs, labels in self.part.batches(self.batch_size, self.recipe.seed, progress.step, stop):
-            loss, accuracy = self.train_step(inputs, labels)
+            rates = self.rates[progress.step : progress.step + len(inputs)]
+            self._count(*self.train_steps(inputs, labels, rates))
+            progress.seconds = time.monotonic() - started
+            yield self._end_epoch() if progress.step % self.steps_per_epoch == 0 else None
+
+    def _count(self, losses, top1s):
+        progress = self.progress
+        for loss, accuracy in zip(losses.tolist(), top1s.tolist(), strict=True):
             progress.loss_sum += loss
             progress.top1_sum += accuracy
             progress.step += 1
-            progress.seconds = time.monotonic() - started
-            if not np.isfinite(loss):
+            if not math.isfinite(loss):
                 raise DivergedError(f"Expected a finite loss, but it diverged at step {progress.step}")
-            yield self._end_epoch() if progress.step % self.steps_per_epoch == 0 else None
 
     def _end_epoch(self):
         progress, epoch = self.progress, self.progress.step // self.steps_per_epoch
@@ -228,7 +253,7 @@ class Fit:
         row = {
             "epoch": epoch,
             "step": progress.step,
-            "learning_rate": float(self.optimizer.learning_rate),
+            "learning_rate": float(self.rates[progress.step]),
             "train_loss": progress.loss_sum / self.steps_per_epoch,
             "train_top1": progress.top1_sum / self.steps_per_epoch,
             "val_loss": cross_entropy(watched, labels),

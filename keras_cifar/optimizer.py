@@ -4,7 +4,15 @@ import keras
 
 
 class FusedAdam(keras.optimizers.Adam):
-    """`keras.optimizers.Adam` (Kingma and Ba, 2015), same slots and same formula."""
+    """`keras.optimizers.Adam` (Kingma and Ba, 2015), same slots and same formula, on one device."""
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        if keras.backend.backend() != "tensorflow":
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+            return
+        # Keras would first sum over replicas, by a custom gradient that TensorFlow never lets go of, nor of its graph.
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            self.update_step(gradient, variable.value, learning_rate)
 
     def update_step(self, gradient, variable, learning_rate):
         if keras.backend.backend() != "tensorflow":

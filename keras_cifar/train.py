@@ -25,7 +25,7 @@ from keras_cifar.plots import plot_confusion, plot_curves
 from keras_cifar.recipes import Recipe, recipe_to_dict, resolve_recipe
 from keras_cifar.runs import Run, open_run
 
-# Seconds between saved states within an epoch; each epoch's end is saved too.
+# Seconds between saved states within an epoch, or a call of several steps more; each epoch's end is saved too.
 SAVE_SECONDS = float(os.environ.get("KERAS_CIFAR_SAVE_SECONDS", 30))
 _SHARED_WITH_PARENT = ("data", "backbone", "image_size", "taps", "head", "head_width", "split_seed")
 
@@ -217,7 +217,7 @@ class _Training:
         bar = tqdm(total=self.fit.total_steps, initial=step, desc="training", disable=None, leave=False)
         try:
             for row in self.fit.steps():
-                bar.update()
+                bar.update(self.fit.progress.step - bar.n)
                 if row is not None:
                     self._end_epoch(row)
                 if row is not None or time.monotonic() - saved > SAVE_SECONDS:

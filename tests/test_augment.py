@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_cifar.augment import gather_views, make_batch_fn, make_draw_fn, make_train_dataset, view_images, view_table
+from keras_cifar.augment import (
+    compile_draw_fn,
+    gather_views,
+    make_batch_fn,
+    make_draw_fn,
+    make_train_dataset,
+    view_images,
+    view_table,
+)
 
 random = np.random.default_rng(0)
 IMAGES = random.integers(1, 256, (20, 8, 8, 3)).astype(np.uint8)
@@ -71,6 +79,11 @@ def test_stored_views_are_what_the_pipeline_shows(flip, padding, views):
         assert np.array_equal(gather_views(stored, view, index), images) and np.array_equal(labels, LABELS[index])
         seen.update(view)
     assert len(seen) == len(table) == (views or 1 + flip)
+    index, view = compile_draw_fn(draw)(5, 9)
+    single = [draw(tf.constant(step, tf.int64)) for step in range(5, 9)]
+    assert np.array_equal(index, [part for part, _ in single]) and np.array_equal(view, [part for _, part in single])
+    together = gather_views(stored, view, index)
+    assert np.array_equal(together[2], batch_at(tf.constant(7, tf.int64))[0])
 
 
 def test_more_views_begin_with_the_same_ones():

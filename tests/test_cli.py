@@ -1,9 +1,12 @@
 """Bad input: one sentence, exit code 2, no traceback, nothing lost."""
 
+import importlib.util
+
 import pytest
 from conftest import ROOT, run_cli, tiny_options
 
 import cli
+from keras_cifar.doctor import diagnose
 from keras_cifar.recipes import LEVELS
 
 
@@ -88,6 +91,14 @@ def test_doctor_looks_at_everything(capsys):
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in ("tensorflow", "CPU", "data cifar10", "weights resnet18", "efficientnet_lite0"))
+    assert any(line.split()[:2] == ["ok", "KerasTuner"] for line in out.splitlines())
+
+
+def test_doctor_says_how_to_get_keras_tuner(monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "keras_tuner" else find_spec(name))
+    rows = {what: (state, found) for state, what, found in diagnose()}
+    assert rows["KerasTuner"] == ("missing", 'for tune: pip install -e ".[tune]"')
 
 
 def test_train_on_a_folder_then_evaluate_without_test(image_folder, tmp_path, capsys):

@@ -12,7 +12,7 @@ ROWS = [
     {"errors"},
     {"recipes", "metrics", "files", "images", "timing"},
     {"augment", "heads", "tta", "graph", "optimizer", "environment"},
-    {"weights", "kernel_gradient"},
+    {"weights", "kernel_gradient", "step"},
     {"fold"},
     {"backbones", "datasets", "evaluate"},
     {"precision"},

@@ -30,7 +30,11 @@ def test_the_rate_grows_and_the_losses_are_single_steps():
     _, steady = run_range_test(runner, recipe, 1e-12, 1e-11, 12)  # such rates change nothing
     part = runner.prepare(recipe)[1]
     batches = part.batches(16, recipe.seed, 0, 12)
-    single = [cross_entropy(part.trained.predict_on_batch(inputs), labels) for inputs, labels in batches]
+    single = [
+        cross_entropy(part.trained.predict_on_batch(inputs), labels)
+        for stacked in batches
+        for inputs, labels in zip(*stacked, strict=True)
+    ]
     assert steady == pytest.approx(single, abs=1e-3)
 
 

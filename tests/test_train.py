@@ -46,12 +46,12 @@ def start_and_kill(args, run_dir, at_step):
     assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
 
 
-@pytest.mark.parametrize(("level", "steps"), [(1, (7,)), (3, (8,))])
-def test_killed_run_ends_like_one_that_was_not(tmp_path, monkeypatch, level, steps):
+@pytest.mark.parametrize(("level", "batch_size", "steps"), [(1, 1, (60,)), (3, 8, (8,))])  # 48 and 6 steps an epoch
+def test_killed_run_ends_like_one_that_was_not(tmp_path, monkeypatch, level, batch_size, steps):
     monkeypatch.setenv("KERAS_CIFAR_ENGINE", ENGINE if level == 3 else "keras")
-    args = ["train", "--level", str(level), *tiny_options(epochs=3, batch_size=8)]  # 18 steps
+    args = ["train", "--level", str(level), *tiny_options(epochs=3, batch_size=batch_size)]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(tiny_recipe(level, epochs=3, batch_size=8), whole, say=lambda line: None)
+    train(tiny_recipe(level, epochs=3, batch_size=batch_size), whole, say=lambda line: None)
     for step in steps:
         start_and_kill([*args, "--run-dir", str(killed)], killed, step)
         assert not Run(killed).is_finished

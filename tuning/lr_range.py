@@ -85,20 +85,25 @@ def run_range_test(
     batches = -(-steps // max(1, len(runner.train) // min(recipe.batch_size, len(runner.train))))
     fit = Fit(dataclasses.replace(recipe, schedule="constant", epochs=batches), runner.prepare(recipe)[1])
     rates, losses, smooth, best = low * (high / low) ** (np.arange(steps) / (steps - 1)), [], 0.0, np.inf
-    progress = tqdm(rates, desc="range test", disable=None, leave=False)
-    stream = fit.part.batches(fit.batch_size, recipe.seed, 0, steps)
-    for number, (rate, (inputs, labels)) in enumerate(zip(progress, stream, strict=True), 1):
-        fit.optimizer.learning_rate.assign(rate)
-        loss, _ = fit.train_step(inputs, labels)
+    for loss in tqdm(_losses(fit, rates), desc="range test", total=steps, disable=None, leave=False):
         if not np.isfinite(loss):
             break
         losses.append(loss)
         smooth = _SMOOTHING * smooth + (1 - _SMOOTHING) * loss
-        corrected = smooth / (1 - _SMOOTHING**number)
+        corrected = smooth / (1 - _SMOOTHING ** len(losses))
         best = min(best, corrected)
         if corrected > _DIVERGED * best:
             break
     return rates[: len(losses)], np.array(losses)
+
+
+def _losses(fit, rates):
+    """Yields the loss of each step."""
+    done = 0
+    for inputs, labels in fit.part.batches(fit.batch_size, fit.recipe.seed, 0, len(rates)):
+        losses, _ = fit.train_steps(inputs, labels, rates[done : done + len(inputs)])
+        yield from losses.tolist()
+        done += len(inputs)
 
 
 def make_curve(rates: np.ndarray, losses: np.ndarray) -> dict:

@@ -1,0 +1,109 @@
+"""Steps taken together end, to the bit, as steps taken one by one, with the settings they are given as values."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import tiny_recipe
+
+from keras_cifar import fit as fit_module
+from keras_cifar.datasets import open_source
+from keras_cifar.errors import DivergedError
+from keras_cifar.fit import Fit
+from keras_cifar.heads import linear_head
+from keras_cifar.step import TrainSteps, learning_rates
+from tuning.trial import TrialRunner
+
+random = np.random.default_rng(0)
+INPUTS = random.normal(size=(12, 8, 20)).astype(np.float32)
+LABELS = random.integers(0, 3, (12, 8))
+
+
+def train_head(in_loop, sizes, weight_decay=0.0, rates=(0.01,) * 12):
+    """Weights, moments and losses after calls of these numbers of steps."""
+    model = linear_head(20, 3, 0, 0.2, seed=0)
+    steps = TrainSteps(model, weight_decay > 0, in_loop)
+    steps.reset(weight_decay)
+    losses, start = [], 0
+    for size in sizes:
+        part = slice(start, start + size)
+        losses.append(steps(INPUTS[part], LABELS[part], rates[part])[0])
+        start += size
+    variables = (*model.trainable_variables, *model.non_trainable_variables, *steps.optimizer.variables)
+    return [*map(keras.ops.convert_to_numpy, variables), np.concatenate(losses)]
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_steps_of_one_call_are_those_of_many(weight_decay):
+    one_by_one = train_head(False, [1] * 12, weight_decay)
+    for sizes in ([1] * 12, [12], [5, 1, 6]):
+        for ours, expected in zip(train_head(True, sizes, weight_decay), one_by_one, strict=True):
+            assert np.array_equal(ours, expected)
+
+
+def test_steps_equal_those_of_keras():
+    schedule = keras.optimizers.schedules.CosineDecay(0.05, 12)
+    model = linear_head(20, 3, 0, 0.2, seed=0)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    losses = [model.train_on_batch(*batch) for batch in zip(INPUTS, LABELS, strict=True)]
+    rates = learning_rates(tiny_recipe(1, learning_rate=0.05), 12)
+    assert rates[-1] == 0 and np.all(np.diff(rates) < 0)
+    *ours, our_losses = train_head(True, [12], 0.1, rates[:-1])
+    assert np.allclose(our_losses, losses, atol=1e-5)
+    for weights, expected in zip(ours[:2], model.trainable_variables, strict=True):
+        assert np.allclose(weights, keras.ops.convert_to_numpy(expected), atol=1e-5)
+
+
+def test_a_constant_rate_stays():
+    assert np.array_equal(learning_rates(tiny_recipe(2, schedule="constant"), 3), np.full(4, 5e-4, np.float32))
+
+
+@pytest.fixture(scope="module")
+def runner():
+    return TrialRunner(tiny_recipe(1), open_source("digits"))
+
+
+def fit_in_calls_of(steps, runner, recipe, monkeypatch, resume_at=None):
+    monkeypatch.setattr(fit_module, "_STEPS_A_CALL", steps)
+    fit = Fit(recipe, runner.prepare(recipe)[1])
+    for _ in fit.steps():
+        if resume_at is not None and fit.progress.step >= resume_at:
+            return fit.state()
+    return fit.state()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_a_state_of_any_step_goes_on_in_larger_calls(batch_size, runner, monkeypatch):
+    recipe = tiny_recipe(1, epochs=2, batch_size=batch_size)
+    arrays, values = fit_in_calls_of(1, runner, recipe, monkeypatch)
+    early = fit_in_calls_of(1, runner, recipe, monkeypatch, resume_at=5)
+    assert early[1]["step"] == 5
+    monkeypatch.setattr(fit_module, "_STEPS_A_CALL", 32)
+    fit = Fit(recipe, runner.prepare(recipe)[1])
+    fit.restore(*early)
+    calls = len(list(fit.steps()))
+    assert calls < fit.total_steps - 5
+    for ours, expected in zip(fit.state()[0], arrays, strict=True):
+        assert np.array_equal(ours, expected)
+    history = [[{**row, "seconds": 0} for row in rows] for rows in (fit.progress.history, values["history"])]
+    assert history[0] == history[1] and fit.progress.best_epoch == values["best_epoch"]
+
+
+def test_one_compiled_step_serves_all_rates(runner):
+    part = runner.prepare(tiny_recipe(1))[1]
+    plain = part.train_steps(0.0)
+    assert part.train_steps(0.0) is plain
+    decaying = part.train_steps(0.1)
+    assert decaying is not plain and part.train_steps(0.2) is decaying
+    assert float(decaying.optimizer.weight_decay) == pytest.approx(0.2)
+
+
+def test_the_step_that_diverged_is_named(runner, monkeypatch):
+    recipe = tiny_recipe(1, learning_rate=1e38, batch_size=1, epochs=2)
+    named = []
+    for steps in (1, 32):
+        with pytest.raises(DivergedError, match="at step") as error:
+            fit_in_calls_of(steps, runner, recipe, monkeypatch)
+        named.append(str(error.value))
+    assert named[0] == named[1]
