@@ -5,6 +5,8 @@ end of a network. There, for each channel, the product of all input positions wi
 positions, summed over the batch, costs less than the kernel's taps one by one.
 """
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -27,18 +29,21 @@ def depthwise_conv(inputs, kernel, strides: tuple[int, int], padding: str):
     """
     if keras.backend.backend() != "tensorflow" or _is_large(inputs.shape):
         return ops.depthwise_conv(inputs, kernel, strides[0], padding)
-    return _with_product_gradient(inputs, kernel, strides[0], padding)
+    return _with_product_gradient(strides[0], padding)(inputs, kernel)
 
 
 def _is_large(shape):
     return None in shape[1:3] or shape[1] * shape[2] > _MAX_POSITIONS
 
 
-def _with_product_gradient(inputs, kernel, stride, padding):
+@functools.cache
+def _with_product_gradient(stride, padding):
+    """Inputs and kernel -> outputs, as a graph of its own: TensorFlow never lets go of one with a custom gradient."""
     import tensorflow as tf
 
     steps = [1, stride, stride, 1]
 
+    @tf.function(autograph=False)
     @tf.custom_gradient
     def convolve(inputs, kernel):
         outputs = tf.nn.depthwise_conv2d(inputs, kernel, steps, padding.upper())
@@ -55,7 +60,7 @@ def _with_product_gradient(inputs, kernel, stride, padding):
 
         return outputs, gradients
 
-    return convolve(inputs, kernel)
+    return convolve
 
 
 def _kernel_gradient(inputs, upstream, kernel_shape, stride, padding):
