@@ -6,6 +6,8 @@ positions with all output positions, summed over the batch, costs less than the 
 one; a dense convolution in bfloat16 gains from one product a tap, or one of patches.
 """
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -32,21 +34,7 @@ def conv(inputs, kernel, strides: tuple[int, int], padding: str, dilation_rate: 
     is_plain = keras.backend.standardize_dtype(inputs.dtype) == "bfloat16" and dilation_rate == (1, 1)
     if not is_plain or not _pays(inputs.shape, strides[0] ** 2 * _MAX_DENSE):
         return ops.conv(inputs, kernel, strides, padding, dilation_rate=dilation_rate)
-    import tensorflow as tf
-
-    options = {"strides": [1, *strides, 1], "padding": padding.upper()}
-
-    @tf.custom_gradient
-    def convolve(inputs, kernel):
-        def gradients(upstream):
-            to_inputs = tf.raw_ops.Conv2DBackpropInput(
-                input_sizes=tf.shape(inputs), filter=kernel, out_backprop=upstream, **options
-            )
-            return to_inputs, _dense_kernel_gradient(inputs, upstream, kernel.shape, strides[0], padding)
-
-        return tf.nn.conv2d(inputs, kernel, **options), gradients
-
-    return convolve(inputs, kernel)
+    return _with_product_gradient(strides[0], padding, is_depthwise=False)(inputs, kernel)
 
 
 def depthwise_conv(inputs, kernel, strides: tuple[int, int], padding: str):
@@ -63,26 +51,35 @@ def depthwise_conv(inputs, kernel, strides: tuple[int, int], padding: str):
     """
     if not _pays(inputs.shape, _MAX_DEPTHWISE):
         return ops.depthwise_conv(inputs, kernel, strides[0], padding)
-    import tensorflow as tf
-
-    options = {"strides": [1, *strides, 1], "padding": padding.upper()}
-
-    @tf.custom_gradient
-    def convolve(inputs, kernel):
-        def gradients(upstream):
-            to_inputs = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
-                input_sizes=tf.shape(inputs), filter=kernel, out_backprop=upstream, **options
-            )
-            return to_inputs, _depthwise_kernel_gradient(inputs, upstream, kernel.shape, strides[0], padding)
-
-        return tf.nn.depthwise_conv2d(inputs, kernel, **options), gradients
-
-    return convolve(inputs, kernel)
+    return _with_product_gradient(strides[0], padding, is_depthwise=True)(inputs, kernel)
 
 
 def _pays(shape, limit):
     on_cpu = keras.backend.backend() == "tensorflow" and not has_accelerator()
     return on_cpu and None not in shape[1:3] and shape[1] * shape[2] <= limit
+
+
+@functools.cache
+def _with_product_gradient(stride, padding, is_depthwise):
+    """Inputs and kernel -> outputs, as a graph of its own: TensorFlow never lets go of one with a custom gradient."""
+    import tensorflow as tf
+
+    apply, to_inputs, to_kernel = tf.nn.conv2d, tf.raw_ops.Conv2DBackpropInput, _dense_kernel_gradient
+    if is_depthwise:
+        apply, to_inputs = tf.nn.depthwise_conv2d, tf.raw_ops.DepthwiseConv2dNativeBackpropInput
+        to_kernel = _depthwise_kernel_gradient
+    options = {"strides": [1, stride, stride, 1], "padding": padding.upper()}
+
+    @tf.function(autograph=False)
+    @tf.custom_gradient
+    def convolve(inputs, kernel):
+        def gradients(upstream):
+            below = to_inputs(input_sizes=tf.shape(inputs), filter=kernel, out_backprop=upstream, **options)
+            return below, to_kernel(inputs, upstream, kernel.shape, stride, padding)
+
+        return apply(inputs, kernel, **options), gradients
+
+    return convolve
 
 
 def _dense_kernel_gradient(inputs, upstream, kernel_shape, stride, padding):

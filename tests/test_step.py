@@ -1,5 +1,7 @@
 """Steps taken together end, to the bit, as steps taken one by one, with the settings they are given as values."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from keras_cifar import fit as fit_module
 from keras_cifar.datasets import open_source
 from keras_cifar.errors import DivergedError
 from keras_cifar.fit import Fit
+from keras_cifar.fold import fold_batch_norms
 from keras_cifar.heads import linear_head
 from keras_cifar.step import TrainSteps, learning_rates
 from tuning.trial import TrialRunner
@@ -107,3 +110,21 @@ def test_the_step_that_diverged_is_named(runner, monkeypatch):
             fit_in_calls_of(steps, runner, recipe, monkeypatch)
         named.append(str(error.value))
     assert named[0] == named[1]
+
+
+def test_a_compiled_step_goes_with_its_model():
+    images = keras.Input((4, 4, 8))
+    inputs = random.normal(size=(1, 6, 4, 4, 8)).astype(np.float32)
+
+    def graphs_left():
+        x = keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False)(images)
+        x = keras.layers.BatchNormalization(trainable=False)(x)
+        logits = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
+        model = fold_batch_norms(keras.Model(images, logits))
+        TrainSteps(model, False, in_loop=False)(inputs, LABELS[:1, :6], [0.01])
+        del model, x, logits
+        keras.utils.clear_session()
+        gc.collect()
+        return sum(type(found).__name__ == "FuncGraph" for found in gc.get_objects())
+
+    assert graphs_left() == graphs_left()
