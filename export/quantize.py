@@ -164,7 +164,7 @@ def quantize_within_budget(core, calibration, val, float_by_view, max_drop: floa
         by_view = onnx_logits_by_view(file, val.images, 64, f"INT8 on val, {len(chosen)} layers in float")
         drop = _drop(float_by_view, by_view, val.labels)
         tried[len(chosen)] = drop
-        say(f"INT8, {len(chosen)} of {len(quantizer.layers)} layers in float: val top-1 {-drop:+.2f} points")
+        say(f"INT8, {len(chosen)} of {len(quantizer.layers)} layers in float: val top-1 {0 - drop:+.2f} points")
         if drop <= max_drop:
             return quantized, by_view, {"max_drop": max_drop, "drop": drop, "in_float": chosen, "tried": tried,
                                         "layers": len(quantizer.layers), "calibrated_on": len(calibration)}  # fmt: skip

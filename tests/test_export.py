@@ -199,6 +199,7 @@ def test_int8_over_budget_keeps_layers_in_float():
     quantized, found, figures = quantize_within_budget(core, split.images, split, by_view, 0.5, lines.append)
     assert figures["in_float"] == ["Conv2", "Conv3"] and figures["drop"] == 0 and figures["layers"] == 3
     assert figures["tried"][0] > 30 and len(lines) == len(figures["tried"]) == 3
+    assert lines[-1] == "INT8, 2 of 3 layers in float: val top-1 +0.00 points"
     assert np.abs(found - by_view).max() < 0.05
     inputs = {node.name: list(node.input) for node in quantized.graph.node}
     assert inputs["Conv3"][1] == "w2" and inputs["Conv4"][1] != "w3"
