@@ -390,7 +390,7 @@ def _import_quietly():
             import tensorflow as tf
 
             tf.constant(0)
-        except BaseException:
+        except Exception:
             held.seek(0)
             os.write(terminal, held.read())
             raise

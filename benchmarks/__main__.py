@@ -10,7 +10,6 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 NAMES = ("level1", "step", "evaluate", "augment", "memory", "onnx")
-_MODULES = {"onnx": "exported"}  # a module called onnx would stand in the way of the package
 
 
 def main():
@@ -27,7 +26,7 @@ def main():
             subprocess.run([sys.executable, "-m", "benchmarks", one], check=True)
         print(json.dumps({one: json.loads((RESULTS / f"{one}.json").read_text()) for one in NAMES}))
         return
-    figures = importlib.import_module(f"benchmarks.{_MODULES.get(name, name)}").measure()
+    figures = importlib.import_module(f"benchmarks.{name}").measure()
     line = json.dumps({"cpu": cpu_name(), "engine": engine_name(), "packages": package_versions(), **figures})
     with atomic_path(RESULTS / f"{name}.json") as partial:
         partial.write_text(line + "\n")

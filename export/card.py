@@ -143,7 +143,7 @@ def _parity(metadata):
     if int8 := metadata["quantization"]:
         text += (
             f" INT8 was made from it, calibrated on {int8['calibrated_on']} training images, with "
-            f"{len(int8['in_float'])} of {int8['layers']} layers in float: {-int8['drop']:+.2f} points of val, the "
+            f"{len(int8['in_float'])} of {int8['layers']} layers in float: {0 - int8['drop']:+.2f} points of val, the "
             f"worse of plain and TTA ({-int8['max_drop']:+g} allowed)."
         )
     return text

@@ -1,6 +1,11 @@
-"""Static INT8 within a budget: layers that cost the most accuracy stay in float until the file is good enough."""
+"""Static INT8 within a budget: layers that cost the most accuracy stay in float until the file is good enough.
+
+The narrow layers at the start always do. They work on the largest maps with the fewest channels, where 8-bit kernels
+gain nothing, and their rounding is most of what INT8 costs; so is rounding the resized image.
+"""
 
 import contextlib
+import itertools
 import logging
 import pathlib
 import tempfile
@@ -10,6 +15,7 @@ import numpy as np
 import onnx
 from tqdm import tqdm
 
+from export.bias_correction import correct_biases
 from export.graph import LOGITS, clean_core, finish
 from export.parity import onnx_logits_by_view
 from export.session import OnnxSession
@@ -22,6 +28,7 @@ _BATCH = 32
 _LAYERS = ("Conv", "MatMul", "Gemm")
 _ACTIVATIONS = ("Clip", "Relu")
 _OPERATORS = [*_LAYERS, *_ACTIVATIONS, "Add", "MaxPool", "GlobalAveragePool"]
+_NARROW = 32
 
 
 class Quantizer:
@@ -42,18 +49,27 @@ class Quantizer:
         onnx.save(core, exact)
         with _quiet():
             quant_pre_process(str(exact), str(self._prepared), skip_symbolic_shape=True)
-        self._graph = onnx.load(self._prepared).graph
+        self._exact = onnx.load(self._prepared)
+        self._graph = self._exact.graph
 
     @property
     def layers(self) -> list[str]:
         """Names of the layers with weights, in order."""
         return [node.name for node in self._graph.node if node.op_type in _LAYERS]
 
+    @property
+    def narrow(self) -> list[str]:
+        """Names of the convolutions with at most 32 output channels that come before any wider layer."""
+        shapes = {tensor.name: tensor.dims for tensor in self._graph.initializer}
+        layers = [node for node in self._graph.node if node.op_type in _LAYERS]
+        first = itertools.takewhile(lambda n: n.op_type == "Conv" and shapes[n.input[1]][0] <= _NARROW, layers)
+        return [node.name for node in first]
+
     def quantize(self, in_float: list[str] = ()) -> onnx.ModelProto:
-        """The core with 8-bit weights (signed, per channel) and activations (unsigned).
+        """The core with 8-bit weights (signed, per channel) and activations (unsigned), biases corrected.
 
         Args:
-            in_float: layers to leave as they are, with their activations.
+            in_float: layers to leave as they are, with their activations, beside the narrow ones.
         """
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -68,10 +84,16 @@ class Quantizer:
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=self._with_activations(in_float),
+                nodes_to_exclude=[*self._before_layers(), *self._with_activations([*self.narrow, *in_float])],
                 calibration_cache_path=pathlib.Path(self._folder.name) / "ranges.json",
             )
-        return clean_core(onnx.load(output))
+        quantized = onnx.load(output)
+        correct_biases(self._exact, quantized, self._images, _BATCH)
+        return clean_core(quantized)
+
+    def _before_layers(self):
+        """Preprocessing, on pixels that are exact."""
+        return [n.name for n in itertools.takewhile(lambda n: n.op_type not in _LAYERS, self._graph.node)]
 
     def _with_activations(self, layers):
         outputs = {out for node in self._graph.node if node.name in layers for out in node.output}
@@ -87,7 +109,8 @@ class Quantizer:
             return float(np.mean((session.run(self._images, LOGITS) - exact) ** 2))
 
         whole = error([])
-        bar = tqdm(self.layers, desc="cost of each layer", unit="layer", disable=None, leave=False)
+        layers = [layer for layer in self.layers if layer not in self.narrow]
+        bar = tqdm(layers, desc="cost of each layer", unit="layer", disable=None, leave=False)
         return {layer: whole - error([layer]) for layer in bar}
 
 
@@ -135,13 +158,13 @@ def quantize_within_budget(core, calibration, val, float_by_view, max_drop: floa
     quantizer = Quantizer(core, calibration)
     order, tried, count = [], {}, 0
     while True:
-        chosen = order[:count]
+        chosen = [*quantizer.narrow, *order[:count]]
         quantized = quantizer.quantize(chosen)
         file = finish(quantized, tta=True, by_view=True).SerializeToString()
-        by_view = onnx_logits_by_view(file, val.images, 64, f"INT8 on val, {count} layers in float")
+        by_view = onnx_logits_by_view(file, val.images, 64, f"INT8 on val, {len(chosen)} layers in float")
         drop = _drop(float_by_view, by_view, val.labels)
-        tried[count] = drop
-        say(f"INT8, {count} of {len(quantizer.layers)} layers in float: val top-1 {-drop:+.2f} points")
+        tried[len(chosen)] = drop
+        say(f"INT8, {len(chosen)} of {len(quantizer.layers)} layers in float: val top-1 {0 - drop:+.2f} points")
         if drop <= max_drop:
             return quantized, by_view, {"max_drop": max_drop, "drop": drop, "in_float": chosen, "tried": tried,
                                         "layers": len(quantizer.layers), "calibrated_on": len(calibration)}  # fmt: skip
@@ -151,7 +174,8 @@ def quantize_within_budget(core, calibration, val, float_by_view, max_drop: floa
         if count >= len(order) - 1:
             raise InputError(
                 f"Expected INT8 to lose at most {max_drop:g} points of val, but it loses {drop:.2f} even with "
-                f"{count} of {len(order)} layers in float; pass a larger --max-drop, or leave --int8 out."
+                f"{len(chosen)} of {len(quantizer.layers)} layers in float; pass a larger --max-drop, or leave --int8 "
+                "out."
             )
         count = min(max(1, 2 * count), len(order) - 1)
 

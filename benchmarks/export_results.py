@@ -1,4 +1,4 @@
-"""Exports levels in all variants, evaluates them on test, writes a table: `python -m benchmarks.exports RUNS`.
+"""Exports levels in all variants, evaluates them on test, writes a table: `python -m benchmarks.export_results RUNS`.
 
 Files go to `--files`; figures and the table to `results/export`. A level whose files are all evaluated is not exported
 again, so an interrupted command goes on when it is repeated. Speeds are measured at the end, all in turns.
@@ -30,7 +30,7 @@ _KERAS = "Keras predict"
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.exports", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.export_results", description=__doc__)
     parser.add_argument("runs", help="folder of the levels' finished runs")
     parser.add_argument("--files", default="exported", help="folder for the ONNX files")
     parser.add_argument("--data-dir")
@@ -119,7 +119,7 @@ def table(result: dict) -> str:
     note = (
         f"Accuracy on the whole test split; speeds in turns on {result['cpu']}. On all of val, at batch sizes 1, 7 "
         f"and 256, with TTA and without, logits of Keras and onnxruntime differ by at most {worst:.1e}, and "
-        f"{mismatches} predictions. `python -m benchmarks.exports RUNS` made this."
+        f"{mismatches} predictions. `python -m benchmarks.export_results RUNS` made this."
     )
     return "\n".join(lines) + f"\n\n{note}\n"
 
