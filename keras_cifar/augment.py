@@ -173,11 +173,7 @@ def make_train_dataset(
     images, labels, batch_size: int, flip: bool, crop_padding: int, seed: int, start: int, stop: int, views: int = 0
 ) -> tf.data.Dataset:
     """Batches of the global steps from `start` (included) to `stop` (excluded); see `make_batch_fn`."""
-    return dataset_of_steps(make_batch_fn(images, labels, batch_size, flip, crop_padding, seed, views), start, stop)
-
-
-def dataset_of_steps(batch_at, start: int, stop: int) -> tf.data.Dataset:
-    """What a function of the global step gives for the steps from `start` (included) to `stop` (excluded)."""
+    batch_at = make_batch_fn(images, labels, batch_size, flip, crop_padding, seed, views)
     dataset = tf.data.Dataset.range(start, stop).map(batch_at, num_parallel_calls=1).prefetch(2)
     options = tf.data.Options()
     options.autotune.enabled = False  # its teardown stalls short loops
