@@ -215,9 +215,9 @@ def test_preprocessing_and_narrow_first_layers_stay_in_float(exported):
     nodes = onnx.load(exported["folder"] / "level4_int8.onnx").graph.node
     dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
     rounded = [node.input[1] in dequantized for node in nodes if node.op_type in ("Conv", "Gemm")]
-    assert rounded == [False] * 3 + [True] * 48
+    assert rounded == [False] * 3 + [True] * 15
     figures = open_file(exported, "int8").metadata["quantization"]
-    assert len(figures["in_float"]) == 3 and figures["layers"] == 51
+    assert len(figures["in_float"]) == 3 and figures["layers"] == 18
     kinds = [node.op_type for node in nodes]
     assert "Conv" in kinds[: kinds.index("QuantizeLinear")]
 
