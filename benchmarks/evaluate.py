@@ -32,7 +32,7 @@ def measure() -> dict:
             ways = _ways(backbone, size)
             views = {"plain": lambda predict: predict, "flip TTA": flip_tta}
             for view, wrap in views.items() if size == IMAGE_SIZE else [("plain", views["plain"])]:
-                rates = interleave({way: _call(wrap(predict), images) for way, predict in ways.items()}, BATCH)
+                rates = interleave({way: _call(wrap(predict), images) for way, predict in ways.items()}, BATCH, 3, 3)
                 print_table(f"{backbone}, {view}, {size} px, batch {BATCH}", rates, OURS)
                 found[f"{backbone}, {view}, {size} px"] = rates
                 by_size.setdefault(size, rates)
