@@ -112,7 +112,7 @@ def benchmark_ways(ways: dict, side: int, batches: tuple[int, ...] = BATCHES, ro
     for batch in batches:
         images = random.integers(0, 256, (batch, side, side, 3)).astype(np.uint8)
         calls = {name: lambda call=call: call(images) for name, call in ways.items()}  # noqa: B023
-        seconds = interleaved_seconds(calls, rounds, math.ceil(_IMAGES_A_TURN / batch))
+        seconds = interleaved_seconds(calls, rounds, max(2, math.ceil(_IMAGES_A_TURN / batch)))
         rates = median_rates(seconds, batch)
         for name, turns in seconds.items():
             latency = np.percentile(1000 * np.concatenate(turns), PERCENTILES)

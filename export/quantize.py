@@ -159,7 +159,7 @@ def quantize_within_budget(core, calibration, val, float_by_view, max_drop: floa
     order, tried, count = [], {}, 0
     while True:
         chosen = [*quantizer.narrow, *order[:count]]
-        quantized = quantizer.quantize(chosen)
+        quantized = quantizer.quantize(order[:count])
         file = finish(quantized, tta=True, by_view=True).SerializeToString()
         by_view = onnx_logits_by_view(file, val.images, 64, f"INT8 on val, {len(chosen)} layers in float")
         drop = _drop(float_by_view, by_view, val.labels)
