@@ -58,7 +58,6 @@ class TrainedPart:
 
     def __init__(self, recipe: Recipe, model: keras.Model, train: Split, val: Split):
         self.recipe, self.train, self.val = recipe, train, val
-        self.precision = describe_compute(recipe)["engine_precision"]
         frozen, trained = split_at_trainable(model)
         self.trained = fold_batch_norms(trained)
         self.train_views = self.train_below = self.val_below = None
@@ -73,7 +72,8 @@ class TrainedPart:
 
     def _run_frozen_part(self, frozen):
         """Stores what `trained` is fed with, or compiles the function of images that gives it."""
-        recipe, split, precision = self.recipe, self.train, self.precision
+        recipe, split = self.recipe, self.train
+        precision = describe_compute(recipe)["engine_precision"]
         compiled = functools.cache(lambda batch_size: compile_inference(frozen, batch_size, precision))
 
         def stored(part, name):

@@ -29,17 +29,17 @@ def resolve_precision(precision: str, backbone: str) -> str:
 
 def bfloat16_is_faster_on_cpu() -> bool:
     """Whether this CPU trains a convolution faster in bfloat16."""
-    return keras.backend.backend() == "tensorflow" and bfloat16_pays("tensorflow", _bfloat16_gain)
+    return keras.backend.backend() == "tensorflow" and bfloat16_pays("tensorflow", _convolution_step)
 
 
-def bfloat16_pays(package: str, measure_gain) -> bool:
+def bfloat16_pays(package: str, make_call) -> bool:
     """Whether a package computes enough faster in bfloat16 on this CPU, to be worth its rounding.
 
     Not all CPUs that have it do. It is timed once and kept in the cache, so that a machine always answers alike.
 
     Args:
         package: "tensorflow" or "openvino".
-        measure_gain: function without arguments; how many times as fast as float32.
+        make_call: "float32" or "bfloat16" -> a function without arguments that computes in it.
     """
     if not cpu_flags() & {"amx_bf16", "avx512_bf16"}:
         return False
@@ -49,19 +49,19 @@ def bfloat16_pays(package: str, measure_gain) -> bool:
     with contextlib.suppress(InputError):  # not there yet, or damaged
         known = read_json(path)
     if machine not in known:
-        known[machine] = measure_gain()
+        known[machine] = _bfloat16_gain(make_call)
         write_json(path, known)
     return known[machine] >= _GAIN
 
 
-def _bfloat16_gain():
-    """How many times as fast a 3x3 convolution and its gradients are in bfloat16."""
-    seconds = interleaved_seconds({dtype: _convolution_step(dtype) for dtype in ("float32", "bfloat16")})
-    rates = median_rates(seconds, 1)
+def _bfloat16_gain(make_call):
+    """How many times as fast a call is in bfloat16."""
+    rates = median_rates(interleaved_seconds({dtype: make_call(dtype) for dtype in ("float32", "bfloat16")}), 1)
     return rates["bfloat16"] / rates["float32"]
 
 
 def _convolution_step(dtype):
+    """A function that computes a 3x3 convolution and its gradients."""
     import tensorflow as tf
 
     images = tf.cast(tf.random.stateless_normal((32, 32, 32, 64), (0, 0)), dtype)

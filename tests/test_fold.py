@@ -119,9 +119,9 @@ def test_auto_times_openvino_once(gain, policy, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_ENGINE", "openvino")
     monkeypatch.setattr("keras_cifar.precision.cpu_flags", lambda: {"avx512_bf16"})
     if gain is not None:
-        monkeypatch.setattr("keras_cifar.engine._bfloat16_gain", lambda: gain)
+        monkeypatch.setattr("keras_cifar.precision._bfloat16_gain", lambda make_call: gain)
     first = inference_precision("auto", "float32")
-    monkeypatch.setattr("keras_cifar.engine._bfloat16_gain", lambda: pytest.fail("timed again"))
+    monkeypatch.setattr("keras_cifar.precision._bfloat16_gain", lambda make_call: pytest.fail("timed again"))
     assert inference_precision("auto", "float32") == first == (policy or first)
     assert inference_precision("float32", "float32") == "float32"
     assert inference_precision("bfloat16", "mixed_bfloat16") == "mixed_bfloat16"

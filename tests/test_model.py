@@ -87,9 +87,9 @@ def test_auto_times_a_convolution_once_and_keeps_what_it_found(gain, policy, tmp
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
     monkeypatch.setattr(precision, "cpu_flags", lambda: {"avx512_bf16"})
     if gain is not None:
-        monkeypatch.setattr(precision, "_bfloat16_gain", lambda: gain)
+        monkeypatch.setattr(precision, "_bfloat16_gain", lambda make_call: gain)
     first = precision.resolve_precision("auto", "resnet18")
-    monkeypatch.setattr(precision, "_bfloat16_gain", lambda: pytest.fail("timed again"))
+    monkeypatch.setattr(precision, "_bfloat16_gain", lambda make_call: pytest.fail("timed again"))
     assert precision.resolve_precision("auto", "resnet18") == first == (policy or first)
     assert precision.resolve_precision("auto", "efficientnet_lite0") == "float32"
     assert precision.resolve_precision("float32", "resnet18") == "float32"
