@@ -180,11 +180,15 @@ def test_depthwise_gradients_are_those_of_tensorflow(size, taps, stride, padding
         (8, 1, 2, "valid"),
         (6, 3, 1, "valid"),
         (5, 4, 1, "same"),
+        (1, 3, 1, "same"),
+        (20, 1, 1, "valid"),
+        (9, 5, 3, "same"),
     ],
 )
-def test_dense_kernel_gradients_in_bfloat16_are_those_of_tensorflow(size, taps, stride, padding):
-    inputs = tf.cast(random.normal(size=(3, size, size, 6)), tf.bfloat16)
-    kernel = tf.cast(random.normal(size=(taps, taps, 6, 7)), tf.bfloat16)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.01), ("float32", 1e-5)])
+def test_dense_kernel_gradients_are_those_of_tensorflow(size, taps, stride, padding, dtype, tolerance):
+    inputs = tf.cast(random.normal(size=(3, size, size, 6)), dtype)
+    kernel = tf.cast(random.normal(size=(taps, taps, 6, 7)), dtype)
     results = []
     for convolve in (conv, tf.nn.conv2d):
         with tf.GradientTape() as tape:
@@ -193,7 +197,7 @@ def test_dense_kernel_gradients_in_bfloat16_are_those_of_tensorflow(size, taps, 
             loss = tf.reduce_sum(tf.sin(outputs))
         results.append([np.asarray(part, np.float32) for part in (outputs, *tape.gradient(loss, [inputs, kernel]))])
     assert np.array_equal(results[0][0], results[1][0]) and np.array_equal(results[0][1], results[1][1])
-    assert np.allclose(results[0][2], results[1][2], rtol=0.01, atol=0.01 * np.abs(results[1][2]).max())
+    assert np.allclose(results[0][2], results[1][2], rtol=tolerance, atol=tolerance * np.abs(results[1][2]).max())
 
 
 @pytest.mark.parametrize("rate", [0.01, keras.optimizers.schedules.CosineDecay(0.01, 20)])
