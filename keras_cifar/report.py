@@ -44,10 +44,14 @@ def _ladder_order(run):
 
 
 def group_seeds(runs: list[Run]) -> list[list[Run]]:
-    """The runs that differ by nothing but their seed, together, in the order of the first of each."""
+    """The runs that differ by nothing but their seed, together, in the order of the first of each.
+
+    "auto" counts as the precisions that it chose.
+    """
     groups = {}
     for run in runs:
-        groups.setdefault(dataclasses.replace(run.recipe, seed=0), []).append(run)
+        rest = dataclasses.replace(run.recipe, seed=0, precision="auto")
+        groups.setdefault((rest, run.precisions), []).append(run)
     return list(groups.values())
 
 

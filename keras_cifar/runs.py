@@ -65,6 +65,12 @@ class Run:
         return read_json(self.file("metrics.json"))
 
     @property
+    def precisions(self) -> tuple[str, str]:
+        """The dtype policies that the training, and the engine of what did not train, computed in."""
+        environment = read_json(self.file("environment.json"))
+        return environment["precision"], environment.get("engine_precision", environment["precision"])
+
+    @property
     def local(self) -> dict:
         """What is true on this machine only."""
         return read_json(self.file("local.json")) if self.file("local.json").is_file() else {}

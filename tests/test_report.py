@@ -61,13 +61,16 @@ def test_seeds_share_a_row(tmp_path):
         shutil.copytree(first.path, folder)
         recipe, metrics, test = (read_json(folder / f"{n}.json") for n in ("recipe", "metrics", "evaluation_test"))
         metrics["val"]["top1"], test["plain"]["top1"] = 0.80 + shift, 0.70 + shift
-        write_json(folder / "recipe.json", {**recipe, "seed": seed})
+        write_json(folder / "recipe.json", {**recipe, "seed": seed, "precision": ("auto", "float32")[seed]})
         write_json(folder / "metrics.json", metrics)
         write_json(folder / "evaluation_test.json", test)
     table = markdown_table(find_runs([str(tmp_path)]))
     assert len(table.splitlines()) == 3
     assert "| 2 | 81.00 ± 1.41 % | 71.00 ± 1.41 % |" in table
     assert "seed 1" in write_report(find_runs([str(tmp_path)]), tmp_path / "report.md").read_text()
+    environment = read_json(tmp_path / "seed1" / "environment.json")
+    write_json(tmp_path / "seed1" / "environment.json", {**environment, "engine_precision": "mixed_bfloat16"})
+    assert [len(group) for group in group_seeds(find_runs([str(tmp_path)]))] == [1, 1]  # "auto" chose otherwise
 
 
 def test_report_of_other_places(tmp_path):
