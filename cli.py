@@ -409,7 +409,9 @@ def main(argv=None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemError) as error:
+        if not isinstance(error.__cause__ or error, KeyboardInterrupt):  # C code can turn one into the other
+            raise
         print("\ninterrupted; repeat the command to go on", file=sys.stderr)
         return 130
     except BrokenPipeError:

@@ -1,5 +1,6 @@
 """Bad input: one sentence, exit code 2, no traceback, nothing lost."""
 
+import contextlib
 import importlib.util
 
 import pytest
@@ -107,3 +108,14 @@ def test_train_on_a_folder_then_evaluate_without_test(image_folder, tmp_path, ca
     assert cli.main(["evaluate", str(tmp_path / "r"), "--split", "val", "--no-tta"]) == 0
     assert "flip TTA" not in capsys.readouterr().out
     assert "test/ folder" in refused(capsys, "evaluate", tmp_path / "r")
+
+
+@pytest.mark.parametrize("cause", [KeyboardInterrupt(), None])
+def test_ctrl_c_inside_a_library(monkeypatch, capsys, cause):
+    def interrupted(args):
+        raise SystemError("a C function returned a result with an exception set") from cause
+
+    monkeypatch.setattr(cli, "_doctor", interrupted)
+    with contextlib.nullcontext() if cause else pytest.raises(SystemError):
+        assert cli.main(["doctor"]) == 130
+        assert "repeat the command" in capsys.readouterr().err
