@@ -14,7 +14,9 @@ _MEAN_AXES = {"Conv": [0, 2, 3], "Gemm": [0]}
 _SHIFTS = "shifts"
 
 
-def correct_biases(exact: onnx.ModelProto, quantized: onnx.ModelProto, images: np.ndarray, batch_size: int) -> None:
+def correct_biases(
+    exact: onnx.ModelProto, quantized: onnx.ModelProto, images: np.ndarray, batch_size: int, shifts: dict
+) -> None:
     """Changes the biases of a quantised model so that each layer keeps its mean output, channel by channel.
 
     Args:
@@ -22,6 +24,7 @@ def correct_biases(exact: onnx.ModelProto, quantized: onnx.ModelProto, images: n
         quantized: QDQ model; changed in place. Layers in float, or without a bias, stay as they are.
         images: (N, H, W, 3) uint8 calibration images.
         batch_size: images a call.
+        shifts: by layer, what earlier calls for the same `exact` and `images` found; gains the layers that it lacks.
     """
     constants = {tensor.name: tensor for tensor in quantized.graph.initializer}
     producers = {name: node for node in quantized.graph.node for name in node.output}
@@ -30,10 +33,12 @@ def correct_biases(exact: onnx.ModelProto, quantized: onnx.ModelProto, images: n
         dequantized = [producers.get(name) for name in node.input[1:]]
         if node.op_type in _MEAN_AXES and len(dequantized) == 2 and all(dequantized):
             weights, biases[node.name] = dequantized
-            rounding[node.name] = _dequantize(weights, constants)
-    for name, shift in _output_shifts(exact, rounding, images, batch_size).items():
+            if node.name not in shifts:
+                rounding[node.name] = _dequantize(weights, constants)
+    shifts.update(_output_shifts(exact, rounding, images, batch_size))
+    for name in biases:
         bias, scale = (constants[key] for key in biases[name].input[:2])
-        steps = np.rint(shift / numpy_helper.to_array(scale)).astype(np.int32)
+        steps = np.rint(shifts[name] / numpy_helper.to_array(scale)).astype(np.int32)
         bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) - steps, bias.name))
 
 

@@ -42,7 +42,7 @@ class Quantizer:
     def __init__(self, core: onnx.ModelProto, images: np.ndarray):
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
-        self._images = images
+        self._images, self._shifts = images, {}
         self._folder = tempfile.TemporaryDirectory(prefix="keras_cifar-int8-")
         exact = pathlib.Path(self._folder.name) / "exact.onnx"
         self._prepared = exact.with_name("prepared.onnx")
@@ -88,7 +88,7 @@ class Quantizer:
                 calibration_cache_path=pathlib.Path(self._folder.name) / "ranges.json",
             )
         quantized = onnx.load(output)
-        correct_biases(self._exact, quantized, self._images, _BATCH)
+        correct_biases(self._exact, quantized, self._images, _BATCH, self._shifts)
         return clean_core(quantized)
 
     def _before_layers(self):

@@ -241,7 +241,9 @@ def test_biases_make_up_for_rounded_weights():
     for name, values in (("w", weights), ("b", np.zeros(40))):
         core.graph.initializer.append(onnx.numpy_helper.from_array(values.astype(np.float32), name))
     images = random.integers(100, 256, (128, 4, 4, 3)).astype(np.uint8)
-    quantized = Quantizer(core, images[:64]).quantize()
+    quantizer = Quantizer(core, images[:64])
+    quantized = quantizer.quantize()
+    assert quantizer.quantize() == quantized, "what the first call found must serve the second"
     exact, found = (OnnxSession(m.SerializeToString()).run(images[64:], "logits") for m in (core, quantized))
     lost = weights[:, 1:].sum(axis=(1, 2, 3)) * images[64:].mean()
     assert weights[:, 1:].max() < 0.5 / 127, "every small weight must round to 0"
