@@ -42,11 +42,11 @@ def measure() -> dict:
 
 def _ways(backbone, size):
     models = {precision: classifier(backbone, (), size, precision) for precision in ("float32", "bfloat16")}
-    policy = resolve_precision("auto", backbone)
+    policy = resolve_precision("auto")
     own = models["float32" if policy == "float32" else "bfloat16"]
     ways = {OURS: compile_inference(own, BATCH, inference_precision("auto", policy))}
     for precision, model in models.items():
-        ways[OURS_IN.format(precision)] = compile_inference(model, BATCH, resolve_precision(precision, backbone))
+        ways[OURS_IN.format(precision)] = compile_inference(model, BATCH, resolve_precision(precision))
     ways[PLAIN] = own.predict_on_batch
     if has_torch():
         ways |= {f"{TORCH} {p}": _torch(backbone, size, p == "bfloat16") for p in models}

@@ -73,7 +73,7 @@ def _ours(backbone, stages, precision):
     frozen, trained = split_at_trainable(classifier(backbone, stages, precision=precision))
     below = lambda images: images  # noqa: E731
     if frozen is not None:
-        below = compile_inference(frozen, BATCH, inference_precision(precision, resolve_precision(precision, backbone)))
+        below = compile_inference(frozen, BATCH, inference_precision(precision, resolve_precision(precision)))
     steps = TrainSteps(fold_batch_norms(trained), has_weight_decay=False, in_loop=False)
     steps.reset(0.0)
     labels = batch()[1]

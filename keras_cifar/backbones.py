@@ -29,8 +29,6 @@ class BackboneSpec:
         mean: per-channel mean of the pixels in 0..255 that training subtracted.
         std: per-channel divisor after that.
         interpolation: resize method of the pretraining ("bilinear" or "bicubic").
-        bfloat16_on_cpu: whether bfloat16 is the faster precision on a CPU that has it (measured;
-            depthwise convolutions are slower in it).
         config: constructor arguments for random weights.
         preset_overrides: constructor arguments that a timm folder does not carry.
         tensorflow_padding: whether the weights come from TensorFlow, whose padding adds one pixel more
@@ -46,7 +44,6 @@ class BackboneSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str
-    bfloat16_on_cpu: bool
     config: dict
     preset_overrides: dict
     tensorflow_padding: bool
@@ -61,7 +58,6 @@ def _resnet(num_blocks, block_type, architecture, kaggle_handle):
         mean=_IMAGENET_MEAN,
         std=_IMAGENET_STD,
         interpolation="bilinear",
-        bfloat16_on_cpu=True,
         config={
             "input_conv_filters": [64],
             "input_conv_kernel_sizes": [7],
@@ -90,7 +86,6 @@ BACKBONES = {
         mean=(127.0, 127.0, 127.0),
         std=(128.0, 128.0, 128.0),
         interpolation="bicubic",
-        bfloat16_on_cpu=False,
         config={
             "stackwise_width_coefficients": [1.0] * 7,
             "stackwise_depth_coefficients": [1.0] * 7,

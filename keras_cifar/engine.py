@@ -60,7 +60,7 @@ def describe_compute(recipe: Recipe) -> dict[str, str]:
     Returns:
         `precision`, `engine` and `engine_precision`.
     """
-    policy = resolve_precision(recipe.precision, recipe.backbone)
+    policy = resolve_precision(recipe.precision)
     engine_precision = inference_precision(recipe.precision, policy)
     return {"precision": policy, "engine": engine_name(), "engine_precision": engine_precision}
 

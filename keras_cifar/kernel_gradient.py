@@ -1,14 +1,17 @@
-"""Convolutions whose kernel gradient is a matrix product where that is faster.
+"""Convolutions whose gradients are taken in the way that is fastest on a CPU.
 
-TensorFlow's own kernel gradients on a CPU take up to ten times their forward pass on the small maps at
-the end of a network. There, for each channel of a depthwise convolution, the product of all input
-positions with all output positions, summed over the batch, costs less than the kernel's taps one by
-one. A dense convolution gains from one product a tap, over the positions where the tap meets the map and not
-its padding; a 1x1 convolution is one product on maps of any size.
+TensorFlow's own gradients on a CPU take up to dozens of times their forward pass where oneDNN has no kernel for them:
+
+- The kernel gradient of a dense convolution on a small map, most of all in bfloat16. It is one matrix product a tap,
+  over the positions where the tap meets the map and not its padding; of a 1x1 convolution on a map of any size.
+- The kernel gradient of a depthwise convolution wider than three columns. It is taken three columns at a time or, on
+  the smallest maps, as the product of all input positions with all output positions, summed over the batch.
+- The input gradient of a depthwise convolution with strides in bfloat16. It is taken in float32.
+
+`python -m benchmarks gradients` measures each way.
 """
 
 import functools
-import math
 
 import keras
 import numpy as np
@@ -16,8 +19,10 @@ from keras import ops
 
 from keras_cifar.environment import has_accelerator
 
-# Input positions up to which the product is the faster way (measured); times the square of the stride where dense.
-_MAX_DEPTHWISE, _MAX_DENSE = 64, {"bfloat16": 144, "float32": 36}
+# Input positions up to which products are the faster way (measured); times the square of the stride where dense.
+_MAX_DEPTHWISE, _MAX_DENSE = 36, {"bfloat16": 144, "float32": 36}
+# Widest depthwise kernel that oneDNN takes the gradient of by its fast way.
+_MAX_COLUMNS = 3
 
 
 def conv(inputs, kernel, strides: tuple[int, int], padding: str, dilation_rate: tuple[int, int] = (1, 1)):
@@ -33,12 +38,9 @@ def conv(inputs, kernel, strides: tuple[int, int], padding: str, dilation_rate: 
     Returns:
         (B, H', W', F).
     """
-    limit = strides[0] ** 2 * _MAX_DENSE.get(keras.backend.standardize_dtype(inputs.dtype), 0)
-    if limit and tuple(kernel.shape[:2]) == (1, 1):
-        limit = math.inf if strides[0] == 1 else 0
-    if dilation_rate != (1, 1) or not _pays(inputs.shape, limit):
-        return ops.conv(inputs, kernel, strides, padding, dilation_rate=dilation_rate)
-    return _with_product_gradient(strides[0], padding, is_depthwise=False)(inputs, kernel)
+    if dilation_rate == (1, 1) and kernel_gradient_way(inputs, kernel.shape, strides[0], False) != "tensorflow":
+        return _with_own_gradients(strides[0], padding, is_depthwise=False)(inputs, kernel)
+    return ops.conv(inputs, kernel, strides, padding, dilation_rate=dilation_rate)
 
 
 def depthwise_conv(inputs, kernel, strides: tuple[int, int], padding: str):
@@ -53,40 +55,71 @@ def depthwise_conv(inputs, kernel, strides: tuple[int, int], padding: str):
     Returns:
         (B, H', W', C).
     """
-    if not _pays(inputs.shape, _MAX_DEPTHWISE):
-        return ops.depthwise_conv(inputs, kernel, strides[0], padding)
-    return _with_product_gradient(strides[0], padding, is_depthwise=True)(inputs, kernel)
+    way = kernel_gradient_way(inputs, kernel.shape, strides[0], True)
+    if way != "tensorflow" or (_is_on_cpu(inputs) and _is_slow_backwards(inputs.dtype, strides[0])):
+        return _with_own_gradients(strides[0], padding, is_depthwise=True)(inputs, kernel)
+    return ops.depthwise_conv(inputs, kernel, strides[0], padding)
 
 
-def _pays(shape, limit):
-    on_cpu = keras.backend.backend() == "tensorflow" and not has_accelerator()
-    return on_cpu and None not in shape[1:3] and shape[1] * shape[2] <= limit
+def kernel_gradient_way(inputs, kernel_shape, stride: int, is_depthwise: bool) -> str:
+    """How the kernel gradient of a convolution of `inputs` is taken: a key of `KERNEL_GRADIENTS[is_depthwise]`."""
+    if not _is_on_cpu(inputs):
+        return "tensorflow"
+    positions, dtype = inputs.shape[1] * inputs.shape[2], keras.backend.standardize_dtype(inputs.dtype)
+    if is_depthwise:
+        is_wide, is_small = kernel_shape[1] > _MAX_COLUMNS, positions <= _MAX_DEPTHWISE
+        return ("product" if is_small else "columns") if is_wide else "tensorflow"
+    if tuple(kernel_shape[:2]) == (1, 1):
+        return "product" if stride == 1 and dtype in _MAX_DENSE else "tensorflow"
+    return "product" if positions <= stride**2 * _MAX_DENSE.get(dtype, 0) else "tensorflow"
+
+
+def _is_on_cpu(inputs):
+    """Whether TensorFlow computes on a CPU, on maps whose size is known."""
+    return keras.backend.backend() == "tensorflow" and not has_accelerator() and None not in inputs.shape[1:3]
+
+
+def _is_slow_backwards(dtype, stride):
+    return stride > 1 and keras.backend.standardize_dtype(dtype) == "bfloat16"
 
 
 @functools.cache
-def _with_product_gradient(stride, padding, is_depthwise):
+def _with_own_gradients(stride, padding, is_depthwise):
     """Inputs and kernel -> outputs, as a graph of its own: TensorFlow never lets go of one with a custom gradient."""
     import tensorflow as tf
 
-    apply, to_inputs, to_kernel = tf.nn.conv2d, tf.raw_ops.Conv2DBackpropInput, _dense_kernel_gradient
+    options = _options(stride, padding)
+    apply, to_inputs = tf.nn.conv2d, tf.raw_ops.Conv2DBackpropInput
     if is_depthwise:
         apply, to_inputs = tf.nn.depthwise_conv2d, tf.raw_ops.DepthwiseConv2dNativeBackpropInput
-        to_kernel = _depthwise_kernel_gradient
-    options = {"strides": [1, stride, stride, 1], "padding": padding.upper()}
 
     @tf.function(autograph=False)
     @tf.custom_gradient
     def convolve(inputs, kernel):
         def gradients(upstream):
-            below = to_inputs(input_sizes=tf.shape(inputs), filter=kernel, out_backprop=upstream, **options)
-            return below, to_kernel(inputs, upstream, kernel.shape, stride, padding)
+            dtype = tf.float32 if is_depthwise and _is_slow_backwards(inputs.dtype, stride) else inputs.dtype
+            parts = {"filter": tf.cast(kernel, dtype), "out_backprop": tf.cast(upstream, dtype)}
+            below = tf.cast(to_inputs(input_sizes=tf.shape(inputs), **parts, **options), inputs.dtype)
+            way = kernel_gradient_way(inputs, kernel.shape, stride, is_depthwise)
+            return below, KERNEL_GRADIENTS[is_depthwise][way](inputs, upstream, kernel.shape, stride, padding)
 
         return apply(inputs, kernel, **options), gradients
 
     return convolve
 
 
-def _dense_kernel_gradient(inputs, upstream, kernel_shape, stride, padding):
+def _options(stride, padding):
+    return {"strides": [1, stride, stride, 1], "padding": padding.upper()}
+
+
+def _dense_by_tensorflow(inputs, upstream, kernel_shape, stride, padding):
+    import tensorflow as tf
+
+    options = _options(stride, padding)
+    return tf.raw_ops.Conv2DBackpropFilter(input=inputs, filter_sizes=kernel_shape, out_backprop=upstream, **options)
+
+
+def _dense_by_products(inputs, upstream, kernel_shape, stride, padding):
     import tensorflow as tf
 
     height, width, channels, filters = kernel_shape
@@ -130,7 +163,35 @@ def _padding_before(taps, size, out_size, stride, padding):
     return max((out_size - 1) * stride + taps - size, 0) // 2 if padding == "same" else 0
 
 
-def _depthwise_kernel_gradient(inputs, upstream, kernel_shape, stride, padding):
+def _depthwise_by_tensorflow(inputs, upstream, kernel_shape, stride, padding):
+    import tensorflow as tf
+
+    gradient, options = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter, _options(stride, padding)
+    return gradient(input=inputs, filter_sizes=kernel_shape, out_backprop=upstream, **options)
+
+
+def _depthwise_by_columns(inputs, upstream, kernel_shape, stride, padding):
+    import tensorflow as tf
+
+    (height, width), (rows, columns) = kernel_shape[:2], inputs.shape[1:3]
+    out_rows, out_columns = upstream.shape[1:3]
+    above, left = (
+        _padding_before(*sizes, stride, padding) for sizes in ((height, rows, out_rows), (width, columns, out_columns))
+    )
+    below = max((out_rows - 1) * stride + height - rows - above, 0)
+    parts = []
+    for first in range(0, width, _MAX_COLUMNS):
+        taps = min(_MAX_COLUMNS, width - first)
+        start = first - left
+        stop = start + (out_columns - 1) * stride + taps
+        part = inputs[:, :, max(start, 0) : min(stop, columns)]
+        part = tf.pad(part, [(0, 0), (above, below), (max(-start, 0), max(stop - columns, 0)), (0, 0)])
+        shape = (height, taps, *kernel_shape[2:])
+        parts.append(_depthwise_by_tensorflow(part, upstream, shape, stride, "valid"))
+    return tf.concat(parts, axis=1)
+
+
+def _depthwise_by_product(inputs, upstream, kernel_shape, stride, padding):
     import tensorflow as tf
 
     height, width, channels = inputs.shape[1:]
@@ -152,3 +213,15 @@ def _taps_of_pairs(size, out_size, kernel_size, stride, padding):
         joins.append(tap[:, :, None] == np.arange(taps))
     both = np.einsum("iok,jpl->ijopkl", *(join.astype(np.float32) for join in joins))
     return both.reshape(np.prod(size) * np.prod(out_size), np.prod(kernel_size))
+
+
+# By whether the convolution is depthwise: name -> function of the inputs (B, H, W, C), the outputs' gradient
+# (B, H', W', F), the kernel's shape, the stride, and "same" or "valid" padding that returns the kernel's gradient.
+KERNEL_GRADIENTS = {
+    False: {"tensorflow": _dense_by_tensorflow, "product": _dense_by_products},
+    True: {
+        "tensorflow": _depthwise_by_tensorflow,
+        "columns": _depthwise_by_columns,
+        "product": _depthwise_by_product,
+    },
+}

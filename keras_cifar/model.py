@@ -31,7 +31,7 @@ def build_model(recipe: Recipe, num_classes: int, image_shape: tuple[int, int, i
         InputError: the weights cannot be had, or a stage does not exist.
     """
     spec = BACKBONES[recipe.backbone]
-    policy = resolve_precision(recipe.precision, recipe.backbone)
+    policy = resolve_precision(recipe.precision)
     keras.utils.set_random_seed(recipe.seed)
     backbone, _ = _load_stages(recipe, policy)
     taps = keras.Model(backbone.input, [backbone.pyramid_outputs[tap] for tap in recipe.taps], name=BACKBONE)

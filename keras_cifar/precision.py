@@ -1,4 +1,4 @@
-"""The precision that a training computes in: "auto" is the faster one for backbone and machine.
+"""The precision that a training computes in: "auto" is the machine's faster one.
 
 The parts that do not train may run in another one, see `keras_cifar.engine.inference_precision`.
 """
@@ -8,7 +8,6 @@ import os
 
 import keras
 
-from keras_cifar.backbones import BACKBONES
 from keras_cifar.environment import cpu_flags, cpu_name, has_accelerator, package_versions
 from keras_cifar.errors import InputError
 from keras_cifar.files import read_json, write_json
@@ -19,11 +18,10 @@ from keras_cifar.weights import cache_dir
 _GAIN = 1.15
 
 
-def resolve_precision(precision: str, backbone: str) -> str:
-    """The Keras dtype policy for a recipe's precision: "auto" takes the faster one for backbone and machine."""
+def resolve_precision(precision: str) -> str:
+    """The Keras dtype policy for a recipe's precision: "auto" takes the machine's faster one."""
     if precision == "auto":
-        on_cpu = BACKBONES[backbone].bfloat16_on_cpu and bfloat16_is_faster_on_cpu()
-        precision = "bfloat16" if has_accelerator() or on_cpu else "float32"
+        precision = "bfloat16" if has_accelerator() or bfloat16_is_faster_on_cpu() else "float32"
     return {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
 
 

@@ -11,7 +11,7 @@ from keras_cifar.errors import InputError
 from keras_cifar.files import read_json
 from keras_cifar.fold import FoldedConvolution, fold_batch_norms
 from keras_cifar.graph import split_at_trainable
-from keras_cifar.kernel_gradient import conv, depthwise_conv
+from keras_cifar.kernel_gradient import conv, depthwise_conv, kernel_gradient_way
 from keras_cifar.model import build_model
 from keras_cifar.optimizer import FusedAdam
 
@@ -143,61 +143,54 @@ def test_unknown_engine(monkeypatch):
         engine_name()
 
 
-@pytest.mark.parametrize(
-    ("size", "taps", "stride", "padding"),
-    [
-        (4, 5, 1, "same"),
-        (8, 5, 2, "same"),
-        (8, 3, 1, "valid"),
-        (7, 3, 2, "same"),
-        (7, 5, 2, "valid"),
-        (12, 3, 1, "same"),
-    ],
-)
-def test_depthwise_gradients_are_those_of_tensorflow(size, taps, stride, padding):
+GRADIENTS = [
+    # depthwise, (size, taps, stride, padding), dtype -> the way of the kernel gradient
+    (True, (4, 5, 1, "same"), "float64", "product"),
+    (True, (6, 5, 1, "same"), "bfloat16", "product"),
+    (True, (5, 4, 2, "valid"), "float32", "product"),
+    (True, (8, 5, 2, "same"), "float64", "columns"),
+    (True, (7, 5, 2, "valid"), "float32", "columns"),
+    (True, (8, 7, 1, "same"), "bfloat16", "columns"),
+    (True, (9, 4, 2, "same"), "bfloat16", "columns"),
+    (True, (8, 3, 2, "same"), "bfloat16", "tensorflow"),
+    (False, (4, 3, 1, "same"), "bfloat16", "product"),
+    (False, (8, 3, 2, "valid"), "bfloat16", "product"),
+    (False, (7, 3, 2, "same"), "float32", "product"),
+    (False, (6, 3, 1, "valid"), "float32", "product"),
+    (False, (5, 4, 1, "same"), "bfloat16", "product"),
+    (False, (1, 3, 1, "same"), "float32", "product"),
+    (False, (20, 1, 1, "valid"), "float32", "product"),
+    (False, (9, 5, 3, "same"), "bfloat16", "product"),
+]
+
+
+@pytest.mark.parametrize(("is_depthwise", "sizes", "dtype", "way"), GRADIENTS)
+def test_gradients_are_those_of_tensorflow(is_depthwise, sizes, dtype, way):
+    size, taps, stride, padding = sizes
     inputs = tf.constant(random.normal(size=(3, size, size, 6)))
-    kernel = tf.constant(random.normal(size=(taps, taps, 6, 1)))
-    results = []
-    for convolve in (
-        lambda: depthwise_conv(inputs, kernel, (stride, stride), padding),
-        lambda: tf.nn.depthwise_conv2d(inputs, kernel, [1, stride, stride, 1], padding.upper()),
-    ):
+    kernel = tf.constant(random.normal(size=(taps, taps, 6, 1 if is_depthwise else 7)))
+    inputs, kernel = tf.cast(inputs, dtype), tf.cast(kernel, dtype)
+    assert kernel_gradient_way(inputs, kernel.shape, stride, is_depthwise) == way
+
+    def gradients(convolve, inputs, kernel):
         with tf.GradientTape() as tape:
             tape.watch([inputs, kernel])
-            outputs = convolve()
+            outputs = tf.cast(convolve(inputs, kernel), tf.float64)
             loss = tf.reduce_sum(tf.sin(outputs))
-        results.append([outputs, *tape.gradient(loss, [inputs, kernel])])
-    for ours, theirs in zip(*results, strict=True):
-        assert np.allclose(ours, theirs, atol=1e-10)
+        return [outputs, *tape.gradient(loss, [inputs, kernel])]
 
+    def ours(inputs, kernel):
+        return (depthwise_conv if is_depthwise else conv)(inputs, kernel, (stride, stride), padding)
 
-@pytest.mark.parametrize(
-    ("size", "taps", "stride", "padding"),
-    [
-        (4, 3, 1, "same"),
-        (8, 3, 2, "valid"),
-        (7, 3, 2, "same"),
-        (8, 1, 2, "valid"),
-        (6, 3, 1, "valid"),
-        (5, 4, 1, "same"),
-        (1, 3, 1, "same"),
-        (20, 1, 1, "valid"),
-        (9, 5, 3, "same"),
-    ],
-)
-@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.01), ("float32", 1e-5)])
-def test_dense_kernel_gradients_are_those_of_tensorflow(size, taps, stride, padding, dtype, tolerance):
-    inputs = tf.cast(random.normal(size=(3, size, size, 6)), dtype)
-    kernel = tf.cast(random.normal(size=(taps, taps, 6, 7)), dtype)
-    results = []
-    for convolve in (conv, tf.nn.conv2d):
-        with tf.GradientTape() as tape:
-            tape.watch([inputs, kernel])
-            outputs = convolve(inputs, kernel, (stride, stride), padding if convolve is conv else padding.upper())
-            loss = tf.reduce_sum(tf.sin(outputs))
-        results.append([np.asarray(part, np.float32) for part in (outputs, *tape.gradient(loss, [inputs, kernel]))])
-    assert np.array_equal(results[0][0], results[1][0]) and np.array_equal(results[0][1], results[1][1])
-    assert np.allclose(results[0][2], results[1][2], rtol=tolerance, atol=tolerance * np.abs(results[1][2]).max())
+    def theirs(inputs, kernel):
+        apply = tf.nn.depthwise_conv2d if is_depthwise else tf.nn.conv2d
+        return apply(inputs, kernel, [1, stride, stride, 1], padding.upper())
+
+    tolerance = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 0.02}[dtype]
+    expected = gradients(theirs, inputs, kernel)
+    for found, exact in zip(gradients(ours, inputs, kernel), expected, strict=True):
+        found, exact = np.array(found, np.float64), np.array(exact, np.float64)
+        assert np.abs(found - exact).max() <= tolerance * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("rate", [0.01, keras.optimizers.schedules.CosineDecay(0.01, 20)])
