@@ -69,7 +69,7 @@ def test_seeds_share_a_row(tmp_path):
     assert "| 2 | 81.00 ± 1.41 % | 71.00 ± 1.41 % |" in table
     assert "seed 1" in write_report(find_runs([str(tmp_path)]), tmp_path / "report.md").read_text()
     environment = read_json(tmp_path / "seed1" / "environment.json")
-    write_json(tmp_path / "seed1" / "environment.json", {**environment, "engine_precision": "mixed_bfloat16"})
+    write_json(tmp_path / "seed1" / "environment.json", {**environment, "engine_precision": "float64"})
     assert [len(group) for group in group_seeds(find_runs([str(tmp_path)]))] == [1, 1]  # "auto" chose otherwise
 
 
