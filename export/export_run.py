@@ -19,7 +19,7 @@ from keras_cifar.datasets import Split
 from keras_cifar.environment import package_versions, utc_now
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate_run import load_run
-from keras_cifar.files import PARTIAL, atomic_path, read_json
+from keras_cifar.files import PARTIAL, atomic_path
 from keras_cifar.metrics import classification_metrics, top1, wilson_interval
 from keras_cifar.recipes import recipe_to_dict
 from keras_cifar.runs import Run
@@ -176,7 +176,7 @@ def _check_faster(table, force, say):
 
 
 def _common_metadata(run, source):
-    recipe, environment = run.recipe, read_json(run.file("environment.json"))
+    recipe, environment = run.recipe, run.environment
     test = run.evaluation("test")
     return {
         "format": 1,

@@ -6,7 +6,6 @@ from keras_cifar.datasets import Source, open_source
 from keras_cifar.engine import compile_inference, engine_name, inference_precision
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate_split import check_class_names, evaluate_split
-from keras_cifar.files import read_json
 from keras_cifar.model import load_classifier
 from keras_cifar.runs import Run
 
@@ -37,7 +36,7 @@ def load_run(run: Run, data_dir: str | None = None) -> tuple[keras.Model, Source
 
 def run_precision(run: Run) -> str:
     """The precision in which a finished run's model is run here, see `keras_cifar.engine.compile_inference`."""
-    return inference_precision(run.recipe.precision, read_json(run.file("environment.json"))["precision"])
+    return inference_precision(run.recipe.precision, run.precisions[0])
 
 
 def evaluate_run(run: Run, split: str = "test", tta: bool = True, data_dir: str | None = None) -> dict:

@@ -7,7 +7,7 @@ import pathlib
 import statistics
 
 from keras_cifar.errors import InputError
-from keras_cifar.files import read_json, write_text
+from keras_cifar.files import write_text
 from keras_cifar.metrics import format_top1
 from keras_cifar.plots import plot_ladder
 from keras_cifar.recipes import DOCUMENT_TEST_TOP1
@@ -97,14 +97,14 @@ def _mean_and_spread(values):
 
 def _seconds_in_all(run):
     """From the last start to the end, and no less than the training took."""
-    times = read_json(run.file("environment.json"))["started"], run.metrics["finished"]
+    times = run.environment["started"], run.metrics["finished"]
     started, finished = map(datetime.datetime.fromisoformat, times)
     return max((finished - started).total_seconds(), run.metrics["seconds"])
 
 
 def describe_data(runs: list[Run]) -> str:
     """`CIFAR-10 (JPEG copy), efficientnet_lite0` for each combination in the runs."""
-    names = {f"{read_json(r.file('environment.json'))['data']}, {r.recipe.backbone}": None for r in runs}
+    names = {f"{r.environment['data']}, {r.recipe.backbone}": None for r in runs}
     return "; ".join(names)
 
 

@@ -65,10 +65,15 @@ class Run:
         return read_json(self.file("metrics.json"))
 
     @property
+    def environment(self) -> dict:
+        """Versions, machine, precisions and data of the training."""
+        return read_json(self.file("environment.json"))
+
+    @property
     def precisions(self) -> tuple[str, str]:
         """The dtype policies that the training, and the engine of what did not train, computed in."""
-        environment = read_json(self.file("environment.json"))
-        return environment["precision"], environment.get("engine_precision", environment["precision"])
+        training = self.environment["precision"]
+        return training, self.environment.get("engine_precision", training)
 
     @property
     def local(self) -> dict:
