@@ -36,7 +36,7 @@ GROUPS = {
         "rate 2e-4": {**_SHORT, "learning_rate": 2e-4},
         "rate 5e-4, cosine": {**_SHORT, "learning_rate": 5e-4, "schedule": "cosine"},
     }),
-    # "auto" on a CPU where OpenVINO is faster in bfloat16 and Lite0's training is not.
+    # "auto" on a CPU where OpenVINO is faster in bfloat16, when Lite0's training was not.
     "precision": (3, {
         "float32": {**_SHORT, "precision": "float32"},
         "what does not train in bfloat16": {**_SHORT, "precision": "auto"},
