@@ -112,11 +112,15 @@ def _options(stride, padding):
     return {"strides": [1, stride, stride, 1], "padding": padding.upper()}
 
 
-def _dense_by_tensorflow(inputs, upstream, kernel_shape, stride, padding):
+def _by_tensorflow(operation, inputs, upstream, kernel_shape, stride, padding):
     import tensorflow as tf
 
-    options = _options(stride, padding)
-    return tf.raw_ops.Conv2DBackpropFilter(input=inputs, filter_sizes=kernel_shape, out_backprop=upstream, **options)
+    gradient, options = getattr(tf.raw_ops, operation), _options(stride, padding)
+    return gradient(input=inputs, filter_sizes=kernel_shape, out_backprop=upstream, **options)
+
+
+_dense_by_tensorflow = functools.partial(_by_tensorflow, "Conv2DBackpropFilter")
+_depthwise_by_tensorflow = functools.partial(_by_tensorflow, "DepthwiseConv2dNativeBackpropFilter")
 
 
 def _dense_by_products(inputs, upstream, kernel_shape, stride, padding):
@@ -161,13 +165,6 @@ def _meetings(taps, size, out_size, stride, padding):
 
 def _padding_before(taps, size, out_size, stride, padding):
     return max((out_size - 1) * stride + taps - size, 0) // 2 if padding == "same" else 0
-
-
-def _depthwise_by_tensorflow(inputs, upstream, kernel_shape, stride, padding):
-    import tensorflow as tf
-
-    gradient, options = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter, _options(stride, padding)
-    return gradient(input=inputs, filter_sizes=kernel_shape, out_backprop=upstream, **options)
 
 
 def _depthwise_by_columns(inputs, upstream, kernel_shape, stride, padding):
