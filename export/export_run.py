@@ -15,7 +15,7 @@ from export.quantize import CALIBRATION_IMAGES, quantize_within_budget
 from export.session import OnnxSession
 from export.temperature import calibration, fit_temperature
 from keras_cifar.backbones import BACKBONES
-from keras_cifar.datasets import Split
+from keras_cifar.datasets import Source, Split
 from keras_cifar.environment import package_versions, utc_now
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate_run import load_run
@@ -130,10 +130,15 @@ def _gated_cores(run, model, source, chosen, max_drop, say):
         say(line)
     cores = {False: _Core(core, by_view)}
     if any(variant.int8 for variant in chosen):
-        count = min(CALIBRATION_IMAGES, len(source.load("train", run.recipe.split_seed)))
-        images = source.load("train", run.recipe.split_seed, count).images
+        images = calibration_images(run, source)
         cores[True] = _Core(*quantize_within_budget(core, images, val, by_view, max_drop, say))
     return cores, parity
+
+
+def calibration_images(run: Run, source: Source) -> np.ndarray:
+    """(N, H, W, 3) uint8 training images, stratified, that INT8 is calibrated on."""
+    seed = run.recipe.split_seed
+    return source.load("train", seed, min(CALIBRATION_IMAGES, len(source.load("train", seed)))).images
 
 
 def _parity_lines(parity):

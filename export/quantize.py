@@ -65,15 +65,20 @@ class Quantizer:
         first = itertools.takewhile(lambda n: n.op_type == "Conv" and shapes[n.input[1]][0] <= _NARROW, layers)
         return [node.name for node in first]
 
-    def quantize(self, in_float: list[str] = ()) -> onnx.ModelProto:
-        """The core with 8-bit weights (signed, per channel) and activations (unsigned), biases corrected.
+    def quantize(
+        self, in_float: list[str] = (), *, narrow_in_float: bool = True, bias_correction: bool = True
+    ) -> onnx.ModelProto:
+        """The core with 8-bit weights (signed, per channel) and activations (unsigned).
 
         Args:
             in_float: layers to leave as they are, with their activations, beside the narrow ones.
+            narrow_in_float: leave the narrow ones, too.
+            bias_correction: see `export.bias_correction`.
         """
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
         output = pathlib.Path(self._folder.name) / "quantized.onnx"
+        kept = [*(self.narrow if narrow_in_float else []), *in_float]
         with _quiet():
             quantize_static(
                 str(self._prepared),
@@ -84,11 +89,12 @@ class Quantizer:
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=[*self._before_layers(), *self._with_activations([*self.narrow, *in_float])],
+                nodes_to_exclude=[*self._before_layers(), *self._with_activations(kept)],
                 calibration_cache_path=pathlib.Path(self._folder.name) / "ranges.json",
             )
         quantized = onnx.load(output)
-        correct_biases(self._exact, quantized, self._images, _BATCH, self._shifts)
+        if bias_correction:
+            correct_biases(self._exact, quantized, self._images, _BATCH, self._shifts)
         return clean_core(quantized)
 
     def _before_layers(self):
