@@ -77,7 +77,9 @@ def _add_training_commands(add):
     evaluate.add_argument("--split", choices=("val", "test"), default="test", help="default: test")
     evaluate.add_argument("--tta", action=argparse.BooleanOptionalAction, default=True, help="also with flip TTA")
     evaluate.add_argument("--data", help="for a file: see `train`; default: what the run was trained on")
-    evaluate.add_argument("--data-dir", metavar="DIR", help="default: where the run was trained from")
+    text = "default: where the run was trained from; for a file: TFDS' own place"
+    evaluate.add_argument("--data-dir", metavar="DIR", help=text)
+    evaluate.add_argument("--skip-bad-images", action="store_true", help="for a file: leave out unreadable images")
     evaluate.add_argument("--provider", metavar="NAME", default="onnxruntime", help="for a file: or openvino")
 
 
@@ -129,6 +131,7 @@ def _add_export_commands(add):
     export.add_argument("--max-drop", type=float, default=0.5, metavar="POINTS", help="val top-1 that INT8 may lose")
     export.add_argument("--force", action="store_true", help="write INT8 even where it is not faster")
     export.add_argument("--triton", metavar="DIR", help="also write into this Triton model repository")
+    export.add_argument("--overwrite", action="store_true", help="replace files that are already there")
     export.add_argument("--data-dir", metavar="DIR", help="default: where the run was trained from")
 
     predict = add("predict", _predict, "predict image files, folders and globs", _PREDICT_EXAMPLES, tensorflow=False)
@@ -257,7 +260,7 @@ def _tune(args):
 def _evaluate(args):
     from keras_cifar.evaluate_split import describe_evaluation
 
-    if args.model.endswith(".onnx"):
+    if args.model.lower().endswith(".onnx"):
         result, owner, written = _evaluate_file(args)
     else:
         result, owner, written = _evaluate_run(args)
@@ -266,10 +269,12 @@ def _evaluate(args):
 
 
 def _evaluate_run(args):
-    if args.data is not None:
-        raise InputError(
-            "Expected --data only with an .onnx file: a run is evaluated on the data it was trained on; leave it out."
-        )
+    for option, given in (("--data", args.data is not None), ("--skip-bad-images", args.skip_bad_images)):
+        if given:
+            raise InputError(
+                f"Expected {option} only with an .onnx file: a run is evaluated on the data it was trained on, as "
+                "read then; leave it out."
+            )
     _import_quietly()
     from keras_cifar.evaluate_run import evaluate_run
     from keras_cifar.runs import open_run
@@ -288,7 +293,7 @@ def _evaluate_file(args):
     data = args.data or classifier.metadata["recipe"]["data"]
     if data.startswith("cifar"):  # read by TensorFlow Datasets
         _import_quietly()
-    result = evaluate_onnx(classifier, data, args.split, args.tta, args.data_dir)
+    result = evaluate_onnx(classifier, data, args.split, args.tta, args.data_dir, args.skip_bad_images)
     return result, classifier.path.name, evaluation_paths(classifier.path, args.split)
 
 
@@ -306,6 +311,7 @@ def _export(args):
         max_drop=args.max_drop,
         force=args.force,
         triton=args.triton,
+        overwrite=args.overwrite,
         data_dir=args.data_dir,
     )
     print(f"next: python cli.py evaluate {paths[-1]} --split test")
@@ -313,13 +319,22 @@ def _export(args):
 
 def _predict(args):
     from export.predict import find_images, format_predictions, is_run, open_classifier, predict_files, split_model
-    from keras_cifar.files import write_text
+    from keras_cifar.files import check_output, write_text
 
     model, patterns = split_model(args.paths)
+    if args.output:
+        check_output(args.output)
     if is_run(model):
         _import_quietly()
     images = find_images(patterns)
-    rows = predict_files(open_classifier(model, args.provider), images, args.top_k)
+    if args.output and os.path.realpath(args.output) in map(os.path.realpath, [*images, *([model] if model else [])]):
+        raise InputError(
+            f"Expected another file for --output than what is read, but got {args.output}; choose another."
+        )
+    classifier = open_classifier(model, args.provider)
+    if model is None:
+        print(f"with {classifier.path.stem}, the classifier of the package", file=sys.stderr)
+    rows = predict_files(classifier, images, args.top_k)
     text = format_predictions(rows, args.format)
     if args.output:
         write_text(args.output, text)
@@ -417,6 +432,11 @@ def main(argv=None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        reason = (str(error.strerror or error).splitlines() or [type(error).__name__])[0]
+        where = f" {error.filename}" if error.filename else " a file"
+        print(f"error: Expected to read or write{where}, but: {reason}; mend that and repeat.", file=sys.stderr)
+        return 2
     return code or 0
 
 

@@ -1,7 +1,7 @@
 """Exports levels in all variants, evaluates them on test, writes a table: `python -m benchmarks.export_results RUNS`.
 
 Files go to `--files`; figures and the table to `results/export`. A level whose files are all evaluated is not exported
-again, so an interrupted command goes on when it is repeated. Speeds are measured at the end, all in turns.
+again, so an interrupted command goes on when it is repeated. Speeds are measured each time, a level's files in turns.
 """
 
 import argparse
@@ -19,12 +19,14 @@ from export.evaluate_onnx import evaluate_onnx, evaluation_paths
 from export.export_run import VARIANTS, export_run
 from export.graph import float32_model
 from keras_cifar.environment import cpu_name, package_versions, utc_now
+from keras_cifar.errors import InputError
 from keras_cifar.files import atomic_path, read_json, write_json, write_text
 from keras_cifar.metrics import format_top1
 from keras_cifar.model import load_classifier
 from keras_cifar.report import find_runs
 from keras_cifar.timing import interleaved_seconds, median_rates
 from keras_cifar.tta import flip_tta
+from keras_cifar.weights import file_sha256
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results" / "export"
 _BATCH = 64
@@ -37,14 +39,19 @@ def main():
     parser.add_argument("--data-dir")
     parser.add_argument("--pretrained", action="store_true", help="make the last level's INT8 file the package's own")
     args = parser.parse_args()
-    levels = []
-    for run in find_runs([args.runs]):
+    levels, runs = [], find_runs([args.runs])
+    if len({run.recipe.level for run in runs}) < len(runs):
+        raise InputError(
+            f"Expected one run of each level in {args.runs}, but there are more; name the folder of a seed."
+        )
+    for run in runs:
         folder = pathlib.Path(args.files) / f"level{run.recipe.level}"
         paths = [folder / f"level{run.recipe.level}_{variant.name}.onnx" for variant in VARIANTS]
-        if not all(evaluation_paths(path, "test")[0].is_file() for path in paths):
-            export_run(run, folder, all_variants=True, temperature=True, data_dir=args.data_dir)
+        if not all(_is_evaluated(path, run) for path in paths):
+            export_run(run, folder, all_variants=True, temperature=True, overwrite=True, data_dir=args.data_dir)
             for path in paths:
-                evaluation = evaluate_onnx(OnnxClassifier(path), tta=False, data_dir=args.data_dir)
+                classifier = OnnxClassifier(path)
+                evaluation = evaluate_onnx(classifier, tta=classifier.has_tta, data_dir=args.data_dir)
                 print(path.name, format_top1(_headline(evaluation)), flush=True)
         levels.append(_level(run, paths))
         write_json(RESULTS / f"level{run.recipe.level}.json", levels[-1])
@@ -54,6 +61,13 @@ def main():
     write_json(RESULTS / "export.json", result)
     write_text(RESULTS / "README.md", table(result))
     print(table(result))
+
+
+def _is_evaluated(path, run):
+    """Whether a file was exported from the run's weights and evaluated."""
+    if not evaluation_paths(path, "test")[0].is_file():
+        return False
+    return OnnxClassifier(path).metadata["weights_sha256"] == file_sha256(run.file("best.keras"))
 
 
 def _install(path):

@@ -15,7 +15,7 @@ from export.quantize import Quantizer
 from keras_cifar.recipes import recipe_to_dict, resolve_recipe
 
 _SIDE, _CALIBRATION = 32, 64
-_BATCHES, _ROUNDS = (1, 64), 3
+_ROUNDS = 3
 
 
 def measure() -> dict:
@@ -27,7 +27,7 @@ def measure() -> dict:
             ways = file_ways(_files(model, pathlib.Path(folder), backbone)) | keras_ways(model, folder)
             if has_torch():
                 ways |= {f"{TORCH} {p}": _torch(backbone, p == "bfloat16") for p in ("float32", "bfloat16")}
-            result = benchmark_ways(ways, _SIDE, _BATCHES, _ROUNDS)
+            result = benchmark_ways(ways, _SIDE, rounds=_ROUNDS)
         print(f"{backbone}, {IMAGE_SIZE} px\n{describe_benchmark(result)}")
         write_benchmark(result, RESULTS / f"onnx-{backbone}.json")
         found[f"{backbone}, {IMAGE_SIZE} px"] = result["ways"]

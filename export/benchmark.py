@@ -12,13 +12,13 @@ from export.classifier import OnnxClassifier
 from export.session import OpenVinoSession
 from keras_cifar.environment import cpu_name, package_versions, utc_now
 from keras_cifar.errors import InputError
-from keras_cifar.files import write_json
+from keras_cifar.files import check_output, write_json
 from keras_cifar.plots import plot_rates
 from keras_cifar.timing import interleaved_seconds, median_rates
 
 BATCHES = (1, 8, 64, 256)
 PERCENTILES = (50, 95, 99)
-_IMAGES_A_TURN = 128
+_IMAGES_A_TURN, _MIN_CALLS_A_TURN = 128, 4
 
 
 def benchmark_files(files: list[str], run: str | None = None, output: str | os.PathLike = "benchmark.json",
@@ -35,11 +35,13 @@ def benchmark_files(files: list[str], run: str | None = None, output: str | os.P
         The figures, see `benchmark_ways`, and the paths of JSON and plot.
 
     Raises:
-        InputError: a file or run cannot be opened, or they take images of different sizes.
+        InputError: a file or run cannot be opened, or they take images of different sizes, or `output` cannot be
+            written.
     """
     output = pathlib.Path(output)
     if output.suffix != ".json":
         raise InputError(f"Expected a .json file for --output, but got {output}; name one.")
+    check_output(output)
     classifiers = {pathlib.Path(file).stem: OnnxClassifier(file) for file in files}
     sides = {classifier.side for classifier in classifiers.values()}
     if len(sides) > 1 or len(classifiers) < len(files):
@@ -53,7 +55,13 @@ def benchmark_files(files: list[str], run: str | None = None, output: str | os.P
             from keras_cifar.model import load_classifier
             from keras_cifar.runs import open_run
 
-            ways |= keras_ways(load_classifier(open_run(run).file("best.keras")), folder)
+            model = load_classifier(open_run(run).file("best.keras"))
+            if model.input_shape[1] not in sides:
+                raise InputError(
+                    f"Expected a run on images of {min(sides)} px as the files take, but {run} takes "
+                    f"{model.input_shape[1]} px; name the run that was exported."
+                )
+            ways |= keras_ways(model, folder)
         result = benchmark_ways(ways, sides.pop(), batches)
     return result, write_benchmark(result, output)
 
@@ -83,16 +91,21 @@ def _session_call(session):
 
 
 def keras_ways(model, folder: str) -> dict:
-    """Keras' `predict` and a SavedModel, both without TTA."""
+    """Keras' `predict`, in float32 and in the model's own precision, and a SavedModel, all without TTA."""
     import tensorflow as tf
+
+    from export.graph import float32_model
 
     path = os.path.join(folder, "saved_model")
     model.export(path, format="tf_saved_model", verbose=False)
     saved = tf.saved_model.load(path)  # its functions live only as long as it does
-    return {
-        "Keras predict": lambda images: model.predict(images, batch_size=len(images), verbose=0),
-        "SavedModel": lambda images: saved.serve(tf.constant(images)).numpy(),
+    exact = float32_model(model)
+    models = {"Keras predict": exact} | ({} if exact is model else {"Keras predict, as trained": model})
+    ways = {
+        name: lambda images, model=model: model.predict(images, batch_size=len(images), verbose=0)
+        for name, model in models.items()
     }
+    return ways | {"SavedModel": lambda images: saved.serve(tf.constant(images)).numpy()}
 
 
 def benchmark_ways(ways: dict, side: int, batches: tuple[int, ...] = BATCHES, rounds: int = 5) -> dict:
@@ -105,20 +118,22 @@ def benchmark_ways(ways: dict, side: int, batches: tuple[int, ...] = BATCHES, ro
         rounds: turns each way gets at each batch size.
 
     Returns:
-        `ways`: name -> batch size -> `images_per_second` (median of the rounds) and `milliseconds` of a call by
-        percentile; with the machine and versions.
+        `ways`: name -> batch size -> `images_per_second` (median of the rounds), `calls`, and `milliseconds` of a call
+        by percentile, those that so many calls tell apart from the slowest; with the machine and versions.
     """
     random, found = np.random.default_rng(0), {name: {} for name in ways}
     for batch in batches:
         images = random.integers(0, 256, (batch, side, side, 3)).astype(np.uint8)
         calls = {name: lambda call=call: call(images) for name, call in ways.items()}  # noqa: B023
-        seconds = interleaved_seconds(calls, rounds, max(2, math.ceil(_IMAGES_A_TURN / batch)))
+        seconds = interleaved_seconds(calls, rounds, max(_MIN_CALLS_A_TURN, math.ceil(_IMAGES_A_TURN / batch)))
         rates = median_rates(seconds, batch)
         for name, turns in seconds.items():
-            latency = np.percentile(1000 * np.concatenate(turns), PERCENTILES)
+            latency = 1000 * np.concatenate(turns)
+            told = [p for p in PERCENTILES if len(latency) * (100 - p) >= 100]
             found[name][str(batch)] = {
                 "images_per_second": rates[name],
-                "milliseconds": {f"p{p}": float(ms) for p, ms in zip(PERCENTILES, latency, strict=True)},
+                "calls": len(latency),
+                "milliseconds": {f"p{p}": float(np.percentile(latency, p)) for p in told},
             }
     return {"taken": utc_now(), "cpu": cpu_name(), "cpus": _cores(), "packages": package_versions(), "side": side,
             "batches": list(batches), "ways": found}  # fmt: skip
@@ -133,7 +148,7 @@ def describe_benchmark(result: dict) -> str:
     lines, (first, *_) = [], result["ways"]
     width = max(map(len, result["ways"]))
     for batch in map(str, result["batches"]):
-        lines.append(f"batch {batch}")
+        lines.append(f"batch {batch}, {result['ways'][first][batch]['calls']} calls each")
         base = result["ways"][first][batch]["images_per_second"]
         for name, by_batch in result["ways"].items():
             rate, latency = by_batch[batch]["images_per_second"], by_batch[batch]["milliseconds"]

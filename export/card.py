@@ -23,7 +23,7 @@ def labels_path(path: pathlib.Path) -> pathlib.Path:
 def check_labels(path: pathlib.Path, class_names: list[str]) -> None:
     """Raises InputError where the folder's labels.txt belongs to something else."""
     labels = labels_path(path)
-    if labels.exists() and (not labels.is_file() or labels.read_text() != _labels_text(class_names)):
+    if labels.exists() and (not labels.is_file() or labels.read_text(errors="replace") != _labels_text(class_names)):
         raise InputError(
             f"Expected {labels} to be free, but it lists other classes; choose a folder of its own as --output."
         )
@@ -57,7 +57,7 @@ def write_card(path: pathlib.Path, metadata: dict) -> None:
         "## Same as Keras\n\n" + _parity(metadata),
         "## Variants\n\n" + variants_table(metadata["variants"]),
         "## Intended use\n\n" + _INTENDED.format(data=metadata["data"], classes=", ".join(metadata["class_names"])),
-        "## Licence\n\n" + _LICENCE.format(**metadata),
+        "## Licence\n\n" + _licence(metadata),
     ]
     write_text(card_path(path), "\n\n".join(section.strip() for section in sections) + "\n")
 
@@ -102,16 +102,20 @@ def _metrics(metadata, evaluation):
     if evaluation:
         rows.append(_row("this file", f"test of {evaluation['data']}", evaluation[evaluation["headline"]]))
     if metadata["test"]:
-        rows.append(_row("the Keras model it came from", "test", metadata["test"]))
+        rows.append(_row(f"the Keras model it came from, {_views(metadata)}", "test", metadata["test"]))
     if not evaluation and not metadata["test"]:
         rows.append("\nTest was not read yet: `python cli.py evaluate` adds it here.")
     if calibration := metadata["calibration"]:
         rows.append(
             f"\nProbabilities are those of logits / {calibration['temperature']:.3f}, fitted on val; calibration "
-            f"error on val {calibration['error_before']:.4f} before, {calibration['error_after']:.4f} after. The "
-            "column above is of the logits as they are."
+            f"error on val {calibration['error_before']:.4f} before, {calibration['error_after']:.4f} after. This "
+            "file's rows above are of these probabilities, the Keras model's without a temperature."
         )
     return "\n".join(rows)
+
+
+def _views(metadata):
+    return "flip TTA" if metadata["tta"] else "one view"
 
 
 def _row(what, split, metrics):
@@ -152,8 +156,15 @@ def _parity(metadata):
 _INTENDED = """Telling apart {classes} in pictures like those of {data}. Every image gets one of these classes: the
 model has no way to say "none of them". It has not been tested on other kinds of pictures, for fairness, or against
 attacks, and should not decide alone where an error does harm."""
-_LICENCE = """Code: Apache-2.0. Backbone's pretrained weights: {license}. Check the terms of the training data ({data})
-for your use."""
+
+
+def _licence(metadata):
+    weights = metadata["recipe"]["weights"]
+    pretrained = {
+        "imagenet": f"The backbone's pretrained weights: {metadata['license']}.",
+        "none": "The backbone was not pretrained.",
+    }.get(weights, "The backbone's pretrained weights came from a file whose licence is not known here.")
+    return f"Code: Apache-2.0. {pretrained} Check the terms of the training data ({metadata['data']}) for your use."
 
 
 def variants_table(variants: list[dict]) -> str:
@@ -174,7 +185,12 @@ def check_triton(root: str | None) -> None:
         raise InputError(f"Expected a folder for --triton, but {root} is a file; choose another.")
 
 
-def write_triton(root: pathlib.Path, path: pathlib.Path, metadata: dict) -> pathlib.Path:
+def triton_path(root: str, path: pathlib.Path) -> pathlib.Path:
+    """The copy of an ONNX file in a Triton model repository."""
+    return pathlib.Path(root) / path.stem / "1" / "model.onnx"
+
+
+def write_triton(root: str, path: pathlib.Path, metadata: dict) -> pathlib.Path:
     """Writes a folder of a Triton model repository: config.pbtxt, labels.txt and 1/model.onnx.
 
     Args:
@@ -185,8 +201,9 @@ def write_triton(root: pathlib.Path, path: pathlib.Path, metadata: dict) -> path
     Returns:
         The model's folder.
     """
-    folder = root / path.stem
-    with atomic_path(folder / "1" / "model.onnx") as partial:
+    copy = triton_path(root, path)
+    folder = copy.parent.parent
+    with atomic_path(copy) as partial:
         shutil.copyfile(path, partial)
     write_text(folder / "labels.txt", _labels_text(metadata["class_names"]))
     size, classes = ", ".join(map(str, metadata["input_size"])), len(metadata["class_names"])

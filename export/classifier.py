@@ -10,7 +10,7 @@ from PIL import Image
 from export.opset import read_opset
 from export.session import PROVIDERS, OnnxSession, OpenVinoSession
 from keras_cifar.errors import InputError
-from keras_cifar.images import decode_image, error_text, fit_square
+from keras_cifar.images import decode_image, error_text, fit_square, upright_rgb
 
 PRETRAINED = pathlib.Path(__file__).parent / "pretrained" / "cifar10_efficientnet_lite0_int8.onnx"
 BATCH_SIZE = 64
@@ -38,9 +38,10 @@ class Classifier(abc.ABC):
         """Logits of images.
 
         Args:
-            images: (N, H, W, 3) or (H, W, 3) uint8 array, a path, or a list of such arrays or paths. What has not the
-                model's size is centre-cropped to a square and resized (bicubic), as in training from folders.
-            batch_size: images a call.
+            images: (N, H, W, 3) or (H, W, 3) uint8 array, a path, a Pillow image, or a list of such arrays (H, W, 3),
+                paths and images. What has not the model's size is centre-cropped to a square and resized (bicubic), as
+                in training from folders.
+            batch_size: images a call, at least 1.
 
         Returns:
             (N, C) float32.
@@ -59,6 +60,8 @@ class Classifier(abc.ABC):
         return [self.class_names[i] for i in self.predict_logits(images, batch_size).argmax(axis=1)]
 
     def _predict(self, images, output, batch_size):
+        if batch_size < 1:
+            raise InputError(f"Expected a batch_size of at least 1, but got {batch_size}; pass a larger number.")
         items = _as_items(images)
         found = [np.empty((0, len(self.class_names)), np.float32)]
         for start in range(0, len(items), batch_size):
@@ -76,13 +79,15 @@ class Classifier(abc.ABC):
                     f"Expected an image in {item}, but it cannot be read ({error_text(error, item)}); mend or remove "
                     "it."
                 ) from error
+        if isinstance(item, Image.Image):
+            return fit_square(upright_rgb(item), self.side)
         pixels = _checked(np.asarray(item), 3)
         return pixels if pixels.shape[:2] == (self.side, self.side) else fit_square(Image.fromarray(pixels), self.side)
 
 
 def _as_items(images):
-    """An (N, H, W, 3) array, or a list of arrays and paths."""
-    if isinstance(images, str | os.PathLike):
+    """An (N, H, W, 3) array, or a list of arrays, paths and Pillow images."""
+    if isinstance(images, str | os.PathLike | Image.Image):
         return [images]
     if isinstance(images, np.ndarray):
         return images[None] if _checked(images, 3, 4).ndim == 3 else images
@@ -90,7 +95,7 @@ def _as_items(images):
 
 
 def _checked(pixels, *ranks):
-    if pixels.dtype != np.uint8 or pixels.ndim not in ranks or pixels.shape[-1] != 3:
+    if pixels.dtype != np.uint8 or pixels.ndim not in ranks or pixels.shape[-1] != 3 or 0 in pixels.shape[-3:]:
         raise InputError(
             f"Expected uint8 RGB images (H, W, 3) or (N, H, W, 3) with values 0 to 255, but got {pixels.dtype} of "
             f"shape {pixels.shape}; convert them, without scaling or normalising: that is inside the model."

@@ -5,12 +5,16 @@ import pathlib
 from export.card import card_path, write_card
 from export.classifier import BATCH_SIZE, OnnxClassifier
 from keras_cifar.datasets import open_source
+from keras_cifar.errors import InputError
 from keras_cifar.evaluate_split import check_class_names, evaluate_split
+from keras_cifar.files import check_output
 
 
 def evaluate_onnx(classifier: OnnxClassifier, data: str | None = None, split: str = "test", tta: bool = True,
-                  data_dir: str | None = None) -> dict:  # fmt: skip
+                  data_dir: str | None = None, skip_bad_images: bool = False) -> dict:  # fmt: skip
     """Writes `NAME.evaluation_SPLIT.json` and `NAME.confusion.png` beside the file, and brings its card up to date.
+
+    The logits are those of the file's probabilities, divided by its temperature.
 
     Args:
         classifier: the opened file.
@@ -18,19 +22,25 @@ def evaluate_onnx(classifier: OnnxClassifier, data: str | None = None, split: st
         split: "val" or "test".
         tta: of a file without TTA inside, evaluate flip TTA too.
         data_dir: see `open_source`.
+        skip_bad_images: see `open_source`.
 
     Returns:
         See `keras_cifar.evaluate_split.evaluate_split`.
 
     Raises:
-        InputError: the data cannot be read, or has other classes.
+        InputError: the data cannot be read, or has other classes, or the results cannot be written.
     """
-    path, recipe = classifier.path, classifier.metadata["recipe"]
-    source = open_source(data or recipe["data"], data_dir, classifier.side)
-    check_class_names(source, classifier.class_names, path)
+    path, recipe, degree = classifier.path, classifier.metadata["recipe"], classifier.metadata["temperature"]
+    if classifier.has_tta and not tta:
+        raise InputError(
+            f"Expected --no-tta with a file that leaves TTA out, but {path} has it inside; evaluate one without _tta."
+        )
     figures, picture = evaluation_paths(path, split)
+    check_output(figures)
+    source = open_source(data or recipe["data"], data_dir, classifier.side, skip_bad_images)
+    check_class_names(source, classifier.class_names, path)
     result = evaluate_split(
-        classifier.predict_logits,
+        lambda images: classifier.predict_logits(images) / degree,
         source,
         split,
         split_seed=recipe["split_seed"],

@@ -5,10 +5,22 @@ import os
 import pathlib
 import time
 
+import keras
 import numpy as np
 
-from export.card import check_labels, check_triton, variants_table, write_card, write_labels, write_triton
+from export.card import (
+    card_path,
+    check_labels,
+    check_triton,
+    labels_path,
+    triton_path,
+    variants_table,
+    write_card,
+    write_labels,
+    write_triton,
+)
 from export.classifier import OnnxClassifier
+from export.evaluate_onnx import evaluation_paths
 from export.graph import OPSET, PROBABILITIES, build_core, finish, float32_model, set_metadata
 from export.parity import BATCH_SIZES, TOLERANCE, check_parity, compare_logits, keras_logits_by_view
 from export.quantize import CALIBRATION_IMAGES, quantize_within_budget
@@ -19,7 +31,7 @@ from keras_cifar.datasets import Source, Split
 from keras_cifar.environment import package_versions, utc_now
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate_run import load_run
-from keras_cifar.files import PARTIAL, atomic_path
+from keras_cifar.files import PARTIAL, atomic_path, check_output
 from keras_cifar.metrics import classification_metrics, top1, wilson_interval
 from keras_cifar.recipes import recipe_to_dict
 from keras_cifar.runs import Run
@@ -59,7 +71,7 @@ class _Core:
 
 
 def export_run(run: Run, output=None, *, tta=None, int8=False, all_variants=False, temperature=False, max_drop=0.5,
-               force=False, triton=None, data_dir=None, say=print) -> list[pathlib.Path]:  # fmt: skip
+               force=False, triton=None, overwrite=False, data_dir=None, say=print) -> list[pathlib.Path]:  # fmt: skip
     """Exports a finished run: converts, compares with Keras, quantises within the budget, measures, writes.
 
     Args:
@@ -72,6 +84,7 @@ def export_run(run: Run, output=None, *, tta=None, int8=False, all_variants=Fals
         max_drop: points of val top-1 that INT8 may lose.
         force: write INT8 even if it is not faster than float here.
         triton: folder of a Triton model repository to write into, too.
+        overwrite: replace files that are already there, and remove the evaluations of the old ones.
         data_dir: see `open_source`; None for where the run was trained from.
         say: gets each line for the user.
 
@@ -79,14 +92,22 @@ def export_run(run: Run, output=None, *, tta=None, int8=False, all_variants=Fals
         The files written.
 
     Raises:
-        InputError: Keras and onnxruntime disagree, INT8 is over budget or not faster, or the data cannot be read.
+        InputError: Keras and onnxruntime disagree, INT8 is over budget or not faster, the data cannot be read, or a
+            file cannot be written or is already there.
     """
+    if keras.backend.backend() != "tensorflow":
+        raise InputError(
+            f"Expected Keras on TensorFlow to export with, but it runs on {keras.backend.backend()}; repeat with "
+            "KERAS_BACKEND=tensorflow, which loads the runs of every backend."
+        )
     if not max_drop >= 0:
         raise InputError(f"Expected --max-drop of at least 0 points, but got {max_drop}; try 0.5.")
     check_triton(triton)
     tta = run.recipe.tta if tta is None else tta
     chosen = list(VARIANTS) if all_variants else [Variant(int8, tta)]
     paths = _output_paths(run, output, chosen, all_variants)
+    for path in paths.values():
+        _check_free(path, triton, overwrite)
     model, source = load_run(run, data_dir)
     for path in paths.values():
         check_labels(path, source.class_names)
@@ -98,7 +119,7 @@ def export_run(run: Run, output=None, *, tta=None, int8=False, all_variants=Fals
     for variant, path in paths.items():
         metadata = _write(path, cores[variant.int8], variant, val, common, temperature, say)
         if triton:
-            say(f"written to {write_triton(pathlib.Path(triton), path, metadata)}")
+            say(f"written to {write_triton(triton, path, metadata)}")
     return list(paths.values())
 
 
@@ -113,6 +134,17 @@ def _output_paths(run, output, chosen, all_variants):
             f"Expected an .onnx file or a folder as --output, but {folder} is another file; end it in .onnx."
         )
     return {variant: folder / f"level{run.recipe.level}_{variant.name}{suffix}" for variant in chosen}
+
+
+def _check_free(path, triton, overwrite):
+    written = [path, card_path(path), labels_path(path), *([triton_path(triton, path)] if triton else [])]
+    for file in written:
+        check_output(file)
+        if file.exists() and file != labels_path(path) and not overwrite:
+            raise InputError(
+                f"Expected {file} to be free, but it is there already; pass --overwrite to replace it, or another "
+                "--output."
+            )
 
 
 def _gated_cores(run, model, source, chosen, max_drop, say):
@@ -182,7 +214,6 @@ def _check_faster(table, force, say):
 
 def _common_metadata(run, source):
     recipe, environment = run.recipe, run.environment
-    test = run.evaluation("test")
     return {
         "format": 1,
         "opset": OPSET,
@@ -193,11 +224,11 @@ def _common_metadata(run, source):
         "recipe": recipe_to_dict(recipe),
         "data": source.label,
         "data_fingerprint": environment["data_fingerprint"],
-        "test": test and test["tta" if recipe.tta and "tta" in test else "plain"],
+        "test": run.evaluation("test"),
         "weights_sha256": file_sha256(run.file("best.keras")),
         "trained_with": environment["packages"],
         "versions": package_versions(),
-        "license": BACKBONES[recipe.backbone].license,
+        "license": BACKBONES[recipe.backbone].license if recipe.weights in ("imagenet", "none") else None,
         "exported": utc_now(),
     }
 
@@ -207,12 +238,13 @@ def _write(path, core, variant, val, common, temperature, say):
     logits = core.logits(variant)
     degree = fit_temperature(logits, val.labels) if temperature else 1.0
     metadata = common | {
+        "test": common["test"] and common["test"].get("tta" if variant.tta else "plain"),
         "tta": variant.tta,
         "precision": "int8" if variant.int8 else "float32",
         "temperature": degree,
         "calibration": calibration(logits, val.labels, degree) if temperature else None,
         "quantization": core.quantization,
-        "val": classification_metrics(logits, val.labels, common["class_names"]),
+        "val": classification_metrics(logits / degree, val.labels, common["class_names"]),
     }
     model = finish(core.graph, variant.tta, degree)
     set_metadata(model, metadata)
@@ -221,6 +253,9 @@ def _write(path, core, variant, val, common, temperature, say):
     with atomic_path(path) as partial:
         partial.write_bytes(model.SerializeToString())
         _check_written(partial, logits, val)
+    for split in ("val", "test"):
+        for of_the_old_file in evaluation_paths(path, split):
+            of_the_old_file.unlink(missing_ok=True)
     write_labels(path, common["class_names"])
     write_card(path, metadata)
     if found := metadata["calibration"]:

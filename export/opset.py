@@ -23,6 +23,8 @@ def _fields(data):
     while position < len(data):
         key, position = _varint(data, position)
         kind = key & 7
+        if not key >> 3:
+            raise ValueError("no field has number 0")
         if kind == 0:
             value, position = _varint(data, position)
         else:

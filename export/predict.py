@@ -10,12 +10,11 @@ import os
 import pathlib
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from export.classifier import Classifier, OnnxClassifier
 from keras_cifar.errors import InputError
-from keras_cifar.images import decode_image, error_text
+from keras_cifar.images import decode_image, error_text, image_suffixes
 
 _BATCH = 64
 _DECODERS = 4
@@ -40,14 +39,31 @@ def split_model(arguments: list[str]) -> tuple[str | None, list[str]]:
     """The model, None for the one that comes with the package, and the image patterns of a command line.
 
     Raises:
-        InputError: a model and no image.
+        InputError: a model and no image, or what was meant as a model is none.
     """
     first, *rest = arguments
-    if not first.endswith(".onnx") and not is_run(first):
+    for other in rest:
+        if _is_file_name(other) or is_run(other):
+            raise InputError(f"Expected the model before the images, and one, but got {other} after them; move it.")
+    if not _is_file_name(first) and not is_run(first):
+        _refuse_other_model(first)
         return None, arguments
     if not rest:
         raise InputError(f"Expected image files or folders after {first}, but got none; name what it should predict.")
     return first, rest
+
+
+def _is_file_name(path):
+    return path.lower().endswith(".onnx")
+
+
+def _refuse_other_model(path):
+    """A folder of runs, or a mistyped one, must not be taken for images of the package's classifier."""
+    folder = pathlib.Path(path)
+    if runs := sorted(found.parent for found in folder.glob("*/recipe.json")):
+        raise InputError(f"Expected one run as the model, but {path} holds {len(runs)}; name one, such as {runs[-1]}.")
+    if not folder.exists() and not folder.suffix and not glob.has_magic(path):
+        raise InputError(f"Expected a run, an .onnx file or images first, but {path} does not exist; check the path.")
 
 
 def is_run(path: str | None) -> bool:
@@ -68,7 +84,8 @@ def open_classifier(model: str | None, provider: str = "onnxruntime") -> Classif
 def find_images(patterns: list[str]) -> list[str]:
     """Image files that paths, folders (with their subfolders) and globs stand for, each once.
 
-    A path that does not exist stays in the list: predicting it gives its row.
+    A path that does not exist, a folder without images and a glob that nothing matches stay in the list: predicting
+    them gives their row.
 
     Raises:
         InputError: nothing at all is there.
@@ -77,13 +94,13 @@ def find_images(patterns: list[str]) -> list[str]:
     for pattern in patterns:
         path = pathlib.Path(pattern)
         if path.is_dir():
-            found.update(dict.fromkeys(_in_folder(path)))
-        elif path.exists() or not glob.has_magic(pattern):
-            found[pattern] = None
+            matches = _in_folder(path)
+        elif path.exists():
+            matches = []
         else:
             matches = [m for m in sorted(glob.glob(pattern, recursive=True)) if not os.path.isdir(m)]
-            found.update(dict.fromkeys(matches))
-    if not any(map(os.path.exists, found)):
+        found.update(dict.fromkeys(matches or [pattern]))
+    if not any(map(os.path.isfile, found)):
         raise InputError(
             f"Expected image files, folders or globs, but found no image in {', '.join(patterns[:5])}; check the paths."
         )
@@ -91,9 +108,9 @@ def find_images(patterns: list[str]) -> list[str]:
 
 
 def _in_folder(folder):
-    Image.init()
-    suffixes = tuple(Image.EXTENSION)
-    return [str(p) for p in sorted(folder.rglob("*")) if p.suffix.lower() in suffixes and p.is_file()]
+    suffixes = image_suffixes()
+    files = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in suffixes and p.is_file())
+    return [str(p) for p in files if not p.name.startswith(".")]
 
 
 def predict_files(classifier: Classifier, paths: list[str], top_k: int = 1) -> list[Prediction]:
@@ -123,6 +140,8 @@ def predict_files(classifier: Classifier, paths: list[str], top_k: int = 1) -> l
 
 def _decode(path, side):
     """The pixels, or the reason as a string: an image must not stop the others."""
+    if os.path.isdir(path):
+        return "no image in this folder"
     try:
         return decode_image(path, side)
     except Exception as error:
@@ -144,8 +163,9 @@ def _predict_batch(classifier, paths, decoded, top_k):
 
 
 def format_predictions(rows: list[Prediction], form: str) -> str:
-    """Rows as "table", "json" or "csv" text."""
-    return {"table": _table, "json": _json, "csv": _csv}[form](rows)
+    """Rows as "table", "json" or "csv" text; bytes of a path that are no UTF-8 are escaped."""
+    text = {"table": _table, "json": _json, "csv": _csv}[form](rows)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _table(rows):

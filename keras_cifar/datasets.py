@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from keras_cifar.errors import InputError
 from keras_cifar.images import decode_image, error_text
+from keras_cifar.recipes import check_data_name
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 VAL_FRACTION = 0.2
@@ -135,6 +136,7 @@ def open_source(data: str, data_dir: str | None = None, image_size: int = 224, s
     Raises:
         InputError: nothing of that name, or it cannot be read.
     """
+    check_data_name(data)
     if data == "digits":
         return _digits()
     if data.startswith("folder:"):

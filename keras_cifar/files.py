@@ -11,10 +11,26 @@ from keras_cifar.errors import InputError
 PARTIAL = ".partial-"
 
 
+def check_output(path: str | os.PathLike) -> None:
+    """Raises InputError where a file cannot be written, so that it is said before long work and not after it."""
+    path = pathlib.Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise InputError(f"Expected the name of a file to write, but {path} is {kind}; choose another.")
+    parent = next(folder for folder in path.parents if folder.exists())
+    if not parent.is_dir():
+        raise InputError(f"Expected a folder to write {path.name} into, but {parent} is a file; choose another.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"Expected to write into {parent}, but it is not allowed; choose another place.")
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike):
-    """Yields a temporary path beside `path` that replaces it when the block ends without an error."""
-    path = pathlib.Path(path)
+    """Yields a temporary path beside `path` that replaces it when the block ends without an error.
+
+    Where `path` is a link, what it points to is replaced.
+    """
+    path = pathlib.Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{PARTIAL}{path.stem}-", suffix=path.suffix)
     os.close(handle)

@@ -9,8 +9,8 @@ from PIL import Image, ImageOps
 
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 * 2**20
-# Pillow hands these to another program, or reads more of the disk than the file.
-_REFUSED_FORMATS = ("EPS", "WMF", "FPX", "MIC")
+# Pillow hands these to another program, reads more of the disk than the file, or knows nothing but their name.
+_REFUSED_FORMATS = ("EPS", "WMF", "FPX", "MIC", "MPEG", "HDF5", "GRIB", "BUFR")
 
 
 def decode_image(path: str | os.PathLike, side: int) -> np.ndarray:
@@ -34,13 +34,28 @@ def decode_image(path: str | os.PathLike, side: int) -> np.ndarray:
         raise FileNotFoundError("is a folder" if path.is_dir() else "no such file")
     if (size := path.stat().st_size) > MAX_BYTES:
         raise ValueError(f"{size:,} bytes are more than {MAX_BYTES:,}")
-    Image.init()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow only warns of a bomb; the next line refuses it
-        with Image.open(path, formats=[name for name in Image.OPEN if name not in _REFUSED_FORMATS]) as image:
+        with Image.open(path, formats=_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
-            return fit_square(_to_rgb(ImageOps.exif_transpose(image)), side)
+            return fit_square(upright_rgb(image), side)
+
+
+def image_suffixes() -> set[str]:
+    """The suffixes, in lower case, of the files that `decode_image` may be able to read."""
+    formats = _formats()
+    return {suffix for suffix, name in Image.EXTENSION.items() if name in formats}
+
+
+def _formats():
+    Image.init()
+    return [name for name in Image.OPEN if name not in _REFUSED_FORMATS]
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB, turned as its EXIF data says; see `decode_image`."""
+    return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def fit_square(image: Image.Image, side: int) -> np.ndarray:
@@ -65,8 +80,9 @@ def _to_rgb(image):
 
 def _from_deep_grey(image):
     """16-bit grey by its full range; floats as fractions where none is above 1; Pillow itself would clip them."""
-    values = np.asarray(image, np.float64)
+    values = np.array(image, np.float32)
     is_fraction = image.mode == "F" and values.max(initial=0) <= 1
     is_8_bit = image.mode in ("I", "F") and values.max(initial=0) <= 255
-    scale = 255 if is_fraction else 1 if is_8_bit else 255 / 65535
-    return Image.fromarray(np.clip(np.round(values * scale), 0, 255).astype(np.uint8)).convert("RGB")
+    values *= 255 if is_fraction else 1 if is_8_bit else 255 / 65535
+    np.clip(np.round(values, out=values), 0, 255, out=values)
+    return Image.fromarray(values.astype(np.uint8)).convert("RGB")

@@ -197,10 +197,15 @@ def check_recipe(recipe: Recipe) -> None:
         raise InputError(f"Expected --weight-decay of at least 0, but got {recipe.weight_decay}; try 0.01.")
     if not 0 <= recipe.dropout < 1:
         raise InputError(f"Expected --dropout in [0, 1), but got {recipe.dropout}; try 0.2.")
-    if recipe.data not in DATA_NAMES[:-1] and not (recipe.data.startswith("folder:") and recipe.data[7:]):
+    check_data_name(recipe.data)
+
+
+def check_data_name(data: str) -> None:
+    """Raises InputError unless a data set is one of `DATA_NAMES`."""
+    if data not in DATA_NAMES[:-1] and not (data.startswith("folder:") and data[7:]):
         raise InputError(
-            f"Expected --data among {', '.join(DATA_NAMES)}, but got {recipe.data!r}"
-            f"{_closest(recipe.data, DATA_NAMES)}; choose one of them."
+            f"Expected --data among {', '.join(DATA_NAMES)}, but got {data!r}{_closest(data, DATA_NAMES)}; choose one "
+            "of them."
         )
 
 

@@ -69,6 +69,17 @@ def test_any_form_of_images_gives_the_same(path, images, tmp_path):
     assert classifier.predict_proba(images[:0]).shape == (0, 10) and classifier.predict([]) == []
 
 
+def test_pillow_images_and_batch_sizes(path, images):
+    classifier = OnnxClassifier(path)
+    expected = classifier.predict_logits(images[:2])
+    pictures = [Image.fromarray(image).convert("RGBA") for image in images[:2]]
+    assert np.allclose(classifier.predict_logits(pictures), expected, atol=1e-5)
+    assert np.allclose(classifier.predict_logits(pictures[0]), expected[:1], atol=1e-5)
+    for size in (0, -1):
+        with pytest.raises(InputError, match="batch_size"):
+            classifier.predict(images, batch_size=size)
+
+
 def test_arrays_of_other_sizes_are_resized_as_files_are(path, tmp_path):
     classifier = OnnxClassifier(path)
     photo = np.random.default_rng(0).integers(0, 256, (70, 45, 3)).astype(np.uint8)
@@ -82,6 +93,7 @@ def test_arrays_of_other_sizes_are_resized_as_files_are(path, tmp_path):
     np.zeros((2, 32, 32, 3), np.float32),
     np.zeros((2, 32, 32), np.uint8),
     np.zeros((2, 32, 32, 4), np.uint8),
+    np.zeros((0, 0, 3), np.uint8),
     [np.zeros((2, 32, 32, 3), np.uint8)],
 ])  # fmt: skip
 def test_pixels_of_another_form_are_refused(path, wrong):
@@ -172,6 +184,9 @@ def test_opset_is_read_without_trust(path):
     for size in range(0, 400, 7):
         assert read_opset(model[:size]) is None
         read_opset(random.integers(0, 256, size).astype(np.uint8).tobytes())
+    started = time.process_time()
+    assert read_opset(bytes(2**25)) is None
+    assert time.process_time() - started < 1, "a download that broke off must not be read to its end"
 
 
 def test_metadata_is_json(path):

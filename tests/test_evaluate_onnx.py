@@ -1,11 +1,15 @@
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import cli
+from export.classifier import OnnxClassifier
+from export.evaluate_onnx import evaluate_onnx
 from keras_cifar.datasets import open_source
 from keras_cifar.evaluate_run import evaluate_run
+from keras_cifar.metrics import calibration_error
 from keras_cifar.runs import open_run
 
 METRICS = ("top1", "top1_interval", "per_class", "confusion")
@@ -50,9 +54,21 @@ def test_evaluation_on_test_goes_into_the_card(files, capsys):
     assert len(open_source("digits").load("test")) == 359
 
 
+def test_calibration_error_is_that_of_the_probabilities(files):
+    classifier = OnnxClassifier(files / "level4_fp32.onnx")
+    val = open_source("digits").load("val")
+    error = calibration_error(np.log(classifier.predict_proba(val.images)), val.labels)
+    assert abs(classifier.metadata["temperature"] - 1) > 0.01
+    found = evaluate_onnx(classifier, split="val")["plain"]["calibration_error"]
+    assert np.isclose(found, error, atol=1e-4) and np.isclose(
+        classifier.metadata["val"]["calibration_error"], error, atol=1e-4
+    )
+
+
 @pytest.mark.parametrize(("options", "words"), [
     (["--data", "folder:{folder}"], "classes"),
     (["--data", "imagenet"], "--data"),
+    (["--data", "cifar10:3.0.2"], "--data"),
     (["--data", "folder:/no/such/place"], "there is none"),
 ])  # fmt: skip
 def test_other_data_is_refused(files, image_folder, capsys, options, words):
@@ -62,6 +78,13 @@ def test_other_data_is_refused(files, image_folder, capsys, options, words):
     assert words in error and len(error.strip().splitlines()) == 1 and not list(files.glob("*evaluation*"))
 
 
+def test_tta_inside_cannot_be_left_out(files, capsys):
+    assert cli.main(["evaluate", str(files / "level4_fp32_tta.onnx"), "--no-tta"]) == 2
+    assert "has it inside" in capsys.readouterr().err
+
+
 def test_run_takes_no_data_option(exported, capsys):
+    assert cli.main(["evaluate", str(exported["run"]), "--skip-bad-images"]) == 2
+    assert "--skip-bad-images only with an .onnx file" in capsys.readouterr().err
     assert cli.main(["evaluate", str(exported["run"]), "--data", "digits"]) == 2
     assert "--data only with an .onnx file" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from export.session import OnnxSession
 from export.temperature import calibration, fit_temperature
 from keras_cifar.datasets import Split, open_source
 from keras_cifar.errors import InputError
+from keras_cifar.evaluate_run import evaluate_run
 from keras_cifar.metrics import calibration_error, cross_entropy
 from keras_cifar.model import load_classifier
 from keras_cifar.runs import open_run
@@ -283,13 +284,39 @@ def test_model_of_another_precision_is_rebuilt_in_float32(exported, val):
     (["--output", "{tmp}/other/m.onnx"], "labels.txt"),
     (["--max-drop", "nan", "--int8"], "--max-drop"),
     (["--triton", "{tmp}/notes.txt"], "--triton"),
+    (["--output", "{tmp}/notes.txt/m.onnx"], "notes.txt is a file"),
+    (["--output", "{tmp}/mine.onnx"], "mine.md to be free"),
+    (["--output", "{files}"], "--overwrite"),
+    (["--output", "{tmp}/level4_fp32.onnx", "--triton", "{triton}"], "--overwrite"),
 ])  # fmt: skip
 def test_bad_export_options_are_one_sentence(exported, tmp_path, capsys, options, words):
     (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "mine.md").write_text("my own\n")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "labels.txt").write_text("my own\n")
-    options = [option.format(tmp=tmp_path) for option in options]
+    options = [option.format(tmp=tmp_path, files=exported["folder"], triton=exported["triton"]) for option in options]
     assert cli.main(["export", str(exported["run"]), *options]) == 2
     error = capsys.readouterr().err
     assert words in error and len(error.strip().splitlines()) == 1
     assert (tmp_path / "other" / "labels.txt").read_text() == "my own\n" and not list(tmp_path.rglob("*.onnx"))
+    assert (tmp_path / "mine.md").read_text() == "my own\n"
+
+
+def test_replaced_file_has_nothing_of_the_old_one(exported, tmp_path):
+    path = tmp_path / "m.onnx"
+    for suffix in (".onnx", ".md", ".evaluation_test.json", ".confusion.png"):
+        path.with_suffix(suffix).write_text("of the old file")
+    run = open_run(exported["run"])
+    test = evaluate_run(run, "test")
+    try:
+        module.export_run(run, path, tta=False, overwrite=True)
+    finally:
+        run.file("evaluation_test.json").unlink()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["labels.txt", "m.md", "m.onnx"]
+    assert OnnxClassifier(path).metadata["test"] == test["plain"] != test["tta"], "of the view that the file has"
+
+
+def test_other_backends_are_told_which_one_exports(exported, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(module.keras.backend, "backend", lambda: "jax")
+    assert cli.main(["export", str(exported["run"]), "--output", str(tmp_path)]) == 2
+    assert "KERAS_BACKEND=tensorflow" in capsys.readouterr().err

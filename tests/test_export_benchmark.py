@@ -1,11 +1,14 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 import cli
 from export.benchmark import benchmark_files, describe_benchmark, keras_ways
+from export.classifier import OnnxClassifier
+from keras_cifar.errors import InputError
 from keras_cifar.model import load_classifier
 
 
@@ -15,9 +18,11 @@ def test_ways_are_measured_and_written(exported, tmp_path):
     assert json.loads(figures.read_text()) == result
     assert {"level4_fp32", "level4_int8_tta"} <= set(result["ways"]) and result["batches"] == [1, 8]
     for by_batch in result["ways"].values():
-        for row in by_batch.values():
+        for batch, row in by_batch.items():
             assert row["images_per_second"] > 0
-            assert row["milliseconds"]["p50"] <= row["milliseconds"]["p95"] <= row["milliseconds"]["p99"]
+            assert list(row["milliseconds"]) == (["p50", "p95", "p99"] if batch == "1" else ["p50", "p95"])
+            assert sorted(row["milliseconds"].values()) == list(row["milliseconds"].values())
+    assert result["ways"]["level4_fp32"]["8"]["calls"] == 80, "too few for a 99th percentile"
     with Image.open(picture) as image:
         assert image.width > 300
     text = describe_benchmark(result)
@@ -30,6 +35,19 @@ def test_keras_ways_give_the_models_logits(exported, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
     for call in keras_ways(model, str(tmp_path)).values():
         assert np.allclose(call(images), model.predict_on_batch(images), atol=1e-5)
+
+
+def test_run_on_other_images_is_refused(exported, tmp_path):
+    other = OnnxClassifier(exported["folder"] / "level4_fp32.onnx").path.read_bytes()
+    model = onnx.load_from_string(other)
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 64
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 64
+    for entry in model.metadata_props:
+        if entry.key == "input_size":
+            entry.value = "[64, 64, 3]"
+    onnx.save(model, tmp_path / "large.onnx")
+    with pytest.raises(InputError, match="takes 32 px"):
+        benchmark_files([str(tmp_path / "large.onnx")], str(exported["run"]), tmp_path / "b.json")
 
 
 @pytest.mark.parametrize(("options", "words"), [

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -37,6 +38,9 @@ def test_folders_globs_and_files_each_once(photos):
     (photos / "[1].png").write_bytes((photos / "a.png").read_bytes())
     assert find_images([str(photos / "[1].png")]) == [str(photos / "[1].png")]
     (photos / "empty").mkdir()
+    (photos / ".a.png").write_bytes(b"of another program")
+    (photos / "paper.pdf").write_bytes(b"%PDF-1.4")
+    assert len(find_images([str(photos)])) == 5
     for nothing in ([str(photos / "empty")], [str(photos / "*.gif")], [str(photos / "none.png")]):
         with pytest.raises(InputError, match="found no image"):
             find_images(nothing)
@@ -108,12 +112,42 @@ def test_run_folder_predicts_like_its_file(exported, photos, capsys):
     (["{model}", "{photos}", "--provider", "cuda"], "--provider"),
     (["{model}", "/no/such/place"], "found no image"),
     (["/no/such.onnx", "{photos}"], "does not exist"),
+    (["{photos}/run", "{photos}"], "run does not exist"),
+    (["{photos}", "{model}"], "before the images"),
+    (["{runs}", "{photos}"], "name one"),
+    (["{model}", "{photos}", "--output", "{photos}"], "a folder"),
+    (["{model}", "{photos}", "--output", "{photos}/a.png"], "another file for --output"),
+    (["{model}", "{photos}", "--output", "{model}"], "another file for --output"),
+    (["{model}", "{photos}", "--output", "{photos}/a.png/b.csv"], "a.png is a file"),
+    (["{model}", "{photos}", "--output", "/dev/null"], "no regular file"),
 ])  # fmt: skip
-def test_bad_predict_is_one_sentence(model, photos, capsys, arguments, words):
-    arguments = [argument.format(model=model, photos=photos) for argument in arguments]
+def test_bad_predict_is_one_sentence(model, exported, photos, capsys, arguments, words):
+    image = (photos / "a.png").read_bytes()
+    arguments = [argument.format(model=model, photos=photos, runs=exported["run"].parent) for argument in arguments]
     assert cli.main(["predict", *arguments]) == 2
     error = capsys.readouterr().err
     assert words in error and len(error.strip().splitlines()) == 1
+    assert (photos / "a.png").read_bytes() == image
+
+
+def test_what_matches_nothing_is_a_row(model, photos, capsys):
+    (photos / "empty").mkdir()
+    paths = [str(photos / "a.png"), str(photos / "*.gif"), str(photos / "empty")]
+    assert cli.main(["predict", model, *paths, "--format", "json"]) == 1
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["path"] for row in rows] == paths
+    assert [row["error"] for row in rows] == [None, "no such file", "no image in this folder"]
+
+
+def test_output_goes_where_a_link_points_to_and_says_which_model(photos, tmp_path, capsys):
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
+    code = cli.main(["predict", str(photos / "a.png"), "--output", str(tmp_path / "link.csv")])
+    assert code == 0 and "the classifier of the package" in capsys.readouterr().err
+    assert (tmp_path / "link.csv").is_symlink() and "a.png" in (tmp_path / "real.csv").read_text()
+    name = os.fsdecode(os.fsencode(str(photos)) + b"/\xff.png")
+    os.rename(photos / "a.png", name)
+    assert cli.main(["predict", name, "--output", str(tmp_path / "link.csv")]) == 0
+    assert "udcff.png" in (tmp_path / "real.csv").read_text()
 
 
 def test_predict_loads_no_tensorflow(model, photos):
