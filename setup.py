@@ -22,6 +22,7 @@ setup(
         "tensorflow-datasets>=4.9.10",
         "importlib_resources",  # tensorflow-datasets needs it and does not say so
         "numpy>=2",
+        "ml_dtypes",
         "onnx>=1.23",
         "onnxruntime>=1.32",
         "tf2onnx>=1.17",

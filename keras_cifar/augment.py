@@ -124,7 +124,7 @@ def gather_views(views: list[np.ndarray], view: np.ndarray, index: np.ndarray) -
     """Rows of stored views.
 
     Args:
-        views: V arrays (N, ...), may be memory-mapped.
+        views: V arrays (N, ...) of one dtype, may be memory-mapped.
         view: int in [0, V), of any shape.
         index: int in [0, N), of the same shape.
 

@@ -9,10 +9,13 @@ import pathlib
 import shutil
 
 import keras
+import ml_dtypes
 import numpy as np
 
 from keras_cifar.datasets import Split
 from keras_cifar.engine import engine_name
+from keras_cifar.environment import package_versions
+from keras_cifar.errors import InputError
 from keras_cifar.evaluate import predict_logits
 from keras_cifar.files import read_json, write_json
 from keras_cifar.graph import graph_nodes
@@ -23,12 +26,23 @@ _MAX_CACHE_BYTES = 8 * 2**30
 _BLOCK = 4096
 
 
+class NoRoomError(OSError):
+    """The disk is full."""
+
+
 def has_room(model: keras.Model, count: int) -> bool:
-    """Whether the features of `count` images fit into the cache and half of the disk's free space."""
-    folder = _folder()
+    """Whether the features of `count` images fit into the cache and, with what it holds, half of the free disk."""
+    folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    size = count * math.prod(model.output_shape[1:]) * 4
-    return size <= min(_MAX_CACHE_BYTES, shutil.disk_usage(folder).free // 2)
+    size = count * math.prod(model.output_shape[1:]) * _dtype(model).itemsize
+    held = sum(stat.st_size for stat in _files(folder).values())
+    return size <= min(_MAX_CACHE_BYTES, held + shutil.disk_usage(folder).free // 2)
+
+
+def _dtype(model):
+    """Two bytes a number where what is fed with the features computes in bfloat16, and would round them itself."""
+    in_bfloat16 = model.output.dtype == "bfloat16" and keras.backend.backend() != "torch"  # which reads no such array
+    return np.dtype(ml_dtypes.bfloat16 if in_bfloat16 else np.float32)
 
 
 def stored_features(model: keras.Model, compile_model, split: Split, batch_size: int, precision: str, progress: str):
@@ -47,35 +61,41 @@ def stored_features(model: keras.Model, compile_model, split: Split, batch_size:
         progress: text before the progress bar.
 
     Returns:
-        (N, ...) float32, memory-mapped.
+        (N, ...) float32 or, for a model whose output is it, bfloat16; memory-mapped.
+
+    Raises:
+        NoRoomError: the disk is too full; nothing is left there.
     """
-    path = _folder() / f"{_key(model, split, precision)}.npy"
+    path = cache_folder() / f"{_key(model, split, precision)}.npy"
+    dtype = _dtype(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            features = np.load(path, mmap_mode="r")
+            features = _load(path, dtype)
             os.utime(path)
         except (OSError, ValueError, EOFError):  # not there, or damaged
             shape = (len(split), *model.output_shape[1:])
-            _compute(path, shape, compile_model(), split.images, batch_size, progress)
-            features = np.load(path, mmap_mode="r")
+            _compute(path, shape, dtype, compile_model, split.images, batch_size, progress)
+            features = _load(path, dtype)
     _remove_oldest(path.parent, keep=path)
     return features
 
 
-def _compute(path, shape, apply, images, batch_size, progress):
+def _load(path, dtype):
+    """An entry, whose file is of a kind that NumPy knows."""
+    return np.load(path, mmap_mode="r").view(dtype)
+
+
+def _compute(path, shape, dtype, compile_model, images, batch_size, progress):
     """Fills `.partial` block by block beside a mark of how far it is complete, then makes it the entry."""
     partial, mark = path.with_suffix(".partial"), path.with_suffix(".json")
-    done = read_json(mark) if partial.is_file() and mark.is_file() else 0
-    try:
-        features = np.lib.format.open_memmap(partial, "r+" if done else "w+", np.float32, shape)
-    except ValueError:  # a damaged header
-        done, features = 0, np.lib.format.open_memmap(partial, "w+", np.float32, shape)
+    done, features = _begun(partial, mark, shape, dtype) or (0, _begin(partial, mark, shape, dtype))
+    apply = compile_model()
     while done < len(images):
         stop = min(done + _BLOCK, len(images))
         text = progress and f"{progress} {stop:,}/{len(images):,}"
-        features[done:stop] = predict_logits(apply, images[done:stop], batch_size, text)
+        features[done:stop] = predict_logits(apply, images[done:stop], batch_size, text).astype(dtype)
         features.flush()
         done = stop
         write_json(mark, done)
@@ -83,13 +103,41 @@ def _compute(path, shape, apply, images, batch_size, progress):
     mark.unlink()
 
 
-def _folder() -> pathlib.Path:
+def _begun(partial, mark, shape, dtype):
+    """What an interrupted pass has filled: rows, and the file open for more; None where it is not whole."""
+    with contextlib.suppress(OSError, ValueError, EOFError, InputError):
+        done = read_json(mark)
+        found = _load(partial, dtype)  # which, unlike opening it to write, makes no longer file of a cut one
+        if found.shape == shape and done in range(1, shape[0] + 1):
+            return done, np.load(partial, mmap_mode="r+").view(dtype)
+    return None
+
+
+def _begin(partial, mark, shape, dtype):
+    """A new file, its room on the disk taken: writing to a mapped file on a full disk ends the process."""
+    mark.unlink(missing_ok=True)
+    stored = np.dtype(np.uint16) if dtype == ml_dtypes.bfloat16 else dtype
+    try:
+        features = np.lib.format.open_memmap(partial, "w+", stored, shape)
+        if hasattr(os, "posix_fallocate"):
+            with open(partial, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise NoRoomError(*error.args) from error
+    return features.view(dtype)
+
+
+def cache_folder() -> pathlib.Path:
+    """Where the features are stored."""
     return cache_dir() / "features"
 
 
 def _key(model, split, precision):
     """Fingerprint of the images, the graph and its weights."""
-    identity = (split.fingerprint(), keras.backend.backend(), engine_name(), precision, list(_describe(model)))
+    backend, engine = keras.backend.backend(), engine_name()
+    version = package_versions()[backend if engine == "keras" else engine]
+    identity = (split.fingerprint(), backend, engine, version, precision, _dtype(model).name, list(_describe(model)))
     digest = hashlib.sha256(repr(identity).encode())
     for variable in model.variables:
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)))
@@ -110,12 +158,20 @@ def _describe(model):
 
 def _remove_oldest(folder: pathlib.Path, keep: pathlib.Path):
     """Keeps the stored features under the cache's limit, least recently used first; lock files stay."""
-    files = {path: path.stat() for path in (*folder.glob("[0-9a-f]*.npy"), *folder.glob("[0-9a-f]*.partial"))}
     total = 0
-    for path, stat in sorted(files.items(), key=lambda item: item[1].st_mtime, reverse=True):
+    for path, stat in sorted(_files(folder).items(), key=lambda item: item[1].st_mtime, reverse=True):
         total += stat.st_size
         if total > _MAX_CACHE_BYTES and path != keep:
             with contextlib.suppress(BlockingIOError), open(path.with_suffix(".lock"), "w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not what another process is writing
-                for suffix in (".npy", ".partial", ".json"):
+                for suffix in (".json", ".npy", ".partial"):  # a mark speaks of the partial file beside it
                     path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _files(folder):
+    """Entries and what becomes one -> their `stat`."""
+    found = {}
+    for path in (*folder.glob("[0-9a-f]*.npy"), *folder.glob("[0-9a-f]*.partial")):
+        with contextlib.suppress(FileNotFoundError):  # another process has just renamed or removed it
+            found[path] = path.stat()
+    return found

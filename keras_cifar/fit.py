@@ -4,6 +4,7 @@ The loop is ours rather than Keras' `fit`: the batch is a pure function of the g
 state taken at any step goes on to the same weights, to the bit.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -24,7 +25,7 @@ from keras_cifar.datasets import Split
 from keras_cifar.engine import compile_inference, describe_compute
 from keras_cifar.errors import DivergedError
 from keras_cifar.evaluate import predict_logits
-from keras_cifar.features import has_room, stored_features
+from keras_cifar.features import NoRoomError, has_room, stored_features
 from keras_cifar.fold import fold_batch_norms
 from keras_cifar.graph import split_at_trainable
 from keras_cifar.metrics import cross_entropy, top1
@@ -54,6 +55,7 @@ class TrainedPart:
         val: val, its images replaced by their stored features where there is room for them.
         computed: images that the frozen part was run on to fill the cache.
         train_is_stored, val_is_stored: whether an epoch takes no pass over images through the frozen part.
+        no_room: whether the disk or the cache's limit is why train is not stored.
     """
 
     def __init__(self, recipe: Recipe, model: keras.Model, train: Split, val: Split):
@@ -61,7 +63,7 @@ class TrainedPart:
         frozen, trained = split_at_trainable(model)
         self.trained = fold_batch_norms(trained)
         self.train_views = self.train_below = self.val_below = None
-        self.computed, self.val_is_stored = 0, False
+        self.computed, self.val_is_stored, self.no_room = 0, False, False
         self._steps = None
         if frozen is not None:
             self._run_frozen_part(frozen)
@@ -84,16 +86,20 @@ class TrainedPart:
             return stored_features(frozen, compile_and_count, part, _FEATURE_BATCH, precision, f"features of {name}")
 
         table = view_table(len(split), recipe.flip, recipe.crop_padding, recipe.views)
-        if table is not None and has_room(frozen, len(table) * len(split)):
-            self.train_views = []
-            for number, offsets in enumerate(table, 1):
-                view = Split(view_images(split.images, offsets, recipe.crop_padding), split.labels)
-                self.train_views.append(stored(view, f"train, view {number}/{len(table)},"))
-        else:
+        if table is not None and has_room(frozen, len(table) * len(split) + len(self.val)):
+            with contextlib.suppress(NoRoomError):
+                views = []
+                for number, offsets in enumerate(table, 1):
+                    view = Split(view_images(split.images, offsets, recipe.crop_padding), split.labels)
+                    views.append(stored(view, f"train, view {number}/{len(table)},"))
+                self.train_views = views
+        if self.train_views is None:
+            self.no_room = table is not None
             self.train_below = lambda images: compiled(len(images))(images)
         if has_room(frozen, len(self.val)):
-            self.val, self.val_is_stored = Split(stored(self.val, "val"), self.val.labels), True
-        else:
+            with contextlib.suppress(NoRoomError):
+                self.val, self.val_is_stored = Split(stored(self.val, "val"), self.val.labels), True
+        if not self.val_is_stored:
             self.val_below = compiled(_FEATURE_BATCH)
 
     def train_steps(self, weight_decay: float) -> TrainSteps:

@@ -17,6 +17,7 @@ from keras_cifar.datasets import Source, open_source
 from keras_cifar.engine import describe_compute
 from keras_cifar.environment import describe_environment, utc_now
 from keras_cifar.errors import DivergedError, InputError
+from keras_cifar.features import cache_folder
 from keras_cifar.files import write_json
 from keras_cifar.fit import Fit, TrainedPart
 from keras_cifar.metrics import classification_metrics
@@ -174,6 +175,18 @@ def _checked_parent(recipe, path):
     return parent
 
 
+def _check_compute(run, compute):
+    """Steps that were taken in one arithmetic do not go on in another."""
+    if not (run.file("state.npz").is_file() and run.file("environment.json").is_file()):
+        return
+    for field, ours in compute.items():
+        if (theirs := run.environment.get(field, ours)) != ours:
+            raise InputError(
+                f"Expected to go on with {field} {theirs} in {run.path}, but this machine has {ours} now; choose it "
+                "with --precision or KERAS_CIFAR_ENGINE, or pass --overwrite to start again."
+            )
+
+
 class _Training:
     """The model of one run on its way from the first to the last step."""
 
@@ -189,13 +202,17 @@ class _Training:
         compute = describe_compute(recipe)
         environment = describe_environment(recipe, compute, train_split.fingerprint(), source.label)
         run.begin(recipe, overwrite)
+        _check_compute(run, compute)
         write_json(run.file("environment.json"), environment)
         write_json(run.file("local.json"), local)
         say(
             f"{len(train_split)} training and {len(val)} val images, {len(source.class_names)} classes, "
             f"{compute['precision']}, what does not train on {compute['engine']} in {compute['engine_precision']}"
         )
-        self.fit = Fit(recipe, TrainedPart(recipe, model, train_split, val))
+        part = TrainedPart(recipe, model, train_split, val)
+        if part.no_room:
+            say(f"No room to store what does not train in {cache_folder()}: it is computed at every step")
+        self.fit = Fit(recipe, part)
         self._restore()
 
     def _restore(self):

@@ -1,5 +1,6 @@
 """Steps taken together end, to the bit, as steps taken one by one, with the settings they are given as values."""
 
+import functools
 import gc
 
 import keras
@@ -13,6 +14,7 @@ from keras_cifar.errors import DivergedError
 from keras_cifar.fit import Fit
 from keras_cifar.fold import fold_batch_norms
 from keras_cifar.heads import linear_head
+from keras_cifar.kernel_gradient import kernel_gradient_way
 from keras_cifar.step import TrainSteps, learning_rates
 from tuning.trial import TrialRunner
 
@@ -117,10 +119,14 @@ def test_a_compiled_step_goes_with_its_model():
     inputs = random.normal(size=(1, 6, 4, 4, 8)).astype(np.float32)
 
     def graphs_left():
-        x = keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False)(images)
-        x = keras.layers.BatchNormalization(trainable=False)(x)
+        x = images
+        for layer in (keras.layers.DepthwiseConv2D, functools.partial(keras.layers.Conv2D, 8)):
+            x = layer(kernel_size=5, padding="same", use_bias=False)(x)
+            x = keras.layers.BatchNormalization(trainable=False)(x)
         logits = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
         model = fold_batch_norms(keras.Model(images, logits))
+        assert kernel_gradient_way(images, (5, 5, 8, 1), 1, True) == kernel_gradient_way(images, (5, 5, 8, 8), 1, False)
+        assert kernel_gradient_way(images, (5, 5, 8, 1), 1, True) == "product", "a gradient of our own"
         TrainSteps(model, False, in_loop=False)(inputs, LABELS[:1, :6], [0.01])
         del model, x, logits
         keras.utils.clear_session()

@@ -2,22 +2,27 @@
 
 import importlib.util
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import keras
 import numpy as np
 import pytest
-from conftest import TINY_CLI, run_cli, tiny_options, tiny_recipe
+from conftest import ROOT, TINY_CLI, run_cli, tiny_options, tiny_recipe
 
 from keras_cifar import features
+from keras_cifar.augment import view_images, view_table
 from keras_cifar.datasets import Split, open_source
+from keras_cifar.engine import compile_inference
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate import predict_logits
 from keras_cifar.files import read_json
-from keras_cifar.graph import split_at_head
+from keras_cifar.fit import TrainedPart
+from keras_cifar.graph import split_at_head, split_at_trainable
 from keras_cifar.model import build_model, load_classifier
 from keras_cifar.recipes import LEVELS
 from keras_cifar.runs import Run
@@ -130,6 +135,17 @@ def test_other_recipe_in_an_interrupted_run_is_refused(tmp_path):
         train(tiny_recipe(1, epochs=2), tmp_path / "r")
 
 
+def test_steps_in_one_arithmetic_do_not_go_on_in_another(tmp_path):
+    run = Run(tmp_path / "r")
+    run.begin(tiny_recipe(1), overwrite=False)
+    run.save_state([np.zeros(1)], {})
+    run.file("environment.json").write_text('{"precision": "mixed_bfloat16"}')
+    with pytest.raises(InputError, match=r"precision mixed_bfloat16 .* but this machine has float32"):
+        train(tiny_recipe(1), run.path, say=lambda line: None)
+    assert run.environment == {"precision": "mixed_bfloat16"}
+    assert train(tiny_recipe(1), run.path, overwrite=True, say=lambda line: None).is_finished
+
+
 def test_foreign_folder_is_refused_and_kept(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     for overwrite in (False, True):
@@ -170,9 +186,53 @@ def test_training_without_room_for_features(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_ENGINE", ENGINE)
     stored = train(tiny_recipe(1), tmp_path / "stored", say=lambda line: None)
     monkeypatch.setattr(features, "_MAX_CACHE_BYTES", 0)
-    without = train(tiny_recipe(1), tmp_path / "without", say=lambda line: None)
+    lines = []
+    without = train(tiny_recipe(1), tmp_path / "without", say=lines.append)
     for a, b in zip(weights_of(stored.path), weights_of(without.path), strict=True):
         assert np.allclose(a, b, atol=1e-4)
+    assert sum("No room" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(("level", "dtype"), [(1, "float32"), (3, "bfloat16")])
+def test_stored_features_are_what_the_trained_part_would_round_them_to(level, dtype):
+    recipe = tiny_recipe(level, views=1, limit=16, precision="bfloat16")
+    source = open_source("digits")
+    model = build_model(recipe, 10, (32, 32, 3))
+    part = TrainedPart(recipe, model, source.load("train", 0, 16), source.load("val"))
+    (view,) = part.train_views
+    assert view.dtype == part.val.images.dtype == dtype
+    below, _ = split_at_trainable(model)
+    images = view_images(part.train.images, *view_table(16, recipe.flip, recipe.crop_padding, 1), recipe.crop_padding)
+    exact = compile_inference(below, 16, "mixed_bfloat16")(images)
+    assert np.array_equal(np.asarray(view), exact.astype(view.dtype))
+    predict = part.trained.predict_on_batch
+    assert np.array_equal(predict(view), predict(exact))
+
+
+def test_full_disk_leaves_nothing_and_training_does_without(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
+    recipe, source = tiny_recipe(3, views=2, limit=16), open_source("digits")
+    model, train_split, val = build_model(recipe, 10, (32, 32, 3)), source.load("train", 0, 16), source.load("val")
+    (tmp_path / "features").mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # no file may be longer
+    try:
+        part = TrainedPart(recipe, model, train_split, val)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert part.no_room and not part.train_is_stored and not part.val_is_stored
+    assert {path.suffix for path in (tmp_path / "features").iterdir()} == {".lock"}
+    inputs, labels = next(iter(part.batches(8, 0, 0, 1)))
+    assert inputs.shape[:2] == labels.shape == (1, 8) and part.predict_val().shape == (len(val), 10)
+
+
+def test_a_cache_that_is_complete_is_used_on_a_full_disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
+    below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))
+    split = Split(np.zeros((5, 32, 32, 3), np.uint8), np.arange(5))
+    features.stored_features(below, lambda: below.predict_on_batch, split, 5, "float32", None)
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=0))
+    assert features.has_room(below, 5) and not features.has_room(below, 6)
 
 
 def test_features_are_computed_once_and_damage_is_noticed(tmp_path, monkeypatch):
@@ -210,7 +270,15 @@ def test_levels_of_one_process_share_features(tmp_path, monkeypatch):
     assert keys[0] != keys[1]
 
 
-def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, monkeypatch):
+@pytest.mark.parametrize("damage", [
+    None,
+    lambda partial, mark: partial.write_bytes(partial.read_bytes()[:20_000]),
+    lambda partial, mark: partial.write_bytes(b"no header" + partial.read_bytes()[9:]),
+    lambda partial, mark: partial.unlink(),
+    lambda partial, mark: mark.write_text(""),
+    lambda partial, mark: mark.write_text("31"),
+])  # fmt: skip
+def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, monkeypatch, damage):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
     monkeypatch.setattr(features, "_BLOCK", 8)
     below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))
@@ -228,10 +296,32 @@ def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         stored(2)
+    if damage is not None:
+        damage(*(next((tmp_path / "features").glob(f"*.{suffix}")) for suffix in ("partial", "json")))
+        with pytest.raises(KeyboardInterrupt):  # in the first block of the new pass
+            stored(2)
     found = stored(None)
-    assert calls == [8] * 4
+    assert calls == [8] * (4 if damage is None else 6)
     assert np.allclose(found, below.predict_on_batch(images), atol=1e-5)
     assert {p.suffix for p in (tmp_path / "features").iterdir()} == {".npy", ".lock"}
+
+
+def test_two_processes_want_the_same_features(tmp_path):
+    code = (
+        "import numpy as np, sys; sys.path[:0] = sys.argv[1:]; import tiny; from conftest import tiny_recipe\n"
+        "from keras_cifar import features; from keras_cifar.datasets import Split\n"
+        "from keras_cifar.graph import split_at_head; from keras_cifar.model import build_model\n"
+        "below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))\n"
+        "split = Split(np.arange(16 * 3072).reshape(16, 32, 32, 3).astype(np.uint8), np.arange(16))\n"
+        "make = lambda: print('computes') or below.predict_on_batch\n"
+        "found = features.stored_features(below, make, split, 8, 'float32', None)\n"
+        "print(np.allclose(found, below.predict_on_batch(split.images), atol=1e-5))"
+    )
+    command = [sys.executable, "-c", code, str(ROOT), str(ROOT / "tests")]
+    environment = {**os.environ, "KERAS_CIFAR_CACHE": str(tmp_path)}
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0].split() for process in both]
+    assert sorted(outputs) == [["True"], ["computes", "True"]]
 
 
 def test_the_oldest_features_make_room(tmp_path, monkeypatch):
