@@ -4,6 +4,7 @@ The parts that do not train may run in another one, see `keras_cifar.engine.infe
 """
 
 import contextlib
+import fcntl
 import os
 
 import keras
@@ -11,6 +12,7 @@ import keras
 from keras_cifar.environment import cpu_flags, cpu_name, has_accelerator, package_versions
 from keras_cifar.errors import InputError
 from keras_cifar.files import read_json, write_json
+from keras_cifar.kernel_gradient import conv, depthwise_conv
 from keras_cifar.timing import interleaved_seconds, median_rates
 from keras_cifar.weights import cache_dir
 
@@ -26,14 +28,15 @@ def resolve_precision(precision: str) -> str:
 
 
 def bfloat16_is_faster_on_cpu() -> bool:
-    """Whether this CPU trains a convolution faster in bfloat16."""
-    return keras.backend.backend() == "tensorflow" and bfloat16_pays("tensorflow", _convolution_step)
+    """Whether this CPU trains convolutions faster in bfloat16, a dense and a depthwise one together."""
+    return keras.backend.backend() == "tensorflow" and bfloat16_pays("tensorflow", _convolutions_step)
 
 
 def bfloat16_pays(package: str, make_call) -> bool:
     """Whether a package computes enough faster in bfloat16 on this CPU, to be worth its rounding.
 
-    Not all CPUs that have it do. It is timed once and kept in the cache, so that a machine always answers alike.
+    Not all CPUs that have it do. It is timed once, by one process, and kept in the cache, so that a machine always
+    answers alike.
 
     Args:
         package: "tensorflow" or "openvino".
@@ -43,12 +46,15 @@ def bfloat16_pays(package: str, make_call) -> bool:
         return False
     path = cache_dir() / "bfloat16.json"
     machine = f"{cpu_name()}, {os.cpu_count()} CPUs, {package} {package_versions()[package]}"
-    known = {}
-    with contextlib.suppress(InputError):  # not there yet, or damaged
-        known = read_json(path)
-    if machine not in known:
-        known[machine] = _bfloat16_gain(make_call)
-        write_json(path, known)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = {}
+        with contextlib.suppress(InputError):  # not there yet, or damaged
+            known = read_json(path)
+        if machine not in known:
+            known[machine] = _bfloat16_gain(make_call)
+            write_json(path, known)
     return known[machine] >= _GAIN
 
 
@@ -58,18 +64,20 @@ def _bfloat16_gain(make_call):
     return rates["bfloat16"] / rates["float32"]
 
 
-def _convolution_step(dtype):
-    """A function that computes a 3x3 convolution and its gradients."""
+def _convolutions_step(dtype):
+    """A function that computes a dense and a depthwise convolution and their gradients."""
     import tensorflow as tf
 
-    images = tf.cast(tf.random.stateless_normal((32, 32, 32, 64), (0, 0)), dtype)
-    kernel = tf.cast(tf.random.stateless_normal((3, 3, 64, 64), (0, 1)), dtype)
+    shapes = [(32, 32, 32, 64), (3, 3, 64, 64), (5, 5, 64, 1)]
+    images, dense, depthwise = (
+        tf.cast(tf.random.stateless_normal(shape, (0, seed)), dtype) for seed, shape in enumerate(shapes)
+    )
 
     @tf.function(autograph=False)
     def step():
         with tf.GradientTape() as tape:
-            tape.watch([images, kernel])
-            outputs = tf.nn.relu(tf.nn.conv2d(images, kernel, 1, "SAME"))
-        return [tf.reduce_sum(gradient) for gradient in tape.gradient(outputs, [images, kernel])]
+            tape.watch([images, dense, depthwise])
+            outputs = tf.nn.relu(depthwise_conv(conv(images, dense, (1, 1), "same"), depthwise, (1, 1), "same"))
+        return [tf.reduce_sum(gradient) for gradient in tape.gradient(outputs, [images, dense, depthwise])]
 
     return lambda: [float(part) for part in step()]
