@@ -9,7 +9,7 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-NAMES = ("level1", "step", "gradients", "evaluate", "augment", "memory", "onnx")
+NAMES = ("level1", "startup", "step", "gradients", "evaluate", "augment", "memory", "onnx")
 _MODULES = {"onnx": "onnx_files"}  # a module called onnx would look like the package
 
 

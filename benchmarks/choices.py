@@ -15,26 +15,29 @@ from keras_cifar.runs import Run
 from keras_cifar.train import train
 
 _SHORT = {"limit": 10_000, "epochs": 3, "views": 3}
+_SMALL = {**_SHORT, "image_size": 128}
 GROUPS = {
     "padding": (3, {
         "as TensorFlow pads": {**_SHORT, "schedule": "cosine"},
         "alike on all sides": {**_SHORT, "schedule": "cosine", "tensorflow_padding": False},
     }),
     # Random crops limited to K stored views, against fresh ones each epoch.
-    "views": (3, {f"{k} views" if k else "fresh crops": {"views": k, "limit": 20_000} for k in (0, 1, 2, 3)}),
+    "views": (3, {
+        f"{k} views" if k else "fresh crops": {"views": k, "limit": 20_000, "image_size": 128} for k in (0, 1, 2, 3)
+    }),
     "level2": (2, {
-        "head alone": {**_SHORT, "trainable_stages": ()},
-        "P5": {**_SHORT, "trainable_stages": ("P5",)},
-        "P4 and P5": {**_SHORT, "trainable_stages": ("P4", "P5")},
+        "head alone": {**_SMALL, "trainable_stages": ()},
+        "P5": {**_SMALL, "trainable_stages": ("P5",)},
+        "P4 and P5": {**_SMALL, "trainable_stages": ("P4", "P5")},
     }),
     "level3": (3, {
-        "level 3": _SHORT,
-        "dropout 0": {**_SHORT, "dropout": 0.0},
-        "dropout 0.5": {**_SHORT, "dropout": 0.5},
-        "head of 512": {**_SHORT, "head_width": 512},
-        "batch norm trains": {**_SHORT, "train_batch_norm": True},
-        "rate 2e-4": {**_SHORT, "learning_rate": 2e-4},
-        "rate 5e-4, cosine": {**_SHORT, "learning_rate": 5e-4, "schedule": "cosine"},
+        "level 3": _SMALL,
+        "dropout 0": {**_SMALL, "dropout": 0.0},
+        "dropout 0.5": {**_SMALL, "dropout": 0.5},
+        "head of 512": {**_SMALL, "head_width": 512},
+        "batch norm trains": {**_SMALL, "train_batch_norm": True},
+        "rate 2e-4": {**_SMALL, "learning_rate": 2e-4},
+        "rate 5e-4, cosine": {**_SMALL, "learning_rate": 5e-4, "schedule": "cosine"},
     }),
     # "auto" is one of the two, the machine's faster one.
     "precision": (3, {name: {**_SHORT, "precision": name} for name in ("float32", "bfloat16")}),

@@ -1,7 +1,5 @@
 """Images a second of evaluation, plain and with flip TTA, ours against plain Keras and native PyTorch."""
 
-import numpy as np
-
 from benchmarks.interleave import interleave, plot_cost, print_table
 from benchmarks.models import (
     BACKBONES,
@@ -10,6 +8,7 @@ from benchmarks.models import (
     OURS,
     OURS_IN,
     PLAIN,
+    PRECISIONS,
     TORCH,
     batch,
     classifier,
@@ -41,31 +40,19 @@ def measure() -> dict:
 
 
 def _ways(backbone, size):
-    models = {precision: classifier(backbone, (), size, precision) for precision in ("float32", "bfloat16")}
+    models = {precision: classifier(backbone, (), size, precision) for precision in PRECISIONS}
     policy = resolve_precision("auto")
     own = models["float32" if policy == "float32" else "bfloat16"]
     ways = {OURS: compile_inference(own, BATCH, inference_precision("auto", policy))}
     for precision, model in models.items():
         ways[OURS_IN.format(precision)] = compile_inference(model, BATCH, resolve_precision(precision))
-    ways[PLAIN] = own.predict_on_batch
+    ways |= {PLAIN.format(p): model.predict_on_batch for p, model in models.items()}
     if has_torch():
-        ways |= {f"{TORCH} {p}": _torch(backbone, size, p == "bfloat16") for p in models}
+        from benchmarks.torch_models import torch_predict
+
+        ways |= {TORCH.format(p): torch_predict(backbone, size, p) for p in models}
     return ways
 
 
 def _call(predict, images):
     return lambda: predict(images)
-
-
-def _torch(backbone, size, in_bfloat16):
-    import torch
-
-    from benchmarks.torch_models import torch_classifier
-
-    model = torch_classifier(backbone, size)
-
-    def predict(images):
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
-            return model(torch.from_numpy(np.ascontiguousarray(images))).float().numpy()
-
-    return predict

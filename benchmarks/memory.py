@@ -5,9 +5,12 @@ import resource
 import subprocess
 import sys
 
-from benchmarks.models import BACKBONES, OURS, STAGES, has_torch
+from benchmarks.models import BACKBONES, OURS, PLAIN, PRECISIONS, STAGES, TORCH, has_torch
 
 _STEPS = 4
+# Way -> module, function and arguments that make its step; PyTorch's module imports nothing of Keras.
+_WAYS = {OURS: ("step", "ours_step", ()), PLAIN.format("float32"): ("step", "plain_step", ("float32",))}
+_TORCH_WAYS = {TORCH.format(p): ("torch_models", "torch_step", (p,)) for p in PRECISIONS}
 
 
 def measure() -> dict:
@@ -16,7 +19,7 @@ def measure() -> dict:
     for backbone in BACKBONES:
         for name in STAGES:
             peaks = {}
-            for way in ("ours", "plain", "torch") if has_torch() else ("ours", "plain"):
+            for way in (*_WAYS, *(_TORCH_WAYS if has_torch() else ())):
                 done = subprocess.run(
                     [sys.executable, "-m", "benchmarks.memory", backbone, name, way], capture_output=True, text=True,
                     check=True,
@@ -24,15 +27,16 @@ def measure() -> dict:
                 peaks[way] = json.loads(done.stdout.splitlines()[-1])
             print(f"{backbone}, {name} trainable")
             for way, peak in peaks.items():
-                print(f"  {way:10} {peak:8,.0f} MiB   {peak / peaks[OURS]:5.2f}x ours", flush=True)
+                print(f"  {way:18} {peak:8,.0f} MiB   {peak / peaks[OURS]:5.2f}x ours", flush=True)
             found[f"{backbone}, {name}"] = peaks
     return {"peak_mib": found}
 
 
 def _one_way(backbone, name, way):
-    from benchmarks import step
+    import importlib
 
-    call = getattr(step, f"{way}_step")(backbone, STAGES[name])
+    module, function, arguments = (_WAYS | _TORCH_WAYS)[way]
+    call = getattr(importlib.import_module(f"benchmarks.{module}"), function)(backbone, STAGES[name], *arguments)
     for _ in range(_STEPS):
         call()
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

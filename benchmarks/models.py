@@ -1,18 +1,21 @@
-"""What the benchmarks have in common: classifiers, a batch, stages and the ways' names."""
+"""What the benchmarks have in common: classifiers, a batch, stages and the ways' names.
+
+Keras is imported only with a classifier, so that it takes no memory of a process that measures PyTorch's.
+"""
 
 import importlib.util
 
-import keras
 import numpy as np
 
-from keras_cifar.model import build_model
 from keras_cifar.recipes import resolve_recipe
 
 BATCH, IMAGE_SIZE = 64, 128
 BACKBONES = ("resnet18", "efficientnet_lite0")
 STAGES = {"level 3": ("P5",), "level 4": ("P4", "P5"), "all layers": ("P1", "P2", "P3", "P4", "P5")}
-# What `step` and `evaluate` call the ways that they compare.
-OURS, PLAIN, TORCH = "ours", "Keras", "PyTorch"
+LEARNING_RATE = 1e-5
+PRECISIONS = ("float32", "bfloat16")
+# What the benchmarks call the ways that they compare; the others are measured in both precisions.
+OURS, PLAIN, TORCH = "ours", "Keras {}", "PyTorch {}"
 # Ours in the precisions that `auto` chooses from, and on features that lie in the cache.
 OURS_IN, OURS_STORED = "ours, {}", "ours, features stored"
 
@@ -22,10 +25,12 @@ def has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def classifier(
-    backbone: str, stages: tuple[str, ...], image_size: int = IMAGE_SIZE, precision: str = "auto"
-) -> keras.Model:
-    """A fusion classifier with batch norms that do something; "auto" is what `train` would take here."""
+def classifier(backbone: str, stages: tuple[str, ...], image_size: int = IMAGE_SIZE, precision: str = "auto"):
+    """A fusion classifier of Keras with batch norms that do something; "auto" is what `train` would take here."""
+    import keras
+
+    from keras_cifar.model import build_model
+
     stages = tuple(stage for stage in stages if backbone != "resnet18" or stage != "P1")
     recipe = resolve_recipe(3, backbone=backbone, weights="none", image_size=image_size, trainable_stages=stages,
                             precision=precision)  # fmt: skip

@@ -6,7 +6,7 @@ import tempfile
 import numpy as np
 
 from benchmarks.interleave import RESULTS
-from benchmarks.models import BACKBONES, IMAGE_SIZE, TORCH, classifier, has_torch
+from benchmarks.models import BACKBONES, IMAGE_SIZE, PRECISIONS, TORCH, classifier, has_torch
 from export.benchmark import benchmark_ways, describe_benchmark, file_ways, keras_ways, write_benchmark
 from export.classifier import OnnxClassifier
 from export.export_run import VARIANTS
@@ -26,7 +26,9 @@ def measure() -> dict:
         with tempfile.TemporaryDirectory(prefix="keras_cifar-benchmark-") as folder:
             ways = file_ways(_files(model, pathlib.Path(folder), backbone)) | keras_ways(model, folder)
             if has_torch():
-                ways |= {f"{TORCH} {p}": _torch(backbone, p == "bfloat16") for p in ("float32", "bfloat16")}
+                from benchmarks.torch_models import torch_predict
+
+                ways |= {TORCH.format(p): torch_predict(backbone, IMAGE_SIZE, p) for p in PRECISIONS}
             result = benchmark_ways(ways, _SIDE, rounds=_ROUNDS)
         print(f"{backbone}, {IMAGE_SIZE} px\n{describe_benchmark(result)}")
         write_benchmark(result, RESULTS / f"onnx-{backbone}.json")
@@ -48,17 +50,3 @@ def _files(model, folder, backbone):
         (folder / f"{variant.name}.onnx").write_bytes(file.SerializeToString())
         opened[variant.name] = OnnxClassifier(folder / f"{variant.name}.onnx")
     return opened
-
-
-def _torch(backbone, in_bfloat16):
-    import torch
-
-    from benchmarks.torch_models import torch_classifier
-
-    model = torch_classifier(backbone, IMAGE_SIZE)
-
-    def predict(images):
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
-            return model(torch.from_numpy(images)).float().numpy()
-
-    return predict

@@ -8,10 +8,12 @@ from benchmarks.models import (
     BACKBONES,
     BATCH,
     IMAGE_SIZE,
+    LEARNING_RATE,
     OURS,
     OURS_IN,
     OURS_STORED,
     PLAIN,
+    PRECISIONS,
     STAGES,
     TORCH,
     batch,
@@ -23,8 +25,6 @@ from keras_cifar.fold import fold_batch_norms
 from keras_cifar.graph import split_at_trainable
 from keras_cifar.precision import resolve_precision
 from keras_cifar.step import TrainSteps
-
-_RATE = 1e-5
 
 
 def measure() -> dict:
@@ -44,10 +44,12 @@ def measure() -> dict:
 def step_ways(backbone: str, stages: tuple[str, ...]) -> dict:
     """Name -> a function that takes one training step."""
     ways = {OURS: ours_step(backbone, stages), OURS_STORED: stored_step(backbone, stages)}
-    ways |= {OURS_IN.format(p): ours_step(backbone, stages, p) for p in ("float32", "bfloat16")}
-    ways[PLAIN] = plain_step(backbone, stages)
+    ways |= {OURS_IN.format(p): ours_step(backbone, stages, p) for p in PRECISIONS}
+    ways |= {PLAIN.format(p): plain_step(backbone, stages, p) for p in PRECISIONS}
     if has_torch():
-        ways |= {f"{TORCH} {p}": torch_step(backbone, stages, p == "bfloat16") for p in ("float32", "bfloat16")}
+        from benchmarks.torch_models import torch_step
+
+        ways |= {TORCH.format(p): torch_step(backbone, stages, p) for p in PRECISIONS}
     return ways
 
 
@@ -77,39 +79,12 @@ def _ours(backbone, stages, precision):
     steps = TrainSteps(fold_batch_norms(trained), has_weight_decay=False, in_loop=False)
     steps.reset(0.0)
     labels = batch()[1]
-    return below, lambda inputs: steps(inputs[None], labels[None], np.array([_RATE]))
+    return below, lambda inputs: steps(inputs[None], labels[None], np.array([LEARNING_RATE]))
 
 
-def plain_step(backbone: str, stages: tuple[str, ...]):
+def plain_step(backbone: str, stages: tuple[str, ...], precision: str):
     """One step of Keras' own `train_on_batch`."""
-    model = classifier(backbone, stages)
-    model.compile(keras.optimizers.Adam(_RATE), _loss())
-    return lambda: model.train_on_batch(*batch())
-
-
-def torch_step(backbone: str, stages: tuple[str, ...], in_bfloat16: bool = False):
-    """One step of a plain PyTorch loop."""
-    import torch
-
-    from benchmarks.torch_models import torch_classifier
-
-    model = torch_classifier(backbone, IMAGE_SIZE)
-    whole = "P3" in stages
-    for parameter in model.parameters():
-        parameter.requires_grad_(whole)
-    for name in (*(stage for stage in stages if not whole), "head"):
-        getattr(model, name).requires_grad_(True)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.requires_grad_(False)
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], _RATE)
-    images, labels = (torch.from_numpy(part) for part in batch())
-
-    def step():
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
-            logits = model(images)
-        torch.nn.functional.cross_entropy(logits.float(), labels).backward()
-        optimizer.step()
-
-    return step
+    model = classifier(backbone, stages, precision=precision)
+    model.compile(keras.optimizers.Adam(LEARNING_RATE), _loss())
+    images, labels = batch()
+    return lambda: model.train_on_batch(images, labels)

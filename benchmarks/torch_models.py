@@ -1,12 +1,11 @@
 """The measured architectures in native PyTorch, channels last; imported only where PyTorch is installed."""
 
-import keras
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from keras_cifar.graph import graph_nodes
+from benchmarks.models import IMAGE_SIZE, LEARNING_RATE, batch
 
 
 class Unit(nn.Sequential):
@@ -113,12 +112,16 @@ def torch_classifier(backbone: str, image_size: int, head: str = "fusion") -> Cl
     return Classifier(backbone, image_size, head).eval()
 
 
-def copy_backbone(model: keras.Model, classifier: Classifier) -> None:
+def copy_backbone(model, classifier: Classifier) -> None:
     """Copies EfficientNet-Lite0's weights out of a Keras classifier; both call their layers in one order.
 
     They were trained with TensorFlow's padding, which at stride 2 adds one pixel more at the right
     and bottom than at the left and top.
     """
+    import keras
+
+    from keras_cifar.graph import graph_nodes
+
     kinds = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.BatchNormalization)
     layers = [node.operation for node in graph_nodes(model.get_layer("backbone")) if isinstance(node.operation, kinds)]
     modules = [m for m in classifier.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
@@ -138,3 +141,38 @@ def copy_backbone(model: keras.Model, classifier: Classifier) -> None:
             module.register_forward_pre_hook(
                 lambda _, inputs, pad=(after - 1, after) * 2: functional.pad(inputs[0], pad)
             )
+
+
+def torch_step(backbone: str, stages: tuple[str, ...], precision: str):
+    """One step of a plain PyTorch loop."""
+    model = torch_classifier(backbone, IMAGE_SIZE)
+    whole = "P3" in stages
+    for parameter in model.parameters():
+        parameter.requires_grad_(whole)
+    for name in (*(stage for stage in stages if not whole), "head"):
+        getattr(model, name).requires_grad_(True)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.requires_grad_(False)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], LEARNING_RATE)
+    images, labels = (torch.from_numpy(part) for part in batch())
+
+    def step():
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = model(images)
+        torch.nn.functional.cross_entropy(logits.float(), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def torch_predict(backbone: str, size: int, precision: str):
+    """A function of (B, H, W, 3) uint8 images that gives logits (B, 10)."""
+    model = torch_classifier(backbone, size)
+
+    def predict(images):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            return model(torch.from_numpy(np.ascontiguousarray(images))).float().numpy()
+
+    return predict
