@@ -144,7 +144,7 @@ def _add_export_commands(add):
 
     benchmark = add("benchmark", _benchmark, "measure exported files in turns", _BENCHMARK_EXAMPLES, tensorflow=False)
     benchmark.add_argument("files", nargs="+", metavar="FILE.onnx")
-    benchmark.add_argument("--run", metavar="RUN", help="also Keras predict and SavedModel of this run")
+    benchmark.add_argument("--run", metavar="RUN", help="also this run on Keras, as a SavedModel and on PyTorch")
     benchmark.add_argument("--output", metavar="FILE.json", default="benchmark.json", help="default: benchmark.json")
 
 

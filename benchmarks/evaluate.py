@@ -48,9 +48,10 @@ def _ways(backbone, size):
         ways[OURS_IN.format(precision)] = compile_inference(model, BATCH, resolve_precision(precision))
     ways |= {PLAIN.format(p): model.predict_on_batch for p, model in models.items()}
     if has_torch():
-        from benchmarks.torch_models import torch_predict
+        from export.pytorch import torch_classifier, torch_predict
 
-        ways |= {TORCH.format(p): torch_predict(backbone, size, p) for p in models}
+        same = torch_classifier(models["float32"])
+        ways |= {TORCH.format(p): torch_predict(same, p) for p in models}
     return ways
 
 

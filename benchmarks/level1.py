@@ -75,11 +75,11 @@ def _ways(recipe, train_split, val):
         PLAIN.format(faster): lambda: _plain(_in(recipe, faster), train_split, val),
     }
     if has_torch():
-        from benchmarks.torch_models import torch_predict
+        from export.pytorch import torch_classifier, torch_predict
 
-        predicts = {p: torch_predict("efficientnet_lite0", recipe.image_size, p) for p in PRECISIONS}
-        fastest = _faster({p: lambda predict=predict: predict(val.images[:_BATCH]) for p, predict in predicts.items()})
         model = models["float32"]
+        predicts = {p: torch_predict(torch_classifier(model), p) for p in PRECISIONS}
+        fastest = _faster({p: lambda predict=predict: predict(val.images[:_BATCH]) for p, predict in predicts.items()})
         ways[TORCH.format(fastest)] = lambda: _torch(recipe, model, train_split, val, fastest == "bfloat16")
     return ways
 
@@ -156,20 +156,18 @@ def _plain(recipe, train_split, val):
 def _torch(recipe, model, train_split, val, in_bfloat16):
     import torch
 
-    from benchmarks.torch_models import copy_backbone, torch_classifier
+    from export.pytorch import torch_classifier
 
     started = time.perf_counter()
-    classifier = torch_classifier("efficientnet_lite0", recipe.image_size, "linear")
-    copy_backbone(model, classifier)
-    classifier.requires_grad_(False)
-    classifier.head.requires_grad_(True)
-    optimizer = torch.optim.Adam(classifier.head.parameters(), recipe.learning_rate)
+    classifier = torch_classifier(model)
+    head = classifier.layers[-1].requires_grad_(True)
+    optimizer = torch.optim.Adam(head.parameters(), recipe.learning_rate)
     steps = len(train_split) // _BATCH
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps * recipe.epochs)
     images, labels = torch.from_numpy(train_split.images), torch.from_numpy(train_split.labels)
     seconds, accuracies = [], []
     for _ in range(recipe.epochs):
-        classifier.head.train()
+        head.train()
         for index in torch.randperm(len(labels))[: steps * _BATCH].split(_BATCH):
             optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
@@ -177,7 +175,7 @@ def _torch(recipe, model, train_split, val, in_bfloat16):
             torch.nn.functional.cross_entropy(logits.float(), labels[index]).backward()
             optimizer.step()
             schedule.step()
-        classifier.head.eval()
+        head.eval()
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
             parts = torch.from_numpy(val.images).split(_EVALUATION_BATCH)
             logits = np.concatenate([classifier(part).float().numpy() for part in parts])

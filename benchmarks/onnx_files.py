@@ -6,8 +6,8 @@ import tempfile
 import numpy as np
 
 from benchmarks.interleave import RESULTS
-from benchmarks.models import BACKBONES, IMAGE_SIZE, PRECISIONS, TORCH, classifier, has_torch
-from export.benchmark import benchmark_ways, describe_benchmark, file_ways, keras_ways, write_benchmark
+from benchmarks.models import BACKBONES, IMAGE_SIZE, classifier
+from export.benchmark import benchmark_ways, describe_benchmark, file_ways, model_ways, write_benchmark
 from export.classifier import OnnxClassifier
 from export.export_run import VARIANTS
 from export.graph import build_core, finish, float32_model, set_metadata
@@ -24,11 +24,7 @@ def measure() -> dict:
     for backbone in BACKBONES:
         model = float32_model(classifier(backbone, ()))
         with tempfile.TemporaryDirectory(prefix="keras_cifar-benchmark-") as folder:
-            ways = file_ways(_files(model, pathlib.Path(folder), backbone)) | keras_ways(model, folder)
-            if has_torch():
-                from benchmarks.torch_models import torch_predict
-
-                ways |= {TORCH.format(p): torch_predict(backbone, IMAGE_SIZE, p) for p in PRECISIONS}
+            ways = file_ways(_files(model, pathlib.Path(folder), backbone)) | model_ways(model, folder)
             result = benchmark_ways(ways, _SIDE, rounds=_ROUNDS)
         print(f"{backbone}, {IMAGE_SIZE} px\n{describe_benchmark(result)}")
         write_benchmark(result, RESULTS / f"onnx-{backbone}.json")

@@ -1,6 +1,5 @@
 """The measured architectures in native PyTorch, channels last; imported only where PyTorch is installed."""
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -112,37 +111,6 @@ def torch_classifier(backbone: str, image_size: int, head: str = "fusion") -> Cl
     return Classifier(backbone, image_size, head).eval()
 
 
-def copy_backbone(model, classifier: Classifier) -> None:
-    """Copies EfficientNet-Lite0's weights out of a Keras classifier; both call their layers in one order.
-
-    They were trained with TensorFlow's padding, which at stride 2 adds one pixel more at the right
-    and bottom than at the left and top.
-    """
-    import keras
-
-    from keras_cifar.graph import graph_nodes
-
-    kinds = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.BatchNormalization)
-    layers = [node.operation for node in graph_nodes(model.get_layer("backbone")) if isinstance(node.operation, kinds)]
-    modules = [m for m in classifier.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
-    for layer, module in zip(layers, modules, strict=True):
-        arrays = [torch.from_numpy(np.array(weight)) for weight in layer.get_weights()]
-        with torch.no_grad():
-            if isinstance(module, nn.BatchNorm2d):
-                targets = (module.weight, module.bias, module.running_mean, module.running_var)
-            else:
-                order = (2, 3, 0, 1) if isinstance(layer, keras.layers.DepthwiseConv2D) else (3, 2, 0, 1)
-                arrays, targets = [arrays[0].permute(order)], (module.weight,)
-            for array, target in zip(arrays, targets, strict=True):
-                target.copy_(array)
-        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
-            after = module.kernel_size[0] // 2
-            module.padding = (0, 0)
-            module.register_forward_pre_hook(
-                lambda _, inputs, pad=(after - 1, after) * 2: functional.pad(inputs[0], pad)
-            )
-
-
 def torch_step(backbone: str, stages: tuple[str, ...], precision: str):
     """One step of a plain PyTorch loop."""
     model = torch_classifier(backbone, IMAGE_SIZE)
@@ -165,14 +133,3 @@ def torch_step(backbone: str, stages: tuple[str, ...], precision: str):
         optimizer.step()
 
     return step
-
-
-def torch_predict(backbone: str, size: int, precision: str):
-    """A function of (B, H, W, 3) uint8 images that gives logits (B, 10)."""
-    model = torch_classifier(backbone, size)
-
-    def predict(images):
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            return model(torch.from_numpy(np.ascontiguousarray(images))).float().numpy()
-
-    return predict

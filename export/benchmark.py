@@ -27,7 +27,8 @@ def benchmark_files(files: list[str], run: str | None = None, output: str | os.P
 
     Args:
         files: `.onnx` files that `export` wrote.
-        run: a finished run folder, whose Keras `predict` and SavedModel take part.
+        run: a finished run folder, whose model takes part in Keras `predict`, as a SavedModel and, where installed,
+            in PyTorch.
         output: JSON to write; the plot is beside it.
         batches: images a call.
 
@@ -61,7 +62,7 @@ def benchmark_files(files: list[str], run: str | None = None, output: str | os.P
                     f"Expected a run on images of {min(sides)} px as the files take, but {run} takes "
                     f"{model.input_shape[1]} px; name the run that was exported."
                 )
-            ways |= keras_ways(model, folder)
+            ways |= model_ways(model, folder)
         result = benchmark_ways(ways, sides.pop(), batches)
     return result, write_benchmark(result, output)
 
@@ -90,8 +91,12 @@ def _session_call(session):
     return lambda images: session.run(images, "probabilities")
 
 
-def keras_ways(model, folder: str) -> dict:
-    """Keras' `predict`, in float32 and in the model's own precision, and a SavedModel, all without TTA."""
+def model_ways(model, folder: str) -> dict:
+    """Ways to run a Keras classifier, all without TTA: name -> function of a uint8 batch.
+
+    They are Keras' `predict`, in float32 and in the model's own precision, a SavedModel, and PyTorch in float32 and
+    bfloat16 where it is installed.
+    """
     import tensorflow as tf
 
     from export.graph import float32_model
@@ -105,7 +110,13 @@ def keras_ways(model, folder: str) -> dict:
         name: lambda images, model=model: model.predict(images, batch_size=len(images), verbose=0)
         for name, model in models.items()
     }
-    return ways | {"SavedModel": lambda images: saved.serve(tf.constant(images)).numpy()}
+    ways["SavedModel"] = lambda images: saved.serve(tf.constant(images)).numpy()
+    if importlib.util.find_spec("torch") is not None:
+        from export.pytorch import torch_classifier, torch_predict
+
+        same = torch_classifier(exact)
+        ways |= {f"PyTorch {precision}": torch_predict(same, precision) for precision in ("float32", "bfloat16")}
+    return ways
 
 
 def benchmark_ways(ways: dict, side: int, batches: tuple[int, ...] = BATCHES, rounds: int = 5) -> dict:

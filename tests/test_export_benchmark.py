@@ -1,15 +1,18 @@
 import json
 
+import keras
 import numpy as np
 import onnx
 import pytest
 from PIL import Image
 
 import cli
-from export.benchmark import benchmark_files, describe_benchmark, keras_ways
+from export.benchmark import benchmark_files, describe_benchmark, model_ways
 from export.classifier import OnnxClassifier
+from keras_cifar.backbones import BACKBONES
 from keras_cifar.errors import InputError
-from keras_cifar.model import load_classifier
+from keras_cifar.model import build_model, load_classifier
+from keras_cifar.recipes import resolve_recipe
 
 
 def test_ways_are_measured_and_written(exported, tmp_path):
@@ -30,11 +33,30 @@ def test_ways_are_measured_and_written(exported, tmp_path):
     assert "images/s  x1.00" in text and "p99" in text
 
 
-def test_keras_ways_give_the_models_logits(exported, tmp_path):
+def test_model_ways_give_the_models_logits(exported, tmp_path):
     model = load_classifier(exported["run"] / "best.keras")
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
-    for call in keras_ways(model, str(tmp_path)).values():
-        assert np.allclose(call(images), model.predict_on_batch(images), atol=1e-5)
+    expected = model.predict_on_batch(images)
+    for name, call in model_ways(model, str(tmp_path)).items():
+        assert np.allclose(call(images), expected, atol=0.05 if "bfloat16" in name else 1e-5), name
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("level", [1, 3])
+def test_pytorch_computes_what_keras_does(backbone, level):
+    torch = pytest.importorskip("torch")
+    from export.pytorch import torch_classifier
+
+    recipe = resolve_recipe(level, backbone=backbone, weights="none", image_size=64, precision="float32")
+    model = build_model(recipe, 10, (32, 32, 3))
+    random = np.random.default_rng(0)
+    for layer in model.get_layer("backbone").layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([random.uniform(0.5, 1.5, weight.shape) for weight in layer.weights])
+    images = random.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    expected = model.predict_on_batch(images)
+    found = torch_classifier(model)(torch.from_numpy(images)).numpy()
+    assert expected.std() > 0.1 and np.allclose(found, expected, atol=1e-4)
 
 
 def test_run_on_other_images_is_refused(exported, tmp_path):
