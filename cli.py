@@ -22,6 +22,7 @@ import sys
 import tempfile
 
 from keras_cifar.errors import InputError
+from keras_cifar.files import is_onnx_name
 from keras_cifar.recipes import LEVELS, flag, recipe_changes, recipe_to_dict, resolve_recipe
 
 _RECIPE_OPTIONS = {
@@ -260,7 +261,7 @@ def _tune(args):
 def _evaluate(args):
     from keras_cifar.evaluate_split import describe_evaluation
 
-    if args.model.lower().endswith(".onnx"):
+    if is_onnx_name(args.model):
         result, owner, written = _evaluate_file(args)
     else:
         result, owner, written = _evaluate_run(args)
@@ -286,6 +287,7 @@ def _evaluate_run(args):
 
 
 def _evaluate_file(args):
+    from export.card import card_path, is_edited
     from export.classifier import OnnxClassifier
     from export.evaluate_onnx import evaluate_onnx, evaluation_paths
 
@@ -294,6 +296,8 @@ def _evaluate_file(args):
     if data.startswith("cifar"):  # read by TensorFlow Datasets
         _import_quietly()
     result = evaluate_onnx(classifier, data, args.split, args.tta, args.data_dir, args.skip_bad_images)
+    if is_edited(classifier.path, classifier.metadata):
+        print(f"{card_path(classifier.path)} was edited: it is left as it is")
     return result, classifier.path.name, evaluation_paths(classifier.path, args.split)
 
 

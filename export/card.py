@@ -45,6 +45,16 @@ def write_card(path: pathlib.Path, metadata: dict) -> None:
         path: of the ONNX file.
         metadata: see `OnnxClassifier.metadata`.
     """
+    write_text(card_path(path), _card_text(path, metadata))
+
+
+def is_edited(path: pathlib.Path, metadata: dict) -> bool:
+    """Whether a file's card is another than `write_card` would write now, as one that somebody has edited is."""
+    card = card_path(path)
+    return card.is_file() and card.read_text(errors="replace") != _card_text(path, metadata)
+
+
+def _card_text(path, metadata):
     figures = path.with_name(f"{path.stem}.evaluation_test.json")
     evaluation = read_json(figures) if figures.is_file() else None
     sections = [
@@ -59,7 +69,7 @@ def write_card(path: pathlib.Path, metadata: dict) -> None:
         "## Intended use\n\n" + _INTENDED.format(data=metadata["data"], classes=", ".join(metadata["class_names"])),
         "## Licence\n\n" + _licence(metadata),
     ]
-    write_text(card_path(path), "\n\n".join(section.strip() for section in sections) + "\n")
+    return "\n\n".join(section.strip() for section in sections) + "\n"
 
 
 def _summary(metadata, path):

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from export.card import card_path, write_card
+from export.card import card_path, is_edited, write_card
 from export.classifier import BATCH_SIZE, OnnxClassifier
 from keras_cifar.datasets import open_source
 from keras_cifar.errors import InputError
@@ -12,7 +12,8 @@ from keras_cifar.files import check_output
 
 def evaluate_onnx(classifier: OnnxClassifier, data: str | None = None, split: str = "test", tta: bool = True,
                   data_dir: str | None = None, skip_bad_images: bool = False) -> dict:  # fmt: skip
-    """Writes `NAME.evaluation_SPLIT.json` and `NAME.confusion.png` beside the file, and brings its card up to date.
+    """Writes `NAME.evaluation_SPLIT.json` and `NAME.confusion.png` beside the file, and brings its card up to date
+    unless somebody has edited it.
 
     The logits are those of the file's probabilities, divided by its temperature.
 
@@ -37,6 +38,7 @@ def evaluate_onnx(classifier: OnnxClassifier, data: str | None = None, split: st
         )
     figures, picture = evaluation_paths(path, split)
     check_output(figures)
+    has_own_card = card_path(path).is_file() and not is_edited(path, classifier.metadata)
     source = open_source(data or recipe["data"], data_dir, classifier.side, skip_bad_images)
     check_class_names(source, classifier.class_names, path)
     result = evaluate_split(
@@ -51,7 +53,7 @@ def evaluate_onnx(classifier: OnnxClassifier, data: str | None = None, split: st
         picture=picture,
         details={"engine": classifier.provider, "precision": classifier.metadata["precision"]},
     )
-    if card_path(path).is_file():
+    if has_own_card:
         write_card(path, classifier.metadata)
     return result
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from export.classifier import Classifier, OnnxClassifier
 from keras_cifar.errors import InputError
+from keras_cifar.files import is_onnx_name
 from keras_cifar.images import decode_image, error_text, image_suffixes
 
 _BATCH = 64
@@ -43,18 +44,14 @@ def split_model(arguments: list[str]) -> tuple[str | None, list[str]]:
     """
     first, *rest = arguments
     for other in rest:
-        if _is_file_name(other) or is_run(other):
+        if is_onnx_name(other) or is_run(other):
             raise InputError(f"Expected the model before the images, and one, but got {other} after them; move it.")
-    if not _is_file_name(first) and not is_run(first):
+    if not is_onnx_name(first) and not is_run(first):
         _refuse_other_model(first)
         return None, arguments
     if not rest:
         raise InputError(f"Expected image files or folders after {first}, but got none; name what it should predict.")
     return first, rest
-
-
-def _is_file_name(path):
-    return path.lower().endswith(".onnx")
 
 
 def _refuse_other_model(path):

@@ -54,8 +54,7 @@ class OpenVinoSession:
         except ImportError as error:
             raise InputError(
                 'Expected OpenVINO for --provider openvino, but it is not installed; pip install -e ".[fast]", or '
-                "leave "
-                "the option out."
+                "leave the option out."
             ) from error
         core = openvino.Core()
         settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}

@@ -11,6 +11,11 @@ from keras_cifar.errors import InputError
 PARTIAL = ".partial-"
 
 
+def is_onnx_name(path: str) -> bool:
+    """Whether a path names an exported file, as opposed to a run folder or an image."""
+    return path.lower().endswith(".onnx")
+
+
 def check_output(path: str | os.PathLike) -> None:
     """Raises InputError where a file cannot be written, so that it is said before long work and not after it."""
     path = pathlib.Path(os.path.realpath(path))

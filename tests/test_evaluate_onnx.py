@@ -49,7 +49,12 @@ def test_evaluation_on_test_goes_into_the_card(files, capsys):
     text = (files / "level4_int8_tta.md").read_text()
     assert "test of scikit-learn digits, 359 images" in text and "Test was not read yet" not in text
     assert "found on test" in text
+    assert "edited" not in capsys.readouterr().out
+    card = files / "level4_int8_tta.md"
+    card.write_text(card.read_text() + "\nOurs: approved for the pilot.\n")
+    edited = card.read_text()
     assert cli.main(["evaluate", path]) == 0
+    assert card.read_text() == edited and f"{card} was edited" in capsys.readouterr().out
     assert json.loads((files / "level4_int8_tta.evaluation_test.json").read_text())["times_taken"] == 2
     assert len(open_source("digits").load("test")) == 359
 

@@ -36,7 +36,7 @@ PACKAGES = {
         {"search"},
     ],
     "export": [
-        {"opset", "session", "temperature", "card"},
+        {"opset", "session", "temperature", "card", "pytorch"},
         {"graph", "classifier", "bias_correction"},
         {"parity", "keras_classifier", "evaluate_onnx", "benchmark"},
         {"quantize", "predict"},
@@ -121,6 +121,7 @@ def test_every_module_has_a_test():
     covered_by |= {"trial": "search", "oracles": "search"}
     covered_by |= {"opset": "classifier", "session": "classifier", "keras_classifier": "predict", "graph": "export",
                    "export_run": "export", "parity": "export", "quantize": "export", "temperature": "export",
-                   "bias_correction": "export", "card": "export", "benchmark": "export_benchmark"}  # fmt: skip
+                   "bias_correction": "export", "card": "export", "benchmark": "export_benchmark",
+                   "pytorch": "export_benchmark"}  # fmt: skip
     for path in [*MODULES, *PACKAGE_MODULES]:
         assert covered_by.get(path.stem, path.stem) in tests, path.stem
