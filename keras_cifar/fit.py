@@ -143,6 +143,15 @@ class TrainedPart:
             yield start, after
             start = after
 
+    def weights(self) -> list[np.ndarray]:
+        """Copies of the values of all variables of `trained`."""
+        return [np.array(keras.ops.convert_to_numpy(variable)) for variable in self.trained.variables]
+
+    def set_weights(self, arrays: list[np.ndarray]) -> None:
+        """Assigns what `weights` gave."""
+        for variable, array in zip(self.trained.variables, arrays, strict=True):
+            variable.assign(array)
+
     def predict_val(self) -> np.ndarray:
         """Logits (N, C) of val with the weights as they are."""
         predict, below = self.trained.predict_on_batch, self.val_below
@@ -182,6 +191,7 @@ class Fit:
 
     Attributes:
         progress: see `Progress`.
+        best_weights: of the part at the best epoch, see `TrainedPart.weights`; before one has ended, the initial ones.
         best_logits: (N, C) of all val images at the best epoch.
         total_steps: steps of the whole recipe.
         rates: (total_steps + 1,) learning rate of each step, and the one after the last.
@@ -195,6 +205,7 @@ class Fit:
         self.steps_per_epoch = len(part.train) // self.batch_size
         self.total_steps = self.steps_per_epoch * recipe.epochs
         self.progress = Progress()
+        self.best_weights = part.weights()
         self.best_logits = np.zeros((len(part.val), part.trained.output_shape[-1]), np.float32)
         self.rates = learning_rates(recipe, self.total_steps)
         self.train_steps = part.train_steps(recipe.weight_decay)
@@ -206,7 +217,7 @@ class Fit:
     def state(self) -> tuple[list[np.ndarray], dict]:
         """Arrays and JSON values that `restore` goes on from."""
         arrays = [keras.ops.convert_to_numpy(v) for v in self._variables()]
-        return [*arrays, self.best_logits], dataclasses.asdict(self.progress)
+        return [*arrays, *self.best_weights, self.best_logits], dataclasses.asdict(self.progress)
 
     def restore(self, arrays: list[np.ndarray], values: dict) -> None:
         """Takes up what `state` gave.
@@ -214,13 +225,13 @@ class Fit:
         Raises:
             ValueError: the shapes are those of another recipe.
         """
-        *arrays, best_logits = arrays
-        variables = self._variables()
-        if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
+        if [a.shape for a in arrays] != [a.shape for a in self.state()[0]]:
             raise ValueError("the shapes of the state are not those of the recipe")
-        for variable, array in zip(variables, arrays, strict=True):
+        variables = self._variables()
+        for variable, array in zip(variables, arrays[: len(variables)], strict=True):
             variable.assign(array)
-        self.best_logits, self.progress = best_logits, Progress(**values)
+        *self.best_weights, self.best_logits = arrays[len(variables) :]
+        self.progress = Progress(**values)
 
     def steps(self, stop_epoch: int | None = None):
         """Trains; yields after each call, of one step or several.
@@ -269,5 +280,6 @@ class Fit:
         progress.history.append(row)
         progress.loss_sum = progress.top1_sum = 0.0
         if row["val_top1"] > progress.best_top1:
-            progress.best_top1, progress.best_epoch, self.best_logits = row["val_top1"], epoch, logits
+            progress.best_top1, progress.best_epoch = row["val_top1"], epoch
+            self.best_weights, self.best_logits = self.part.weights(), logits
         return row

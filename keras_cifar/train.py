@@ -246,10 +246,7 @@ class _Training:
         self._write_result()
 
     def _end_epoch(self, row):
-        progress = self.fit.progress
-        if progress.best_epoch == row["epoch"]:
-            self.run.save_model(self.model, "best.keras")
-        self.run.write_history(progress.history)
+        self.run.write_history(self.fit.progress.history)
         tqdm.write(
             f"epoch {row['epoch']}/{self.recipe.epochs}  train loss {row['train_loss']:.4f} "
             f"top-1 {row['train_top1']:.4f}  val loss {row['val_loss']:.4f} top-1 {row['val_top1']:.4f}  "
@@ -258,6 +255,8 @@ class _Training:
 
     def _write_result(self):
         self.run.save_model(self.model, "last.keras")
+        self.fit.part.set_weights(self.fit.best_weights)
+        self.run.save_model(self.model, "best.keras")
         names, progress = self.source.class_names, self.fit.progress
         val = classification_metrics(self.fit.best_logits, self.fit.part.val.labels, names)
         plot_curves(progress.history, self.run.file("curves.png"), f"Level {self.recipe.level}")

@@ -53,9 +53,9 @@ class TrialRunner:
             self.forget()
             model = start_model(recipe, self.source, self.init_from, lambda line: None)
             part = TrainedPart(recipe, model, self.train, self.val)
-            self._built = key, model, part, _arrays(part)
+            self._built = key, model, part, part.weights()
         _, model, part, initial = self._built
-        _assign(part, initial)
+        part.set_weights(initial)
         return model, part
 
     def forget(self) -> None:
@@ -112,21 +112,16 @@ class TrialRunner:
         return result
 
     def _execute(self, recipe, folder, number, stop_epoch, earlier):
-        """Trains once; keeps the best epoch's weights in memory until they are known to be wanted."""
+        """Trains once."""
         model, part = self.prepare(recipe)
-        fit, count = Fit(recipe, part, self.watched), len(part.trained.variables)
-        best = _arrays(part)
+        fit = Fit(recipe, part, self.watched)
         if earlier is not None:
-            arrays, values = Run(earlier / f"execution{number}").load_state()
-            best = arrays[-count:]
-            fit.restore(arrays[:-count], values)
+            fit.restore(*Run(earlier / f"execution{number}").load_state())
         begun = fit.progress.step // fit.steps_per_epoch
-        for row in fit.steps(stop_epoch):
-            if row is not None and fit.progress.best_epoch == row["epoch"]:
-                best = _arrays(part)
+        for _ in fit.steps(stop_epoch):
+            pass
         if stop_epoch is not None and stop_epoch < recipe.epochs:
-            arrays, values = fit.state()
-            Run(folder / f"execution{number}").save_state([*arrays, *best], values)
+            Run(folder / f"execution{number}").save_state(*fit.state())
         ranked, labels = fit.best_logits[self.ranked], self.val.labels[self.ranked]
         epochs = len(fit.progress.history)
         per_epoch = part.train_is_stored * fit.steps_per_epoch * fit.batch_size + part.val_is_stored * len(self.val)
@@ -138,7 +133,7 @@ class TrialRunner:
             "epochs": epochs,
             "passes_saved": int(per_epoch * (epochs - begun)),
             "passes_done": done,
-            "save_weights": functools.partial(_save_weights, model, part, best, folder),
+            "save_weights": functools.partial(_save_weights, model, fit, folder),
         }
 
 
@@ -171,15 +166,6 @@ def make_runner(
     return runner
 
 
-def _arrays(part):
-    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in part.trained.variables]
-
-
-def _assign(part, arrays):
-    for variable, array in zip(part.trained.variables, arrays, strict=True):
-        variable.assign(array)
-
-
-def _save_weights(model, part, arrays, folder):
-    _assign(part, arrays)
+def _save_weights(model, fit, folder):
+    fit.part.set_weights(fit.best_weights)
     Run(folder).save_model(model, WEIGHTS)
