@@ -11,7 +11,7 @@ _UNREACHABLE = "the hub cannot be reached: pass --weights PATH, or copy ~/.cache
 
 
 def diagnose(data_dir: str | None = None) -> list[tuple[str, str, str]]:
-    """Checks versions, devices, CPU features, KerasTuner, data and weights.
+    """Checks versions, devices, CPU features, KerasTuner, OpenVINO, data and weights.
 
     Args:
         data_dir: folder of prepared TFDS data sets; None for TFDS' own place.
@@ -32,13 +32,19 @@ def diagnose(data_dir: str | None = None) -> list[tuple[str, str, str]]:
         ("info", "accelerator", "found" if has_accelerator() else "none: training runs on the CPU"),
         ("info", "CPU", f"{cpu_name()} ({', '.join(flags) or 'no vector extensions found'})"),
     ]
-    return rows + _keras_tuner() + _data(data_dir) + _weights()
+    return rows + _extras() + _data(data_dir) + _weights()
 
 
-def _keras_tuner():
-    if importlib.util.find_spec("keras_tuner") is None:
-        return [("missing", "KerasTuner", 'for tune: pip install -e ".[tune]"')]
-    return [("ok", "KerasTuner", importlib.metadata.version("keras-tuner"))]
+def _extras():
+    return [
+        ("ok", name, importlib.metadata.version(package))
+        if importlib.util.find_spec(module)
+        else ("missing", name, f'{use}: pip install -e ".[{extra}]"')
+        for name, module, package, use, extra in (
+            ("KerasTuner", "keras_tuner", "keras-tuner", "for tune", "tune"),
+            ("OpenVINO", "openvino", "openvino", "for faster training and evaluation on a CPU", "fast"),
+        )
+    ]
 
 
 def _data(data_dir):

@@ -95,11 +95,15 @@ def test_doctor_looks_at_everything(capsys):
     assert any(line.split()[:2] == ["ok", "KerasTuner"] for line in out.splitlines())
 
 
-def test_doctor_says_how_to_get_keras_tuner(monkeypatch):
+def test_doctor_says_how_to_get_extras(monkeypatch):
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "keras_tuner" else find_spec(name))
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name in ("keras_tuner", "openvino") else find_spec(name)
+    )
     rows = {what: (state, found) for state, what, found in diagnose()}
     assert rows["KerasTuner"] == ("missing", 'for tune: pip install -e ".[tune]"')
+    status, how = rows["OpenVINO"]
+    assert status == "missing" and 'pip install -e ".[fast]"' in how
 
 
 def test_train_on_a_folder_then_evaluate_without_test(image_folder, tmp_path, capsys):
