@@ -1,6 +1,7 @@
 """Peak memory of a process that takes training steps, ours against plain Keras and native PyTorch."""
 
 import json
+import pathlib
 import resource
 import subprocess
 import sys
@@ -39,8 +40,16 @@ def _one_way(backbone, name, way):
     call = getattr(importlib.import_module(f"benchmarks.{module}"), function)(backbone, STAGES[name], *arguments)
     for _ in range(_STEPS):
         call()
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(kilobytes / (2**20 if sys.platform == "darwin" else 2**10))
+    print(_peak_mib())
+
+
+def _peak_mib():
+    """Of this program; Linux' `ru_maxrss` also holds what the process that started it had."""
+    status = pathlib.Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    (peak,) = (line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(peak) / 2**10
 
 
 if __name__ == "__main__":
