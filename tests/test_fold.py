@@ -112,6 +112,15 @@ def test_engines_agree_with_keras(engine, precision, monkeypatch):
     assert [v.path for v in model.trainable_variables] == trainable
 
 
+def test_nothing_about_a_model_is_reported(monkeypatch):
+    pytest.importorskip("openvino")
+    telemetry, sent = pytest.importorskip("openvino_telemetry"), []
+    monkeypatch.setenv("KERAS_CIFAR_ENGINE", "openvino")
+    monkeypatch.setattr(telemetry.Telemetry, "send_event", lambda self, *event, **_: sent.append(event))
+    compile_inference(build(precision="float32"), len(IMAGES))
+    assert not sent
+
+
 @pytest.mark.parametrize("gain, policy", [(1.6, "mixed_bfloat16"), (0.9, "float32"), (None, None)])
 def test_auto_times_openvino_once(gain, policy, tmp_path, monkeypatch):
     pytest.importorskip("openvino")
