@@ -47,12 +47,12 @@ def plot_lines(name: str, title: str, x_label: str, y_label: str, x: list, lines
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.6, 4), layout="constrained")
     for marker, (way, y) in zip(itertools.cycle("osD^vPX"), lines.items(), strict=False):
         axes.plot(x, y, marker=marker, label=way)
     axes.set(title=title, xlabel=x_label, ylabel=y_label, ylim=(0, None))
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper", fontsize=8)
     RESULTS.mkdir(exist_ok=True)
     figure.savefig(RESULTS / name, dpi=120)
     plt.close(figure)
