@@ -136,7 +136,8 @@ def benchmark_ways(ways: dict, side: int, batches: tuple[int, ...] = BATCHES, ro
     for batch in batches:
         images = random.integers(0, 256, (batch, side, side, 3)).astype(np.uint8)
         calls = {name: lambda call=call: call(images) for name, call in ways.items()}  # noqa: B023
-        seconds = interleaved_seconds(calls, rounds, max(_MIN_CALLS_A_TURN, math.ceil(_IMAGES_A_TURN / batch)))
+        calls_a_turn = max(_MIN_CALLS_A_TURN, math.ceil(_IMAGES_A_TURN / batch))
+        seconds = interleaved_seconds(calls, rounds, calls_a_turn, progress=f"batch {batch}")
         rates = median_rates(seconds, batch)
         for name, turns in seconds.items():
             latency = 1000 * np.concatenate(turns)

@@ -2,16 +2,22 @@
 
 import time
 
+from tqdm import tqdm
 
-def interleaved_seconds(ways: dict, rounds: int = 5, calls: int = 4) -> dict[str, list[list[float]]]:
+
+def interleaved_seconds(
+    ways: dict, rounds: int = 5, calls: int = 4, progress: str | None = None
+) -> dict[str, list[list[float]]]:
     """Seconds of each call of each way, round by round, after one round to warm up.
 
     Args:
         ways: name -> function without arguments.
         rounds: turns each way gets.
         calls: calls a turn.
+        progress: words before a bar that counts turns; None for no bar.
     """
     seconds = {name: [] for name in ways}
+    bar = tqdm(total=(rounds + 1) * len(ways), desc=progress, disable=True if progress is None else None, leave=False)
     for round_ in range(rounds + 1):
         for name, call in ways.items():
             call()  # what the way before has left in the caches is not its own
@@ -22,6 +28,8 @@ def interleaved_seconds(ways: dict, rounds: int = 5, calls: int = 4) -> dict[str
                 turn.append(time.perf_counter() - started)
             if round_:
                 seconds[name].append(turn)
+            bar.update()
+    bar.close()
     return seconds
 
 
