@@ -60,12 +60,11 @@ class Classifier(nn.Module):
     Args:
         backbone: "resnet18" or "efficientnet_lite0".
         image_size: side that images are resized to.
-        head: "fusion" or "linear".
     """
 
-    def __init__(self, backbone: str, image_size: int, head: str = "fusion"):
+    def __init__(self, backbone: str, image_size: int):
         super().__init__()
-        self.image_size, self.is_fusion = image_size, head == "fusion"
+        self.image_size = image_size
         if backbone == "resnet18":
             self.mean, self.std, middle, top = 117.0, 58.0, 256, 512
             stem = nn.Sequential(Unit(3, 64, 7, 2, activation=nn.ReLU), nn.MaxPool2d(3, 2, 1))
@@ -86,34 +85,20 @@ class Classifier(nn.Module):
                 stage(block, 192, 320, 1, 1, 3, 6),
                 Unit(320, 1280, 1, activation=nn.ReLU6, epsilon=1e-3),
             )
-        if self.is_fusion:
-            hidden = [nn.Linear(middle + top, 256), nn.ReLU(), nn.Dropout(0.3), nn.Linear(256, 10)]
-            self.head = nn.Sequential(*hidden)
-        else:
-            self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(top, 10))
+        self.head = nn.Sequential(nn.Linear(middle + top, 256), nn.ReLU(), nn.Dropout(0.3), nn.Linear(256, 10))
         self.to(memory_format=torch.channels_last)
 
-    def features(self, images):
-        """(B, H, W, 3) uint8 -> pooled features (B, D)."""
+    def forward(self, images):
         images = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
         images = functional.interpolate(images, size=(self.image_size, self.image_size), mode="bilinear")
         middle = self.P4(self.low(images.contiguous(memory_format=torch.channels_last)))
-        top = self.P5(middle).mean((2, 3))
-        return torch.cat([middle.mean((2, 3)), top], 1) if self.is_fusion else top
-
-    def forward(self, images):
-        return self.head(self.features(images))
-
-
-def torch_classifier(backbone: str, image_size: int, head: str = "fusion") -> Classifier:
-    """A classifier with random weights, in inference mode."""
-    torch.manual_seed(0)
-    return Classifier(backbone, image_size, head).eval()
+        return self.head(torch.cat([middle.mean((2, 3)), self.P5(middle).mean((2, 3))], 1))
 
 
 def torch_step(backbone: str, stages: tuple[str, ...], precision: str):
     """One step of a plain PyTorch loop."""
-    model = torch_classifier(backbone, IMAGE_SIZE)
+    torch.manual_seed(0)
+    model = Classifier(backbone, IMAGE_SIZE).eval()
     whole = "P3" in stages
     for parameter in model.parameters():
         parameter.requires_grad_(whole)
