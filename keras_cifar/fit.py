@@ -225,9 +225,10 @@ class Fit:
         Raises:
             ValueError: the shapes are those of another recipe.
         """
-        if [a.shape for a in arrays] != [a.shape for a in self.state()[0]]:
-            raise ValueError("the shapes of the state are not those of the recipe")
         variables = self._variables()
+        expected = [*variables, *self.best_weights, self.best_logits]
+        if [a.shape for a in arrays] != [tuple(e.shape) for e in expected]:
+            raise ValueError("the shapes of the state are not those of the recipe")
         for variable, array in zip(variables, arrays[: len(variables)], strict=True):
             variable.assign(array)
         *self.best_weights, self.best_logits = arrays[len(variables) :]
