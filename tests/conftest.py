@@ -45,6 +45,15 @@ def tiny_options(**changes):
     return [part for name, value in options.items() for part in ("--" + name.replace("_", "-"), str(value))]
 
 
+def randomize_batch_norms(model, random):
+    """Makes the batch norms of a classifier's backbone other than the identity."""
+    import keras
+
+    for layer in model.get_layer("backbone").layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([random.uniform(0.5, 1.5, weight.shape) for weight in layer.weights])
+
+
 def run_cli(*args, script=ROOT / "cli.py", env=None, timeout=200):
     """Runs the command line as a user does, in a process of its own."""
     return subprocess.run(

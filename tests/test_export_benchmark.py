@@ -1,9 +1,9 @@
 import json
 
-import keras
 import numpy as np
 import onnx
 import pytest
+from conftest import randomize_batch_norms
 from PIL import Image
 
 import cli
@@ -50,9 +50,7 @@ def test_pytorch_computes_what_keras_does(backbone, level):
     recipe = resolve_recipe(level, backbone=backbone, weights="none", image_size=64, precision="float32")
     model = build_model(recipe, 10, (32, 32, 3))
     random = np.random.default_rng(0)
-    for layer in model.get_layer("backbone").layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.set_weights([random.uniform(0.5, 1.5, weight.shape) for weight in layer.weights])
+    randomize_batch_norms(model, random)
     images = random.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     expected = model.predict_on_batch(images)
     found = torch_classifier(model)(torch.from_numpy(images)).numpy()

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import tiny_recipe
+from conftest import randomize_batch_norms, tiny_recipe
 
 from keras_cifar.engine import compile_inference, engine_name, inference_precision
 from keras_cifar.errors import InputError
@@ -23,9 +23,7 @@ LABELS = np.arange(6)
 def build(level=3, **changes):
     """A classifier whose batch norms are not the identity."""
     model = build_model(tiny_recipe(level, image_size=64, **changes), 10, (32, 32, 3))
-    for layer in model.get_layer("backbone").layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.set_weights([random.uniform(0.5, 1.5, w.shape) for w in layer.weights])
+    randomize_batch_norms(model, random)
     return model
 
 
