@@ -45,15 +45,25 @@ def make_draw_fn(count: int, batch_size: int, num_views: int, flip: bool, crop_p
 
     def draw(step):
         epoch, position = step // steps_per_epoch, step % steps_per_epoch
-        order_seed = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.int32)
         slots = position * batch_size + tf.range(batch_size, dtype=tf.int64)
-        index = tf.random.experimental.index_shuffle(slots, order_seed, tf.constant(count - 1, tf.int64))
+        index = _shuffled(slots, count, tf.stack([tf.constant(seed, tf.int64), epoch]))
         if flip and not crop_padding:
             step_seed = tf.stack([tf.constant(seed, tf.int64), step])
             return index, tf.random.stateless_uniform([batch_size], step_seed, 0, 2, tf.int64)
         return index, tf.fill([batch_size], epoch % max(num_views, 1))
 
     return draw
+
+
+def _shuffled(slots, count, seed):
+    """What a pseudo-random permutation of `range(count)` has at slots; one for each seed (2,) int64.
+
+    `tf.random.experimental.index_shuffle` encrypts in 4 rounds, with the seed itself as the key: for small numbers its
+    permutations resemble each other, and the same images meet in a batch again and again. 8 rounds with a hashed key
+    do not.
+    """
+    key = tf.random.stateless_uniform([3], seed, None, None, tf.int32)
+    return tf.raw_ops.RandomIndexShuffle(index=slots, seed=key, max_index=tf.constant(count - 1, tf.int64), rounds=8)
 
 
 def compile_draw_fn(draw):

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -50,6 +52,41 @@ def test_each_epoch_is_another_permutation():
     epochs = [np.concatenate([batch_at(tf.constant(e * 4 + s, tf.int64))[1] for s in range(4)]) for e in range(3)]
     assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
     assert not np.array_equal(epochs[0], epochs[1]) and not np.array_equal(epochs[1], epochs[2])
+
+
+def epoch_order(count, seed, epoch):
+    """The permutation that an epoch sees, as one batch of all images."""
+    draw = make_draw_fn(count, count, 1, False, 0, seed)
+    return draw(tf.constant(epoch, tf.int64))[0].numpy()
+
+
+def recurring_mates(first, second, batch_size=64):
+    """Pairs of images that share a batch in both orders, as a multiple of what chance gives."""
+    count = len(first)
+    places = [np.empty(count, np.int64) for _ in range(2)]
+    for place, order in zip(places, (first, second), strict=True):
+        place[order] = np.arange(count) // batch_size
+    together = np.unique(places[0] * count + places[1], return_counts=True)[1]
+    pairs = np.sum(together * (together - 1) // 2)
+    return pairs / (count * (batch_size - 1) / 2 * (batch_size - 1) / (count - 1))
+
+
+@pytest.mark.parametrize("count", [1000, 4096, 10_000, 40_000, 50_000, 65_536])
+def test_orders_are_independent_of_each_other_and_of_place(count):
+    orders = [epoch_order(count, seed, epoch) for seed in (0, 1, 2) for epoch in (0, 1, 2, 3)]
+    assert all(np.array_equal(np.sort(order), np.arange(count)) for order in orders)
+    series = [np.arange(count), *orders, *(np.roll(order, 1) for order in orders)]
+    correlations = np.corrcoef(series)
+    # Of independent orders these are normal with deviation 1 / sqrt(count): 5 of them in 300 pairs is one in 6,000.
+    assert np.abs(correlations[~np.eye(len(series), dtype=bool)]).max() * np.sqrt(count) < 5
+    mates = [recurring_mates(a, b) for i, a in enumerate(orders) for b in orders[:i]]
+    # Chance gives 63 * 63 / 2 such pairs at every count, a number that is Poisson's.
+    assert np.abs(np.array(mates) - 1).max() < 5 * np.sqrt(2) / 63
+
+
+def test_large_seeds_differ():
+    orders = [epoch_order(1000, seed, 0) for seed in (1, 1 + 2**32, 2**63 - 1)]
+    assert not any(np.array_equal(a, b) for a, b in itertools.combinations(orders, 2))
 
 
 def test_pipeline_equals_eager_from_any_step():
