@@ -28,7 +28,6 @@ class BackboneSpec:
         kaggle_handle: the hub's pinned ImageNet weights; None if they come from a pip package.
         mean: per-channel mean of the pixels in 0..255 that training subtracted.
         std: per-channel divisor after that.
-        interpolation: resize method of the pretraining ("bilinear" or "bicubic").
         config: constructor arguments for random weights.
         preset_overrides: constructor arguments that a timm folder does not carry.
         tensorflow_padding: whether the weights come from TensorFlow, whose padding adds one pixel more
@@ -43,7 +42,6 @@ class BackboneSpec:
     kaggle_handle: str | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    interpolation: str
     config: dict
     preset_overrides: dict
     tensorflow_padding: bool
@@ -57,7 +55,6 @@ def _resnet(num_blocks, block_type, architecture, kaggle_handle):
         kaggle_handle=kaggle_handle,
         mean=_IMAGENET_MEAN,
         std=_IMAGENET_STD,
-        interpolation="bilinear",
         config={
             "input_conv_filters": [64],
             "input_conv_kernel_sizes": [7],
@@ -85,7 +82,6 @@ BACKBONES = {
         kaggle_handle=None,
         mean=(127.0, 127.0, 127.0),
         std=(128.0, 128.0, 128.0),
-        interpolation="bicubic",
         config={
             "stackwise_width_coefficients": [1.0] * 7,
             "stackwise_depth_coefficients": [1.0] * 7,

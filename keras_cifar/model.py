@@ -40,6 +40,7 @@ def build_model(recipe: Recipe, num_classes: int, image_shape: tuple[int, int, i
         scale = [1 / s for s in spec.std]
         offset = [-m / s for m, s in zip(spec.mean, spec.std, strict=True)]
         x = keras.layers.Rescaling(scale, offset, dtype="float32", name="rescale")(images)
+        # Bicubic, which EfficientNet-Lite0 was pretrained with, does worse (results/choices/interpolation.csv).
         if image_shape[:2] != (recipe.image_size, recipe.image_size):
             x = ops.image.resize(x, (recipe.image_size, recipe.image_size), interpolation="bilinear")
         outputs = taps(x)
