@@ -27,7 +27,7 @@ from export.quantize import CALIBRATION_IMAGES, quantize_within_budget
 from export.session import OnnxSession
 from export.temperature import calibration, fit_temperature
 from keras_cifar.backbones import BACKBONES
-from keras_cifar.datasets import Source, Split
+from keras_cifar.datasets import Source, Split, stratified_split
 from keras_cifar.environment import package_versions, utc_now
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate_run import load_run
@@ -170,7 +170,9 @@ def _gated_cores(run, model, source, chosen, max_drop, say):
 def calibration_images(run: Run, source: Source) -> np.ndarray:
     """(N, H, W, 3) uint8 training images, stratified, that INT8 is calibrated on."""
     seed = run.recipe.split_seed
-    return source.load("train", seed, min(CALIBRATION_IMAGES, len(source.load("train", seed)))).images
+    train = source.load("train", seed)
+    _, chosen = stratified_split(train.labels, min(1, CALIBRATION_IMAGES / len(train)), seed)
+    return train.images[chosen]
 
 
 def _parity_lines(parity):

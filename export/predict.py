@@ -15,7 +15,8 @@ from tqdm import tqdm
 from export.classifier import Classifier, OnnxClassifier
 from keras_cifar.errors import InputError
 from keras_cifar.files import is_onnx_name
-from keras_cifar.images import decode_image, error_text, image_suffixes
+from keras_cifar.images import decode_image, error_text
+from keras_cifar.listing import is_ignored, list_images
 
 _BATCH = 64
 _DECODERS = 4
@@ -95,7 +96,7 @@ def find_images(patterns: list[str]) -> list[str]:
         elif path.exists():
             matches = []
         else:
-            matches = [m for m in sorted(glob.glob(pattern, recursive=True)) if not os.path.isdir(m)]
+            matches = _in_glob(pattern)
         found.update(dict.fromkeys(matches or [pattern]))
     if not any(map(os.path.isfile, found)):
         raise InputError(
@@ -105,9 +106,19 @@ def find_images(patterns: list[str]) -> list[str]:
 
 
 def _in_folder(folder):
-    suffixes = image_suffixes()
-    files = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in suffixes and p.is_file())
-    return [str(p) for p in files if not p.name.startswith(".")]
+    """Images, and those that lack a package to be read with: they get a row that says so."""
+    found = list_images(folder)
+    return [image.path for image in found.images] + sorted(found.unread)
+
+
+def _in_glob(pattern):
+    """Files that a glob matches, without hidden and system ones that it does not name, and each once despite loops."""
+    named, found = set(pathlib.PurePath(pattern).parts), {}
+    for match in sorted(glob.glob(pattern, recursive=True), key=len):
+        hidden = any(is_ignored(part) for part in pathlib.PurePath(match).parts if part not in named)
+        if not hidden and not os.path.isdir(match):
+            found.setdefault((os.path.realpath(os.path.dirname(match)), os.path.basename(match)), match)
+    return sorted(found.values())
 
 
 def predict_files(classifier: Classifier, paths: list[str], top_k: int = 1) -> list[Prediction]:

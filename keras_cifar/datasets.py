@@ -1,8 +1,9 @@
-"""Named image sources: cifar10, cifar100, digits and folder:PATH, and the train/val split."""
+"""Named image sources: cifar10, cifar100, digits and folder:PATH, and the train/val split of those without val."""
 
 import dataclasses
 import functools
 import hashlib
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -10,12 +11,13 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_cifar.errors import InputError
+from keras_cifar.folders import VAL_FRACTION, ImageFolder, open_folder
 from keras_cifar.images import decode_image, error_text
+from keras_cifar.listing import listing_digest
 from keras_cifar.recipes import check_data_name
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-VAL_FRACTION = 0.2
 _MAX_BYTES = 8 * 2**30
+_NAMED_BAD_IMAGES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,47 +51,57 @@ class Source:
         label: name for tables.
         class_names: C names; the label is the index.
         image_shape: (H, W, 3).
-        read: "train", "val" or "test" -> Split, or None where the source has no such split.
+        read: split and split_seed -> Split, or None where the source has no such split; "train" is without what is
+            cut from it for "val".
+        folder: the listed files of a folder, or None for other sources.
+        notes: lines for people on what was read and left out; those on unreadable images come with their split.
     """
 
     label: str
     class_names: list[str]
     image_shape: tuple[int, int, int]
-    read: Callable[[str], Split | None]
+    read: Callable[[str, int], Split | None]
+    folder: ImageFolder | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     def load(self, split: str, split_seed: int = 0, limit: int | None = None) -> Split:
-        """Reads one split.
+        """Reads one split, and the pixels of no other.
 
         Args:
-            split: "train", "val" or "test". Where the source has no val, train is divided 80/20,
-                stratified by class; only "test" ever reads the test images.
+            split: "train", "val" or "test". Where the source has no val, 20 % of train become val: of a folder by a
+                hash of each name (`keras_cifar.folders.hold_out`), else stratified (`stratified_split`).
             split_seed: of that division.
             limit: for "train", the number of images kept, stratified.
 
         Raises:
-            InputError: the split does not exist, or is smaller than asked for.
+            InputError: the split does not exist, or is smaller than asked for, or train lacks a class.
         """
-        if split == "test":
-            return self._required("test")
-        given_val = self.read("val")
-        if split == "val" and given_val is not None:
-            return given_val
-        train = self._required("train")
-        if given_val is None:
-            kept, held = stratified_split(train.labels, VAL_FRACTION, split_seed)
-            if split == "val":
-                return Split(train.images[held], train.labels[held])
-            train = Split(train.images[kept], train.labels[kept])
-        return train if limit is None else self._limited(train, limit, split_seed)
-
-    def _required(self, split):
-        found = self.read(split)
+        if limit is not None and limit < len(self.class_names):
+            raise InputError(
+                f"Expected --limit of at least {len(self.class_names)}, an image for each class of {self.label}, but "
+                f"got {limit}; pass a larger number."
+            )
+        found = self.read(split, split_seed)
         if found is None or not len(found):
             raise InputError(
                 f"Expected {split} images in {self.label}, but it has none; add a {split}/ folder with one "
                 "subfolder per class."
             )
+        if split != "train":
+            return found
+        if limit is not None:
+            found = self._limited(found, limit, split_seed)
+        self._check_every_class(found, limit)
         return found
+
+    def listing(self, split: str, split_seed: int = 0) -> str | None:
+        """SHA-256 over names and sizes of a split's files, or None without such files; reads no image."""
+        files = self.folder and self.folder.files(split, split_seed)
+        return None if files is None else listing_digest(files)
+
+    def counts(self, split: str, split_seed: int = 0) -> dict[str, int] | None:
+        """Files of each class in a split, or None without such files; reads no image."""
+        return self.folder and self.folder.counts(split, split_seed)
 
     def _limited(self, train, limit, split_seed):
         if limit > len(train):
@@ -98,6 +110,15 @@ class Source:
             )
         _, index = stratified_split(train.labels, limit / len(train), split_seed)
         return Split(train.images[index], train.labels[index])
+
+    def _check_every_class(self, train, limit):
+        found = np.bincount(train.labels, minlength=len(self.class_names))
+        if missing := [name for name, count in zip(self.class_names, found, strict=True) if not count]:
+            todo = "add or mend images" if limit is None else "pass a larger --limit"
+            raise InputError(
+                f"Expected a readable training image of each class of {self.label}, but of {len(train)} none is of "
+                f"{', '.join(missing[:5])}; {todo}."
+            )
 
 
 def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -124,14 +145,27 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
     return np.setdiff1d(np.arange(len(labels)), held), held
 
 
-def open_source(data: str, data_dir: str | None = None, image_size: int = 224, skip_bad_images: bool = False) -> Source:
+def open_source(
+    data: str,
+    data_dir: str | None = None,
+    image_size: int = 224,
+    skip_bad_images: bool = False,
+    *,
+    class_names: list[str] | None = None,
+    flat_is_test: bool = False,
+    side: int | None = None,
+) -> Source:
     """Finds a data set without reading its pixels.
 
     Args:
         data: "cifar10", "cifar100", "digits" or "folder:PATH".
         data_dir: folder of prepared TFDS data sets; None for TFDS' own place, with download.
         image_size: upper bound of the side that folder images are stored at.
-        skip_bad_images: leave unreadable files of a folder out instead of refusing them.
+        skip_bad_images: leave unreadable files of a folder out, in any split, instead of refusing them.
+        class_names: for a folder that a classifier is scored on: its classes, see `keras_cifar.folders.open_folder`.
+        flat_is_test: with `class_names`, a folder of class folders alone is the test split. Not for the folder that
+            the classifier was trained on: that one is train and val.
+        side: that folder images are stored at, exactly; None for their median, up to `image_size`.
 
     Raises:
         InputError: nothing of that name, or it cannot be read.
@@ -140,8 +174,22 @@ def open_source(data: str, data_dir: str | None = None, image_size: int = 224, s
     if data == "digits":
         return _digits()
     if data.startswith("folder:"):
-        return _folder(pathlib.Path(data[7:]).expanduser(), image_size, skip_bad_images)
+        folder = open_folder(os.path.expanduser(data[7:]), class_names, flat_is_test)
+        return _folder_source(folder, side or _stored_side(folder, image_size), skip_bad_images)
     return _tfds(data, data_dir)
+
+
+def with_cut_val(read: Callable[[str], Split]) -> Callable[[str, int], Split]:
+    """A `Source.read` that cuts val from train, from a function that reads "train" or "test" whole."""
+
+    def read_split(split, split_seed):
+        if split == "test":
+            return read(split)
+        train = read("train")
+        index = stratified_split(train.labels, VAL_FRACTION, split_seed)[split == "val"]
+        return Split(train.images[index], train.labels[index])
+
+    return read_split
 
 
 def _digits():
@@ -155,14 +203,12 @@ def _digits():
         return Split(large[..., None].repeat(3, axis=3), digits.target.astype(np.int64))
 
     def read(split):
-        if split == "val":
-            return None
         whole = read_all()
         kept, held = stratified_split(whole.labels, 0.2, seed=0)
         index = held if split == "test" else kept
         return Split(whole.images[index], whole.labels[index])
 
-    return Source("scikit-learn digits", [str(d) for d in range(10)], (32, 32, 3), read)
+    return Source("scikit-learn digits", [str(d) for d in range(10)], (32, 32, 3), with_cut_val(read))
 
 
 def _tfds(name, data_dir):
@@ -185,13 +231,14 @@ def _tfds(name, data_dir):
     # `cifar100` has a second label; ours is the fine one.
     info = builder.info
 
+    @functools.cache
     def read(split):
-        return None if split == "val" else _read_tfds(builder, split)
+        return _read_tfds(builder, split)
 
     label = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[name]
     if _first_image_is_jpeg(builder):
         label += " (JPEG copy)"
-    return Source(label, info.features["label"].names, info.features["image"].shape, functools.cache(read))
+    return Source(label, info.features["label"].names, info.features["image"].shape, with_cut_val(read))
 
 
 def _encoded(builder, split):
@@ -237,61 +284,30 @@ def _corrupt(builder, split, error):
     )
 
 
-def _folder(root, image_size, skip_bad_images):
-    if not root.is_dir():
-        raise InputError(f"Expected a folder of images in {root}, but there is none; check --data folder:PATH.")
-    nested = (root / "train").is_dir()
-    if not nested and ((root / "val").is_dir() or (root / "test").is_dir()):
-        raise InputError(f"Expected a train/ folder beside val/ or test/ in {root}, but there is none; add it.")
-    train_root = root / "train" if nested else root
-    class_names = sorted(p.name for p in train_root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(class_names) < 2:
-        raise InputError(
-            f"Expected at least two class folders in {train_root}, but found {len(class_names)}; "
-            "put each class's images into a subfolder named for it."
-        )
-    files = _list_images(train_root, class_names)
-    if not files:
-        raise InputError(
-            f"Expected {', '.join(IMAGE_SUFFIXES)} images in {train_root}, but found none; add images to its folders."
-        )
-    files = {"train": files}
-    for split in ("val", "test"):
-        if nested and (root / split).is_dir():
-            files[split] = _list_images(root / split, class_names)
-    side = _stored_side([path for path, _ in files["train"]], image_size)
+def _folder_source(folder, side, skip_bad_images):
+    notes = list(folder.notes)
 
     @functools.cache
-    def read(split):
-        return _read_images(files[split], side, skip_bad_images) if split in files else None
+    def read(split, split_seed):
+        files = folder.files(split, split_seed)
+        if files is None:
+            return None
+        found, bad = _read_images(files, side, skip_bad_images)
+        if bad:
+            notes.append(f"{split}: skipped {len(bad):,} of {len(files):,} unreadable images: {_shortened(bad)}")
+        return Split(found, np.array([folder.label(file) for file in files if file.path not in bad], np.int64))
 
-    return Source(f"folder {root.name}", class_names, (side, side, 3), read)
-
-
-def _list_images(root, class_names):
-    unknown = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in class_names)
-    unknown = [name for name in unknown if not name.startswith(".")]
-    if unknown:
-        raise InputError(
-            f"Expected in {root} the classes of train ({', '.join(class_names[:5])}...), but found also "
-            f"{', '.join(unknown[:5])}; move or rename them."
-        )
-    return [
-        (path, label)
-        for label, name in enumerate(class_names)
-        for path in sorted((root / name).rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    ]
+    return Source(f"folder {folder.name}", folder.class_names, (side, side, 3), read, folder, notes)
 
 
-def _stored_side(paths, image_size):
+def _stored_side(folder, image_size):
     """The median shorter side of the images, between 8 pixels and the size that the model sees."""
     from PIL import Image
 
-    sides = []
-    for path in paths[:: max(1, len(paths) // 500)]:
+    files, sides = next(iter(folder.given.values()), []), []
+    for file in files[:: max(1, len(files) // 500)]:
         try:
-            with Image.open(path) as image:
+            with Image.open(file.path) as image:
                 sides.append(min(image.size))
         except Exception:  # counted and named when the pixels are read
             continue
@@ -299,23 +315,26 @@ def _stored_side(paths, image_size):
 
 
 def _read_images(files, side, skip_bad_images):
+    """The pixels of the readable images, and path -> why for the others."""
     if len(files) * side * side * 3 > _MAX_BYTES:
         raise InputError(
             f"Expected at most {_MAX_BYTES >> 30} GiB of decoded images, but {len(files)} of {side} x {side} need "
             "more; pass a smaller --image-size."
         )
-    images, labels, bad = np.empty((len(files), side, side, 3), np.uint8), [], []
-    for path, label in tqdm(files, desc="reading images", disable=None, leave=False):
+    images, bad = np.empty((len(files), side, side, 3), np.uint8), {}
+    for i, file in enumerate(tqdm(files, desc="reading images", disable=None, leave=False)):
         try:
-            images[len(labels)] = decode_image(path, side)
-            labels.append(label)
+            images[i - len(bad)] = decode_image(file.path, side)
         except Exception as error:
-            bad.append(f"{path} ({error_text(error, path)})")
+            bad[file.path] = error_text(error, file.path)
     if bad and not skip_bad_images:
         raise InputError(
-            f"Expected readable images, but {len(bad)} of {len(files)} cannot be read: {'; '.join(bad[:5])}"
-            f"{'; ...' if len(bad) > 5 else ''}; mend or remove them, or pass --skip-bad-images."
+            f"Expected readable images, but {len(bad)} of {len(files)} cannot be read: {_shortened(bad, 5)}; mend or "
+            "remove them, or pass --skip-bad-images."
         )
-    if bad:
-        tqdm.write(f"skipped {len(bad)} of {len(files)} unreadable images: {'; '.join(bad)}")
-    return Split(images[: len(labels)], np.array(labels, np.int64))
+    return images[: len(files) - len(bad)], bad
+
+
+def _shortened(bad, count=_NAMED_BAD_IMAGES):
+    named = [f"{path} ({reason})" for path, reason in list(bad.items())[:count]]
+    return "; ".join(named + ["..."] * (len(bad) > count))

@@ -1,5 +1,6 @@
 """Image files to pixels: upright, RGB, a square of the size asked for. Data sets and deployed files share it."""
 
+import functools
 import os
 import pathlib
 import warnings
@@ -11,6 +12,7 @@ MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 * 2**20
 # Pillow hands these to another program, reads more of the disk than the file, or knows nothing but their name.
 _REFUSED_FORMATS = ("EPS", "WMF", "FPX", "MIC", "MPEG", "HDF5", "GRIB", "BUFR")
+_READERS = {".heic": "pillow-heif", ".heif": "pillow-heif"}  # suffix -> the package that reads it
 
 
 def decode_image(path: str | os.PathLike, side: int) -> np.ndarray:
@@ -48,7 +50,24 @@ def image_suffixes() -> set[str]:
     return {suffix for suffix, name in Image.EXTENSION.items() if name in formats}
 
 
+def missing_reader(path: str | os.PathLike) -> str | None:
+    """The package to install for an image of this suffix, or None where that is not what is missing."""
+    suffix = pathlib.Path(path).suffix.lower()
+    return None if suffix in image_suffixes() else _READERS.get(suffix)
+
+
+@functools.cache
+def _register_readers():
+    """Lets Pillow read HEIC where the package for it is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return
+    pillow_heif.register_heif_opener()
+
+
 def _formats():
+    _register_readers()
     Image.init()
     return [name for name in Image.OPEN if name not in _REFUSED_FORMATS]
 
@@ -66,7 +85,10 @@ def fit_square(image: Image.Image, side: int) -> np.ndarray:
 def error_text(error: Exception, path: str | os.PathLike) -> str:
     """The first line of why a file could not be read, without its path."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return "not an image that Pillow can open" if "cannot identify image" in first else first.replace(str(path), "file")
+    if "cannot identify image" in first:
+        package = missing_reader(path)
+        return f"pip install {package} to read it" if package else "not an image that Pillow can open"
+    return first.replace(str(path), "file")
 
 
 def _to_rgb(image):

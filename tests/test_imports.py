@@ -11,8 +11,8 @@ from conftest import ROOT
 ROWS = [
     {"errors"},
     {"recipes", "metrics", "files", "images", "timing"},
-    {"augment", "heads", "tta", "graph", "optimizer", "environment"},
-    {"weights", "kernel_gradient", "step"},
+    {"listing", "augment", "heads", "tta", "graph", "optimizer", "environment"},
+    {"folders", "weights", "kernel_gradient", "step"},
     {"fold"},
     {"backbones", "datasets", "evaluate"},
     {"precision"},
@@ -57,7 +57,8 @@ def imported(path):
 
 MODULES = sorted(p for p in (ROOT / "keras_cifar").glob("*.py") if p.stem != "__init__")
 # What `predict` and `evaluate` of a file load.
-WITHOUT_TENSORFLOW = ("images", "timing", "metrics", "tta", "evaluate", "evaluate_split", "datasets", "plots", "files")
+WITHOUT_TENSORFLOW = ("images", "timing", "metrics", "tta", "evaluate", "evaluate_split", "datasets", "folders",
+                      "listing", "plots", "files")  # fmt: skip
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
