@@ -1,10 +1,11 @@
 """Evaluates an exported file with the evaluator of the run folders."""
 
+import os
 import pathlib
 
 from export.card import card_path, is_edited, write_card
 from export.classifier import BATCH_SIZE, OnnxClassifier
-from keras_cifar.datasets import open_source
+from keras_cifar.datasets import folder_path, open_source
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate_split import check_class_names, evaluate_split
 from keras_cifar.files import check_output
@@ -19,7 +20,9 @@ def evaluate_onnx(classifier: OnnxClassifier, data: str | None = None, split: st
 
     Args:
         classifier: the opened file.
-        data: see `open_source`; None for what the run was trained on.
+        data: see `open_source`; None for what the run was trained on. Of a folder the file's classes count, of which
+            some may be missing, and it need not have train; class folders alone are a test set, unless the run was
+            trained on them.
         split: "val" or "test".
         tta: of a file without TTA inside, evaluate flip TTA too.
         data_dir: see `open_source`.
@@ -39,7 +42,7 @@ def evaluate_onnx(classifier: OnnxClassifier, data: str | None = None, split: st
     figures, picture = evaluation_paths(path, split)
     check_output(figures)
     has_own_card = card_path(path).is_file() and not is_edited(path, classifier.metadata)
-    source = open_source(data or recipe["data"], data_dir, classifier.side, skip_bad_images)
+    source = _open(classifier, data, split, data_dir, skip_bad_images)
     check_class_names(source, classifier.class_names, path)
     result = evaluate_split(
         lambda images: classifier.predict_logits(images) / degree,
@@ -56,6 +59,25 @@ def evaluate_onnx(classifier: OnnxClassifier, data: str | None = None, split: st
     if has_own_card:
         write_card(path, classifier.metadata)
     return result
+
+
+def _open(classifier, data, split, data_dir, skip_bad_images):
+    data = data or classifier.metadata["recipe"]["data"]
+    known = {"class_names": classifier.class_names, "side": classifier.side}
+    source = open_source(data, data_dir, classifier.side, skip_bad_images, **known)
+    if split == "test" and source.folder and not _was_trained_on(classifier.metadata, data, source):
+        source = open_source(data, data_dir, classifier.side, skip_bad_images, flat_is_test=True, **known)
+    return source
+
+
+def _was_trained_on(metadata, data, source):
+    """Whether a folder is the one of the training, by its path or, if it was moved, by its files."""
+    recipe = metadata["recipe"]
+    now, then = folder_path(data), folder_path(recipe["data"])
+    if then is not None and os.path.realpath(now) == os.path.realpath(then):
+        return True
+    listing = metadata.get("data_record", {}).get("listings", {}).get("train")
+    return listing is not None and listing == source.listing("train", recipe["split_seed"])
 
 
 def evaluation_paths(path: pathlib.Path, split: str) -> tuple[pathlib.Path, pathlib.Path]:

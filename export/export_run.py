@@ -150,6 +150,7 @@ def _check_free(path, triton, overwrite):
 def _gated_cores(run, model, source, chosen, max_drop, say):
     """The float core, and the INT8 one where a file needs it, each by whether it is INT8; and the gate's figures."""
     val = source.load("val", run.recipe.split_seed)
+    source.say_notes(say)
     say(f"Converting level {run.recipe.level} and comparing it with Keras on the {len(val)} images of val")
     core = build_core(model)
     file = finish(core, tta=True, by_view=True).SerializeToString()

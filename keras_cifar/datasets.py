@@ -54,7 +54,8 @@ class Source:
         read: split and split_seed -> Split, or None where the source has no such split; "train" is without what is
             cut from it for "val".
         folder: the listed files of a folder, or None for other sources.
-        notes: lines for people on what was read and left out; those on unreadable images come with their split.
+        notes: lines for people, not yet said, on what was found and left out; those on unreadable images come when
+            their split is read.
     """
 
     label: str
@@ -102,6 +103,11 @@ class Source:
     def counts(self, split: str, split_seed: int = 0) -> dict[str, int] | None:
         """Files of each class in a split, or None without such files; reads no image."""
         return self.folder and self.folder.counts(split, split_seed)
+
+    def say_notes(self, say: Callable[[str], None]) -> None:
+        """Says the lines that came since the last time: after opening, and after reading a split."""
+        while self.notes:
+            say(self.notes.pop(0))
 
     def _limited(self, train, limit, split_seed):
         if limit > len(train):
@@ -173,10 +179,15 @@ def open_source(
     check_data_name(data)
     if data == "digits":
         return _digits()
-    if data.startswith("folder:"):
-        folder = open_folder(os.path.expanduser(data[7:]), class_names, flat_is_test)
+    if (path := folder_path(data)) is not None:
+        folder = open_folder(path, class_names, flat_is_test)
         return _folder_source(folder, side or _stored_side(folder, image_size), skip_bad_images)
     return _tfds(data, data_dir)
+
+
+def folder_path(data: str) -> str | None:
+    """The path in "folder:PATH", or None for another name."""
+    return os.path.expanduser(data.removeprefix("folder:")) if data.startswith("folder:") else None
 
 
 def with_cut_val(read: Callable[[str], Split]) -> Callable[[str, int], Split]:

@@ -58,6 +58,7 @@ def evaluate_split(
         `views="tta"` there is `tta` in place of `plain`.
     """
     images = source.load(split, split_seed)
+    source.say_notes(print)
     metrics = evaluate(logits_fn, images.images, images.labels, source.class_names, views == "both", batch_size, split)
     if views == "tta":
         metrics["tta"] = metrics.pop("plain")

@@ -134,6 +134,7 @@ def open_folder(
     """
     root, training = os.fspath(root), class_names is None
     _check_root(root)
+    root = _unwrapped(root)
     splits, notes = _find_splits(root, training, flat_is_test and not training)
     above, given, read = ancestors(root), {}, {}
     for split, path in splits.items():
@@ -159,6 +160,19 @@ def _check_root(root):
         raise InputError(f"Expected a folder that can be read, but {root} cannot be opened; check its permissions.")
 
 
+def _unwrapped(folder):
+    """The folder inside one that holds nothing but one of the same name, as archives are often unpacked."""
+    while True:
+        folders, left_out = _look(folder, ancestors(folder))
+        name = os.path.basename(os.path.abspath(folder))
+        if left_out[_BESIDE] or [inner.casefold() for inner in folders] != [name.casefold()]:
+            return folder
+        (inner,) = folders.values()
+        if not _look(inner, ancestors(folder))[0]:
+            return folder
+        folder = inner
+
+
 def _find_splits(root, training, flat_is_test):
     """The folder of each split, train first, and what to say of it."""
     folders, left_out = _look(root, ancestors(root))
@@ -166,7 +180,9 @@ def _find_splits(root, training, flat_is_test):
     flat = [name for name in named if _holds_images_only(folders[name])]
     others = [name for name in folders if named and name not in named and list_images(folders[name]).images]
     if len(flat) == len(named):
-        return {"test" if flat_is_test else "train": root}, _checked_flat(root, named, others)
+        notes = _checked_flat(root, named, others)
+        _check_no_splits(root, folders)
+        return {"test" if flat_is_test else "train": root}, notes
     if nested := [name for name in flat if named[name] == "train"]:
         raise _no_classes(root, nested)
     splits = {}
@@ -180,12 +196,26 @@ def _find_splits(root, training, flat_is_test):
         )
     left = [f"{_listed(others)} (no split)"] * bool(others) + [describe_left_out(left_out)] * bool(left_out)
     notes = [f"{os.path.basename(os.path.abspath(root))}: left out {', '.join(left)}"] if left else []
-    return {split: folders[splits[split][0]] for split in SPLIT_NAMES if split in splits}, notes
+    return {split: _unwrapped(folders[splits[split][0]]) for split in SPLIT_NAMES if split in splits}, notes
 
 
 def _split_of(name):
     match = _SPLIT_NAME.fullmatch(name.strip().casefold())
     return match and _SPLIT_OF.get(match[1])
+
+
+def _check_no_splits(root, folders):
+    """Refuses class folders that are rather splits of another name, such as `seg_train` and `seg_test`."""
+    kinds = {name: {_split_of(word) for word in re.split(r"[\W\d_]+", name)} - {None} for name in folders}
+    alike = [name for name in folders if kinds[name]]
+    found = set().union(*kinds.values())
+    if "train" not in found or len(found) == 1:
+        return
+    if len(alike) == len(folders) or not any(_holds_images_only(folders[name]) for name in alike):
+        raise InputError(
+            f"Expected classes or splits in {root}, but {_listed(alike)} are named like splits and yet not train, val "
+            "and test; rename them, with one subfolder per class in each."
+        )
 
 
 def _checked_flat(root, named, others):
@@ -326,7 +356,9 @@ def _describe(split, is_cut, listings, left_out, class_names):
     found = {name for name, listing in listings.items() if listing.images}
     missing = [name for name in class_names if _clean(name) not in found]
     text = f"{images:,} image{'s' * (images != 1)} of {len(found):,}"
-    if missing:
+    if not images:
+        text = "no images in class folders"
+    elif missing:
         text += f" of {len(class_names):,} classes (none of {', '.join(missing[:3])}{', ...' * (len(missing) > 3)})"
     else:
         text += " classes"

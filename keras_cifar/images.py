@@ -1,5 +1,6 @@
 """Image files to pixels: upright, RGB, a square of the size asked for. Data sets and deployed files share it."""
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -12,7 +13,7 @@ MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 * 2**20
 # Pillow hands these to another program, reads more of the disk than the file, or knows nothing but their name.
 _REFUSED_FORMATS = ("EPS", "WMF", "FPX", "MIC", "MPEG", "HDF5", "GRIB", "BUFR")
-_READERS = {".heic": "pillow-heif", ".heif": "pillow-heif"}  # suffix -> the package that reads it
+_HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 
 
 def decode_image(path: str | os.PathLike, side: int) -> np.ndarray:
@@ -51,25 +52,24 @@ def image_suffixes() -> set[str]:
 
 
 def missing_reader(path: str | os.PathLike) -> str | None:
-    """The package to install for an image of this suffix, or None where that is not what is missing."""
+    """The package that would read files of a path's suffix, where `decode_image` cannot without it, else None."""
     suffix = pathlib.Path(path).suffix.lower()
-    return None if suffix in image_suffixes() else _READERS.get(suffix)
-
-
-@functools.cache
-def _register_readers():
-    """Lets Pillow read HEIC where the package for it is installed."""
-    try:
-        import pillow_heif
-    except ImportError:
-        return
-    pillow_heif.register_heif_opener()
+    return "pillow-heif" if suffix in _HEIF_SUFFIXES and suffix not in image_suffixes() else None
 
 
 def _formats():
-    _register_readers()
     Image.init()
+    _register_heif()
     return [name for name in Image.OPEN if name not in _REFUSED_FORMATS]
+
+
+@functools.cache
+def _register_heif():
+    """Adds HEIC to the formats of Pillow where the package for it is installed."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -85,10 +85,7 @@ def fit_square(image: Image.Image, side: int) -> np.ndarray:
 def error_text(error: Exception, path: str | os.PathLike) -> str:
     """The first line of why a file could not be read, without its path."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if "cannot identify image" in first:
-        package = missing_reader(path)
-        return f"pip install {package} to read it" if package else "not an image that Pillow can open"
-    return first.replace(str(path), "file")
+    return "not an image that Pillow can open" if "cannot identify image" in first else first.replace(str(path), "file")
 
 
 def _to_rgb(image):

@@ -80,6 +80,7 @@ def train(
         enable_determinism()
         source = open_source(recipe.data, data_dir, recipe.image_size, skip_bad_images)
         say(f"Level {recipe.level}: {recipe.title} ({recipe.backbone} on {source.label}, {recipe.image_size} px)")
+        source.say_notes(say)
         model = start_model(recipe, source, init_from, say)
         local = {"data_dir": data_dir and str(pathlib.Path(data_dir).resolve()), "skip_bad_images": skip_bad_images}
         _Training(recipe, run, source, model, overwrite, local, say).finish()
@@ -205,6 +206,7 @@ class _Training:
         _check_compute(run, compute)
         write_json(run.file("environment.json"), environment)
         write_json(run.file("local.json"), local)
+        source.say_notes(say)
         say(
             f"{len(train_split)} training and {len(val)} val images, {len(source.class_names)} classes, "
             f"{compute['precision']}, what does not train on {compute['engine']} in {compute['engine_precision']}"

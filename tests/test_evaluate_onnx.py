@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import cli
 from export.classifier import OnnxClassifier
 from export.evaluate_onnx import evaluate_onnx
 from keras_cifar.datasets import open_source
+from keras_cifar.errors import InputError
 from keras_cifar.evaluate_run import evaluate_run
 from keras_cifar.metrics import calibration_error
 from keras_cifar.runs import open_run
@@ -81,6 +83,53 @@ def test_other_data_is_refused(files, image_folder, capsys, options, words):
     assert cli.main(["evaluate", str(files / "level4_fp32.onnx"), *options]) == 2
     error = capsys.readouterr().err
     assert words in error and len(error.strip().splitlines()) == 1 and not list(files.glob("*evaluation*"))
+
+
+@pytest.fixture
+def digit_folder(tmp_path):
+    """Test images of digits 3 and 7 as class folders."""
+    test = open_source("digits").load("test")
+    for i, (pixels, label) in enumerate(zip(test.images, test.labels, strict=True)):
+        if label in (3, 7):
+            path = tmp_path / "labelled" / str(label) / f"{i:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    return tmp_path / "labelled"
+
+
+def test_labelled_images_alone_score_a_file(files, digit_folder, tmp_path, capsys):
+    classifier = OnnxClassifier(files / "level4_fp32.onnx")
+    test = open_source("digits").load("test")
+    chosen = np.isin(test.labels, (3, 7))
+    expected = (classifier.predict_logits(test.images[chosen]).argmax(axis=1) == test.labels[chosen]).mean()
+    (tmp_path / "splits").mkdir()
+    os.symlink(digit_folder, tmp_path / "splits" / "Testing")
+    for folder in (digit_folder, tmp_path / "splits"):
+        found = evaluate_onnx(classifier, f"folder:{folder}")["plain"]
+        assert found["images"] == chosen.sum() and np.isclose(found["top1"], expected)
+        assert [name for name, recall in found["per_class"].items() if recall is not None] == ["3", "7"]
+        assert "images of 2 of 10 classes" in capsys.readouterr().out
+    (digit_folder / "3" / "broken.png").write_bytes(b"no image")
+    options = [str(classifier.path), "--data", f"folder:{digit_folder}"]
+    assert cli.main(["evaluate", *options]) == 2
+    assert cli.main(["evaluate", *options, "--skip-bad-images"]) == 0
+    assert "skipped 1 of" in capsys.readouterr().out
+
+
+def test_folder_of_the_training_is_no_test_set(files, digit_folder, tmp_path, monkeypatch):
+    classifier = OnnxClassifier(files / "level4_fp32.onnx")
+    os.symlink(digit_folder, tmp_path / "link")
+    monkeypatch.chdir(tmp_path)
+    classifier.metadata["recipe"]["data"] = f"folder:{digit_folder}"
+    for name in (None, "folder:link", "folder:./labelled/"):
+        with pytest.raises(InputError, match="Expected test images"):
+            evaluate_onnx(classifier, name)
+    listing = open_source(f"folder:{digit_folder}").listing("train")
+    classifier.metadata |= {"recipe": {**classifier.metadata["recipe"], "data": "folder:moved"}}
+    assert evaluate_onnx(classifier, f"folder:{digit_folder}")["plain"]["images"] > 0
+    classifier.metadata["data_record"] = {"listings": {"train": listing}}
+    with pytest.raises(InputError, match="Expected test images"):
+        evaluate_onnx(classifier, f"folder:{digit_folder}")
 
 
 def test_tta_inside_cannot_be_left_out(files, capsys):

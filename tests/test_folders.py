@@ -47,7 +47,17 @@ def test_val_is_cut_where_only_test_is_given(tmp_path):
     assert folder.counts("test") == {"a": 2, "b": 2} and sum(folder.counts("val").values()) == len(val)
 
 
+def test_folder_in_a_folder_of_its_name(tmp_path):
+    root = make(tmp_path / "pets", *classes("pets/training_set/training_set"), *classes("pets/test_set/test_set"))
+    (root / "pets" / "test_set" / "test_set" / "test_set").symlink_to(root)
+    folder = open_folder(root)
+    assert folder.class_names == ["a", "b"] and len(folder.files("test")) == 4
+
+
 @pytest.mark.parametrize(("names", "words"), [
+    ([*classes("seg_train"), *classes("seg_test"), *classes("seg_pred")], "seg_test/, seg_train/ are named"),
+    (["cats-train/1.png", "cats-test/1.png", "dogs-train/1.png"], "are named like splits"),
+    ([*classes("train2017"), *classes("val2017")], "train2017/, val2017/ are named like splits"),
     ([*classes("train"), *classes("Training")], "Training/, train/; keep one"),
     ([*classes("train"), *classes("eval")], "val to some and test to others"),
     ([*classes("train"), "bus/1.png", "car/1.png"], "bus/, car/ beside it hold images"),
@@ -57,7 +67,7 @@ def test_val_is_cut_where_only_test_is_given(tmp_path):
     (["train/1.png", "test/1.png", "raw/1.png"], "one subfolder per class in test/, train/"),
     (["train/1.png", *classes("test")], "one subfolder per class in train/"),
     (classes("test"), "train/ folder beside test/"),
-    (classes("photos"), "name --data folder:{root}/photos"),
+    (classes("pictures"), "name --data folder:{root}/pictures"),
     ([*classes("train"), *classes("test", "abc")], "the classes of train (a, b...), but found also c"),
     ([*classes("train"), "train/c"], "1 of 3 have none: c/"),
     (["a/1.png", "b/1.png"], "a second image of a class"),
@@ -79,8 +89,8 @@ def test_class_that_is_called_like_a_split(tmp_path):
     folder = open_folder(make(tmp_path / "medical", *classes(".", ["test", "control"])))
     assert folder.class_names == ["control", "test"] and list(folder.given) == ["train"]
     assert folder.notes[0].startswith("test/ in") and "counts as a class" in folder.notes[0]
-    folder = open_folder(make(tmp_path / "vehicles", *classes(".", ["train", "bus", "car"])))
-    assert folder.class_names == ["bus", "car", "train"]
+    names = ["train", "bus", "test tube", "freight train"]
+    assert open_folder(make(tmp_path / "things", *classes(".", names))).class_names == sorted(names)
 
 
 def test_line_says_what_was_read_and_left_out(tmp_path):
@@ -95,6 +105,12 @@ def test_line_says_what_was_read_and_left_out(tmp_path):
         "install pillow-heif), 1 .txt, 1 broken link",
         "test: 4 images of 2 of 3 classes (none of b); left out 1 hidden or system file, 1 image beside the folders",
     ]
+
+
+def test_unlabelled_test_images_do_not_stop_a_training(tmp_path):
+    folder = open_folder(make(tmp_path, *classes("train"), "test/1.png"))
+    assert folder.files("test") == []
+    assert folder.notes[-1] == "test: no images in class folders; left out 1 image beside the folders"
 
 
 def test_classes_of_one_spelling_across_splits_and_case(tmp_path):

@@ -159,6 +159,7 @@ def make_runner(
     runner = TrialRunner(recipe, source, init_from)
     environment = describe_environment(recipe, describe_compute(recipe), runner.train.fingerprint(), source.label)
     write_json(folder / "environment.json", environment)
+    source.say_notes(say)
     say(
         f"{len(runner.train):,} training images; of {len(runner.val):,} val images {len(runner.watched):,} choose a "
         f"trial's epoch and {len(runner.ranked):,} rank the trials"
