@@ -34,6 +34,7 @@ SPLIT_NAMES = {
     "val or test": ("eval", "evaluation"),
 }
 _SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+_KNOWN_NAMES = ", ".join(name for split in ("train", "val", "test") for name in SPLIT_NAMES[split])
 _SPLIT_NAME = re.compile(r"([a-z]+?)[ _-]?(?:set|data|images)?")  # also `training_set`, `Test Data`
 _BESIDE = "image{s} beside the folders"
 
@@ -213,8 +214,8 @@ def _check_no_splits(root, folders):
         return
     if len(alike) == len(folders) or not any(_holds_images_only(folders[name]) for name in alike):
         raise InputError(
-            f"Expected classes or splits in {root}, but {_listed(alike)} are named like splits and yet not train, val "
-            "and test; rename them, with one subfolder per class in each."
+            f"Expected classes or splits in {root}, but {_listed(alike)} are named like splits and are none of "
+            f"{_KNOWN_NAMES}; rename them, with one subfolder per class in each."
         )
 
 
@@ -241,8 +242,8 @@ def _check_unambiguous(root, splits, others):
             )
     if either := splits.get("val or test"):
         raise InputError(
-            f"Expected splits named train, val or test in {root}, but {_listed(either)} is val to some and test to "
-            "others; rename it."
+            f"Expected splits named {_KNOWN_NAMES} in {root}, but {_listed(either)} is val to some and test to others; "
+            "rename it."
         )
     if others and len(splits) == 1:
         raise InputError(
