@@ -1,5 +1,9 @@
 """export: a run folder -> one ONNX file -> a classifier on onnxruntime, without TensorFlow."""
 
+from keras_cifar.libraries import silence_libraries
+
+silence_libraries()
+
 
 def __getattr__(name):
     if name != "OnnxClassifier":

@@ -14,6 +14,7 @@ import numpy as np
 from keras_cifar.environment import has_accelerator
 from keras_cifar.errors import InputError
 from keras_cifar.fold import fold_batch_norms
+from keras_cifar.libraries import import_openvino
 from keras_cifar.precision import bfloat16_pays, resolve_precision
 from keras_cifar.recipes import Recipe
 
@@ -91,8 +92,7 @@ def compile_inference(model: keras.Model, batch_size: int, precision: str = "flo
 
 
 def _openvino(model, batch_size, precision):
-    import openvino
-
+    openvino = import_openvino()
     hint = {"float32": "f32", "mixed_bfloat16": "bf16"}[precision]
     settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
     core = openvino.Core()

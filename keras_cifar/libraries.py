@@ -1,0 +1,57 @@
+"""What is settled before other libraries are imported: none of them reports to anyone unless the user asks it to."""
+
+import contextlib
+import importlib
+import os
+import sys
+import threading
+
+# Read by a library when it is imported or first used. A value that the user has set stays.
+ENVIRONMENT = {
+    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime >= 1.29: a device id, and events to Microsoft
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub: events, and versions in the user agent of downloads
+}
+_OPENVINO = threading.Lock()
+
+
+def silence_libraries() -> None:
+    """Turns off the telemetry of libraries, for this process and its children; called by the packages' `__init__`.
+
+    onnxruntime decides when it is imported. Where the user's program imported it before, its later events are turned
+    off; a device id is written by then.
+    """
+    reports = os.environ.get("ORT_DISABLE_TELEMETRY") is None
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if reports and "onnxruntime" in sys.modules:
+        with contextlib.suppress(AttributeError):  # half imported, or of a version without telemetry
+            sys.modules["onnxruntime"].disable_telemetry_events()
+
+
+def import_openvino():
+    """Imports OpenVINO without the report to Intel, and the client id in the user's home, that its import makes.
+
+    It has no setting for one process; but it does without its package `openvino_telemetry` where that is missing.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    with _OPENVINO:
+        if "openvino" in sys.modules:
+            return importlib.import_module("openvino")
+        with _hidden("openvino_telemetry"):
+            return importlib.import_module("openvino")
+
+
+@contextlib.contextmanager
+def _hidden(name):
+    """Within it, importing a module fails as if it were not installed."""
+    before = sys.modules.get(name)
+    sys.modules[name] = None
+    try:
+        yield
+    finally:
+        if before is None:
+            sys.modules.pop(name, None)
+        else:
+            sys.modules[name] = before
