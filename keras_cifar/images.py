@@ -1,48 +1,92 @@
 """Image files to pixels: upright, RGB, a square of the size asked for. Data sets and deployed files share it."""
 
 import contextlib
+import ctypes
 import functools
+import io
+import logging
 import os
 import pathlib
+import threading
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
 MAX_PIXELS = 64_000_000
+MAX_JPEG_PIXELS = 16_384 * 12_288  # the largest sensors of phones, "200 megapixels"
 MAX_BYTES = 256 * 2**20
 # Pillow hands these to another program, reads more of the disk than the file, or knows nothing but their name.
 _REFUSED_FORMATS = ("EPS", "WMF", "FPX", "MIC", "MPEG", "HDF5", "GRIB", "BUFR")
 _HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what no handler takes, logging writes to the terminal
 
 
-def decode_image(path: str | os.PathLike, side: int) -> np.ndarray:
-    """Reads an image file.
+def decode_image(source, side: int) -> np.ndarray:
+    """Reads an encoded image.
 
     EXIF orientation is applied; transparency is laid over white; grey, palette, CMYK and 16-bit become
-    8-bit RGB; of an animation the first frame counts.
+    8-bit RGB; of an animation the first frame counts. A JPEG over `MAX_PIXELS` is decoded at 1/2, 1/4 or 1/8 of its
+    size, whichever is the smallest that `side` allows.
 
     Args:
-        path: a file of any format that Pillow opens.
+        source: a path, the bytes (bytes, bytearray, memoryview) or an open binary file, read from its start where it
+            can seek, of any format that Pillow opens; with the package pillow-heif also HEIC.
         side: of the result, in pixels.
 
     Returns:
         (side, side, 3) uint8, see `fit_square`.
 
     Raises:
-        ValueError, OSError: not an image, damaged, or over `MAX_PIXELS` or `MAX_BYTES`.
+        ValueError, OSError: not an image, damaged, or over `MAX_BYTES` or `MAX_PIXELS` (`MAX_JPEG_PIXELS` for a JPEG
+            of one scan, the kind that cameras write).
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError("is a folder" if path.is_dir() else "no such file")
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise ValueError(f"{size:,} bytes are more than {MAX_BYTES:,}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow only warns of a bomb; the next line refuses it
-        with Image.open(path, formats=_formats()) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
+    with _QUIET:
+        source = _checked_path(source) if is_path(source) else read_whole(source, MAX_BYTES)
+        try:
+            image = _open(source)
+        except UnidentifiedImageError as error:
+            if _is_heif(source):
+                raise ValueError("HEIC, which needs another package: pip install pillow-heif") from error
+            raise
+        with image:
+            _bound(image, side)
             return fit_square(upright_rgb(image), side)
+
+
+def is_path(item) -> bool:
+    """Whether something is a path."""
+    return isinstance(item, str | os.PathLike)
+
+
+def is_encoded(item) -> bool:
+    """Whether something is what `decode_image` reads: a path, bytes or an open file."""
+    return is_path(item) or isinstance(item, bytes | bytearray | memoryview) or hasattr(item, "read")
+
+
+def read_whole(source, limit: int) -> bytes:
+    """The content of bytes or of an open binary file, from its start where it can seek.
+
+    Raises:
+        ValueError: more than `limit` bytes, or a file opened as text.
+    """
+    if isinstance(source, bytes | bytearray | memoryview):
+        size = memoryview(source).nbytes
+        if size > limit:
+            raise ValueError(f"{size:,} bytes are more than {limit:,}")
+        return bytes(source)
+    if isinstance(source, io.TextIOBase):
+        raise ValueError('opened as text; open it with mode "rb"')
+    if getattr(source, "seekable", bool)():
+        source.seek(0)
+    data = bytearray()
+    while part := source.read(min(2**20, limit + 1 - len(data))):
+        data += part
+        if len(data) > limit:
+            raise ValueError(f"more than {limit:,} bytes")
+    return bytes(data)
 
 
 def image_suffixes() -> set[str]:
@@ -70,6 +114,110 @@ def _register_heif():
         import pillow_heif
 
         pillow_heif.register_heif_opener()
+
+
+def _checked_path(path):
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError("is a folder" if path.is_dir() else "no such file")
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise ValueError(f"{size:,} bytes are more than {MAX_BYTES:,}")
+    return path
+
+
+def _open(source):
+    """A Pillow image, its pixels not yet decoded, of a path or bytes."""
+    try:
+        return Image.open(source if is_path(source) else io.BytesIO(source), formats=_formats())
+    except Image.DecompressionBombError:  # over 179 megapixels by default; `_bound` has a limit for each format
+        with contextlib.suppress(SyntaxError):  # no JPEG
+            return JpegImagePlugin.JpegImageFile(source if is_path(source) else io.BytesIO(source))
+        raise
+
+
+def _is_heif(source):
+    if is_path(source):
+        with open(source, "rb") as file:
+            source = file.read(12)
+    return source[4:8] == b"ftyp" and source[8:12] in _HEIF_BRANDS
+
+
+def _bound(image, side):
+    """Refuses an image of too many pixels; a large JPEG will be decoded at a fraction of its size instead."""
+    width, height = image.size
+    if width * height <= MAX_PIXELS:
+        return
+    limit = MAX_JPEG_PIXELS if image.format in ("JPEG", "MPO") and _has_one_scan(image.fp) else MAX_PIXELS
+    if width * height <= limit:
+        shorter = min(width, height)
+        image.draft(None, (-(-side * width // shorter), -(-side * height // shorter)))
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are more than {limit:,}")
+
+
+def _has_one_scan(file):
+    """Whether a JPEG can be decoded row by row; of others (progressive), libjpeg keeps every coefficient in memory."""
+    file.seek(2)
+    components = b""
+    while len(start := file.read(4)) == 4 and start[0] == 0xFF:
+        marker, size = start[1], int.from_bytes(start[2:], "big") - 2
+        if marker == 0xDA:  # start of scan
+            return file.read(1) == components
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+            if marker > 0xC1:  # not sequential with Huffman codes
+                return False
+            components = file.read(6)[5:]
+            size -= 6
+        file.seek(max(size, 0), os.SEEK_CUR)
+    return False
+
+
+class _Quiet:
+    """Within it, Pillow's warnings and libtiff's messages do not reach the terminal; those of others do.
+
+    Both are settings of the process: the first thread that enters changes them, the last one that leaves puts them
+    back, and so none leaves them changed.
+    """
+
+    def __init__(self):
+        self._lock, self._inside = threading.Lock(), 0
+
+    def __enter__(self):
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif)\.")
+                self._filters, self._filter = warnings.filters, warnings.filters[0]
+                self._handlers = [(setter, setter(None)) for setter in _libtiff_setters()]
+
+    def __exit__(self, *error):
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                for filters in (self._filters, warnings.filters):  # two lists where a thread is in `catch_warnings`
+                    with contextlib.suppress(ValueError):
+                        filters.remove(self._filter)
+                for setter, handler in self._handlers:
+                    setter(handler)
+
+
+_QUIET = _Quiet()
+
+
+@functools.cache
+def _libtiff_setters():
+    """The functions of Pillow's own libtiff that set its handlers of warnings and errors, which write to the terminal.
+
+    None where Pillow has no libtiff, or one whose functions cannot be reached.
+    """
+    try:
+        library = ctypes.CDLL(Image.core.__file__)  # loaded already; names are looked up in what it links to, too
+        setters = [library.TIFFSetWarningHandler, library.TIFFSetErrorHandler]
+    except (OSError, AttributeError):
+        return []
+    for setter in setters:
+        setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
+    return setters
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -100,6 +248,7 @@ def _to_rgb(image):
 def _from_deep_grey(image):
     """16-bit grey by its full range; floats as fractions where none is above 1; Pillow itself would clip them."""
     values = np.array(image, np.float32)
+    values[np.isnan(values)] = 0
     is_fraction = image.mode == "F" and values.max(initial=0) <= 1
     is_8_bit = image.mode in ("I", "F") and values.max(initial=0) <= 255
     values *= 255 if is_fraction else 1 if is_8_bit else 255 / 65535
