@@ -1,7 +1,7 @@
 """A classifier out of one ONNX file: onnxruntime, NumPy and Pillow, no TensorFlow."""
 
 import abc
-import os
+import hashlib
 import pathlib
 
 import numpy as np
@@ -10,7 +10,7 @@ from PIL import Image
 from export.opset import read_opset
 from export.session import PROVIDERS, OnnxSession, OpenVinoSession
 from keras_cifar.errors import InputError
-from keras_cifar.images import decode_image, error_text, fit_square, upright_rgb
+from keras_cifar.images import decode_image, error_text, fit_square, is_encoded, is_path, read_whole, upright_rgb
 
 PRETRAINED = pathlib.Path(__file__).parent / "pretrained" / "cifar10_efficientnet_lite0_int8.onnx"
 BATCH_SIZE = 64
@@ -38,16 +38,16 @@ class Classifier(abc.ABC):
         """Logits of images.
 
         Args:
-            images: (N, H, W, 3) or (H, W, 3) uint8 array, a path, a Pillow image, or a list of such arrays (H, W, 3),
-                paths and images. What has not the model's size is centre-cropped to a square and resized (bicubic), as
-                in training from folders.
+            images: (N, H, W, 3) or (H, W, 3) uint8 array, an encoded image (its path, bytes or open binary file), a
+                Pillow image, or a list of such arrays (H, W, 3), encoded images and Pillow images. What has not the
+                model's size is centre-cropped to a square and resized (bicubic), as in training from folders.
             batch_size: images a call, at least 1.
 
         Returns:
             (N, C) float32.
 
         Raises:
-            InputError: not uint8 RGB, or a file that cannot be read.
+            InputError: not uint8 RGB, or an encoded image that cannot be read.
         """
         return self._predict(images, "logits", batch_size)
 
@@ -71,12 +71,13 @@ class Classifier(abc.ABC):
         return np.concatenate(found)
 
     def _fitted(self, item):
-        if isinstance(item, str | os.PathLike):
+        if is_encoded(item):
             try:
                 return decode_image(item, self.side)
             except Exception as error:
+                where = item if is_path(item) else "the bytes or the open file"
                 raise InputError(
-                    f"Expected an image in {item}, but it cannot be read ({error_text(error, item)}); mend or remove "
+                    f"Expected an image in {where}, but it cannot be read ({error_text(error, where)}); mend or remove "
                     "it."
                 ) from error
         if isinstance(item, Image.Image):
@@ -86,8 +87,8 @@ class Classifier(abc.ABC):
 
 
 def _as_items(images):
-    """An (N, H, W, 3) array, or a list of arrays, paths and Pillow images."""
-    if isinstance(images, str | os.PathLike | Image.Image):
+    """An (N, H, W, 3) array, or a list of arrays, encoded images and Pillow images."""
+    if is_encoded(images) or isinstance(images, Image.Image):
         return [images]
     if isinstance(images, np.ndarray):
         return images[None] if _checked(images, 3, 4).ndim == 3 else images
@@ -106,12 +107,16 @@ def _checked(pixels, *ranks):
 class OnnxClassifier(Classifier):
     """A file that `export` wrote.
 
+    It can be called from many threads, copied (copies share the session) and pickled: the copy in another process opens
+    the same path again, or carries the model where it was given as bytes.
+
     Args:
-        path: the file; None for the CIFAR-10 classifier that comes with the package.
+        path: the file, its bytes, or an open binary file; None for the CIFAR-10 classifier that comes with the package.
         provider: "onnxruntime", or "openvino" where installed (extra `fast`), which runs in float32 or the file's INT8.
         threads: of one call, for onnxruntime; 0 for its own choice.
 
     Attributes:
+        path: of the file; None where bytes or an open file were given.
         metadata: what `export` stored: recipe, metrics, versions, licence and more.
         has_tta: whether the file averages an image and its mirror image itself.
         session: what runs the file.
@@ -120,33 +125,64 @@ class OnnxClassifier(Classifier):
         InputError: the file is missing, damaged, too large, or not one that `export` wrote.
     """
 
-    def __init__(self, path: str | os.PathLike | None = None, provider: str = "onnxruntime", threads: int = 0):
+    def __init__(self, path=None, provider: str = "onnxruntime", threads: int = 0):
         if provider not in PROVIDERS:
             raise InputError(
                 f"Expected a --provider among {', '.join(PROVIDERS)}, but got {provider!r}; choose one of them."
             )
-        self.path = pathlib.Path(path or PRETRAINED)
-        model = _read(self.path)
-        session = _start(model, self.path, threads)
+        path = PRETRAINED if path is None or path == "" else path
+        self.path = pathlib.Path(path) if is_path(path) else None
+        model = _read(self.path or path)
+        session = _start(model, self.path or "the bytes", threads)
         self.metadata = session.metadata
         self.class_names, self.side = self.metadata["class_names"], self.metadata["input_size"][0]
         self.has_tta, self.provider = self.metadata["tta"], provider
         self.session = session if provider == "onnxruntime" else OpenVinoSession(model)
+        source = self.path.absolute() if self.path else model
+        self._origin = source, provider, threads, hashlib.sha256(model).digest()
 
     def _run(self, images, output):
         return self.session.run(images, output)
 
+    def __reduce__(self):
+        return _reopen, (type(self), *self._origin)
 
-def _read(path):
-    if not path.is_file():
-        raise InputError(f"Expected an .onnx file, but {path} {'is a folder' if path.is_dir() else 'does not exist'}; "
-                         "name one that `export` wrote.")  # fmt: skip
-    if (size := path.stat().st_size) > _MAX_BYTES:
+    def __copy__(self):
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        return new
+
+    def __deepcopy__(self, memo):
+        return self.__copy__()
+
+
+def _reopen(kind, source, provider, threads, digest):
+    classifier = kind(source, provider, threads)
+    if classifier._origin[-1] != digest:
         raise InputError(
-            f"Expected an .onnx file of at most {_MAX_BYTES >> 30} GiB, but {path} has {size / 2**30:.1f} GiB; name "
+            f"Expected the model that was pickled in {source}, but the file has changed since; pickle it again."
+        )
+    return classifier
+
+
+def _read(source):
+    if not is_path(source):
+        try:
+            return read_whole(source, _MAX_BYTES)
+        except (ValueError, OSError) as error:
+            raise InputError(
+                f"Expected the bytes of an .onnx file or a file opened to read them, but: {error}; pass one that "
+                "`export` wrote."
+            ) from error
+    if not source.is_file():
+        what = "is a folder" if source.is_dir() else "does not exist"
+        raise InputError(f"Expected an .onnx file, but {source} {what}; name one that `export` wrote.")
+    if (size := source.stat().st_size) > _MAX_BYTES:
+        raise InputError(
+            f"Expected an .onnx file of at most {_MAX_BYTES >> 30} GiB, but {source} has {size / 2**30:.1f} GiB; name "
             "one that `export` wrote."
         )
-    return path.read_bytes()
+    return source.read_bytes()
 
 
 def _start(model, path, threads):

@@ -1,5 +1,7 @@
 """A run folder's Keras model with the interface of an exported file."""
 
+import threading
+
 from export.classifier import Classifier
 from keras_cifar.engine import compile_inference
 from keras_cifar.errors import InputError
@@ -7,7 +9,7 @@ from keras_cifar.evaluate import predict_logits
 from keras_cifar.evaluate_run import run_precision
 from keras_cifar.metrics import softmax
 from keras_cifar.model import load_classifier
-from keras_cifar.runs import Run
+from keras_cifar.runs import Run, open_run
 from keras_cifar.tta import flip_tta
 
 _BATCH = 64
@@ -15,6 +17,8 @@ _BATCH = 64
 
 class KerasClassifier(Classifier):
     """The best weights of a finished run, with flip TTA if its recipe has it.
+
+    Threads take turns. Pickled, it is the run's folder, opened again by whoever loads it; so are copies.
 
     Args:
         run: a finished run.
@@ -31,7 +35,16 @@ class KerasClassifier(Classifier):
         apply = compile_inference(model, _BATCH, run_precision(run))
         self.class_names, self.side = run.metrics["class_names"], height
         self._apply = flip_tta(apply) if run.recipe.tta else apply
+        self._folder, self._turn = run.path.absolute(), threading.Lock()
+
+    def __reduce__(self):
+        return _reopen, (self._folder,)
 
     def _run(self, images, output):
-        logits = predict_logits(self._apply, images, _BATCH)
+        with self._turn:
+            logits = predict_logits(self._apply, images, _BATCH)
         return softmax(logits) if output == "probabilities" else logits
+
+
+def _reopen(folder):
+    return KerasClassifier(open_run(folder))

@@ -1,11 +1,13 @@
-"""onnxruntime sessions, and OpenVINO in their place where asked for."""
+"""onnxruntime sessions, and OpenVINO in their place where asked for. Both kinds can be called from many threads."""
 
+import collections
 import json
 
 import numpy as np
 import onnxruntime
 
 from keras_cifar.errors import InputError
+from keras_cifar.libraries import import_openvino
 
 PROVIDERS = ("onnxruntime", "openvino")
 _FATAL = 4
@@ -50,7 +52,7 @@ class OpenVinoSession:
 
     def __init__(self, model: bytes):
         try:
-            import openvino
+            openvino = import_openvino()
         except ImportError as error:
             raise InputError(
                 'Expected OpenVINO for --provider openvino, but it is not installed; pip install -e ".[fast]", or '
@@ -58,11 +60,17 @@ class OpenVinoSession:
             ) from error
         core = openvino.Core()
         settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        compiled = core.compile_model(core.read_model(model, b""), "CPU", settings)
-        self._request = compiled.create_infer_request()
-        self._outputs = {name: i for i, port in enumerate(compiled.outputs) for name in port.get_names()}
+        self._compiled = core.compile_model(core.read_model(model, b""), "CPU", settings)
+        # A request serves one call at a time: those that no call is using wait here, as many as ever ran at once.
+        self._idle = collections.deque([self._compiled.create_infer_request()])
+        self._outputs = {name: i for i, port in enumerate(self._compiled.outputs) for name in port.get_names()}
 
     def run(self, images: np.ndarray, output: str) -> np.ndarray:
         """One output for uint8 images (B, H, W, 3)."""
-        found = self._request.infer([np.ascontiguousarray(images)])
-        return np.array(found[self._outputs[output]])
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        found = np.array(request.infer([np.ascontiguousarray(images)])[self._outputs[output]])
+        self._idle.append(request)
+        return found

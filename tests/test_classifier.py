@@ -1,6 +1,13 @@
 """An exported file as a user has it: any image, no TensorFlow, and one sentence for every wrong file."""
 
+import concurrent.futures
+import copy
+import importlib.util
+import io
 import json
+import multiprocessing
+import os
+import pickle
 import subprocess
 import sys
 import time
@@ -115,6 +122,87 @@ def test_openvino_gives_the_same_classes(path, images, exported):
     assert OnnxClassifier(path, "openvino").predict_proba(images).shape == (12, 10)
     with pytest.raises(InputError, match="--provider"):
         OnnxClassifier(path, "tensorrt")
+
+
+PROVIDERS = ["onnxruntime", pytest.param("openvino", marks=pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed"))]  # fmt: skip
+
+
+def encoded(images, kind="PNG"):
+    files = [io.BytesIO() for _ in images]
+    for file, image in zip(files, images, strict=True):
+        Image.fromarray(image).save(file, kind)
+    return [file.getvalue() for file in files]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_threads_get_the_answers_of_one(provider, path, images):
+    classifier = OnnxClassifier(path, provider, threads=1)
+    batches = [images[i : i + 1 + i % 4] for i in range(8)]
+    expected = [classifier.predict_logits(batch) for batch in batches]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: [classifier.predict_logits(batch) for batch in batches], range(32)):
+            assert all(map(np.array_equal, found, expected))
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_processes_get_the_answers_of_one(provider, path, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    classifiers = [OnnxClassifier(path.name, provider)]
+    if provider == "onnxruntime":  # a second and third time it would tell no more of the other
+        classifiers += [OnnxClassifier(path), OnnxClassifier(path.read_bytes())]
+    expected = classifiers[0].predict_proba(images)
+    monkeypatch.chdir(tmp_path)  # where the name alone means nothing
+    with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        for classifier in classifiers:
+            assert all(np.array_equal(found, expected) for found in pool.map(classifier.predict_proba, [images] * 2))
+
+
+def test_copies_and_pickles(path, images, tmp_path):
+    classifier = OnnxClassifier(path, threads=1)
+    expected = classifier.predict_logits(images)
+    for other in (copy.copy(classifier), copy.deepcopy(classifier), pickle.loads(pickle.dumps(classifier))):
+        assert np.array_equal(other.predict_logits(images), expected)
+        assert other.class_names == classifier.class_names and other.path == classifier.path
+    assert copy.deepcopy([classifier])[0].session is classifier.session, "made for many callers: one is enough"
+    assert len(pickle.dumps(classifier)) < 1000, "the path"
+
+    (tmp_path / "m.onnx").write_bytes(path.read_bytes())
+    pickled = pickle.dumps(OnnxClassifier(tmp_path / "m.onnx"))
+    (tmp_path / "m.onnx").write_bytes((path.parent / "level4_fp32.onnx").read_bytes())
+    with pytest.raises(InputError, match="has changed since"):
+        pickle.loads(pickled)
+    os.remove(tmp_path / "m.onnx")
+    with pytest.raises(InputError, match="does not exist"):
+        pickle.loads(pickled)
+
+
+def test_a_model_may_be_bytes_or_an_open_file(path, images):
+    model, expected = path.read_bytes(), OnnxClassifier(path).predict_logits(images)
+    with open(path, "rb") as file:
+        for source in (model, bytearray(model), memoryview(model), io.BytesIO(model), file):
+            classifier = OnnxClassifier(source)
+            assert classifier.path is None and np.array_equal(classifier.predict_logits(images), expected)
+    for wrong in (b"", b"no model", model[:-1], io.BytesIO(model[:99])):
+        with pytest.raises(InputError, match="in the bytes, but it is damaged"):
+            OnnxClassifier(wrong)
+    with pytest.raises(InputError, match='mode "rb"'):
+        OnnxClassifier(io.StringIO("text"))
+
+
+def test_encoded_images_wherever_a_path_is_taken(path, images, tmp_path):
+    classifier = OnnxClassifier(path)
+    expected, data = classifier.predict_logits(list(images)), encoded(images)
+    (tmp_path / "0.png").write_bytes(data[0])
+    with open(tmp_path / "0.png", "rb") as file:
+        for one in (data[0], bytearray(data[0]), memoryview(data[0]), io.BytesIO(data[0]), file):
+            assert np.array_equal(classifier.predict_logits(one), classifier.predict_logits(images[0]))
+        mixed = [file, bytearray(data[1]), io.BytesIO(data[2]), images[3], Image.fromarray(images[4]), *data[5:]]
+        assert np.array_equal(classifier.predict_logits(mixed), expected)
+        assert np.array_equal(classifier.predict_logits(iter(data)), expected)
+    for wrong in (b"no image", [data[0], b""], io.BytesIO(data[0][:50]), io.StringIO("text")):
+        with pytest.raises(InputError, match="Expected an image in the bytes or the open file, but it cannot be read"):
+            classifier.predict(wrong)
 
 
 def changed(path, change):
