@@ -24,6 +24,7 @@ import tempfile
 from keras_cifar.errors import InputError
 from keras_cifar.files import is_onnx_name
 from keras_cifar.recipes import LEVELS, flag, recipe_changes, recipe_to_dict, resolve_recipe
+from keras_cifar.text import literal, safe_terminal
 
 _RECIPE_OPTIONS = {
     "data": (str, "cifar10, cifar100, digits or folder:PATH with one subfolder per class"),
@@ -420,13 +421,18 @@ def _import_quietly():
 
 def main(argv=None) -> int:
     """Runs one command; returns the exit code: 0, 1 for unreadable images, 2 for bad input, 130 after Ctrl-C."""
+    with safe_terminal():
+        return _run(argv)
+
+
+def _run(argv):
     args = _parser().parse_args(argv)
     try:
         if args.tensorflow:
             _import_quietly()
         code = args.function(args)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(literal(f"error: {error}"), file=sys.stderr)
         return 2
     except (KeyboardInterrupt, SystemError) as error:
         if not isinstance(error.__cause__ or error, KeyboardInterrupt):  # C code can turn one into the other
@@ -439,7 +445,8 @@ def main(argv=None) -> int:
     except OSError as error:
         reason = (str(error.strerror or error).splitlines() or [type(error).__name__])[0]
         where = f" {error.filename}" if error.filename else " a file"
-        print(f"error: Expected to read or write{where}, but: {reason}; mend that and repeat.", file=sys.stderr)
+        message = f"error: Expected to read or write{where}, but: {reason}; mend that and repeat."
+        print(literal(message), file=sys.stderr)
         return 2
     return code or 0
 

@@ -53,7 +53,7 @@ def atomic_path(path: str | os.PathLike):
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a text file atomically."""
     with atomic_path(path) as partial:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike, values) -> None:
@@ -68,6 +68,6 @@ def read_json(path: str | os.PathLike):
         InputError: the file is missing or damaged.
     """
     try:
-        return json.loads(pathlib.Path(path).read_text())
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"Expected JSON in {path}, but it cannot be read ({error}); make it again.") from error

@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT
 
 ROWS = [
-    {"errors"},
-    {"recipes", "metrics", "files", "images", "timing"},
+    {"errors", "libraries"},
+    {"recipes", "metrics", "files", "images", "timing", "text"},
     {"listing", "augment", "heads", "tta", "graph", "optimizer", "environment"},
     {"folders", "weights", "kernel_gradient", "step"},
     {"fold"},
@@ -43,7 +43,7 @@ PACKAGES = {
         {"export_run"},
     ],
 }
-STDLIB_ONLY = ("errors", "recipes")
+STDLIB_ONLY = ("errors", "libraries", "recipes", "text")
 
 
 def imported(path):

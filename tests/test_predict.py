@@ -1,7 +1,9 @@
+import concurrent.futures
 import csv
 import io
 import json
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 
 import cli
 from export import OnnxClassifier
-from export.predict import find_images, predict_files
+from export.predict import find_images, open_classifier, predict_files
 from keras_cifar.errors import InputError
 
 
@@ -153,3 +155,14 @@ def test_output_goes_where_a_link_points_to_and_says_which_model(photos, tmp_pat
 def test_predict_loads_no_tensorflow(model, photos):
     done = run_cli("predict", model, photos, env={"PYTHONPROFILEIMPORTTIME": "1"})
     assert done.returncode == 0 and "onnxruntime" in done.stderr and "tensorflow" not in done.stderr
+
+
+def test_a_run_in_threads_and_pickled(exported, photos):
+    """In one process: a pool of processes loads TensorFlow in each."""
+    classifier = open_classifier(str(exported["run"]))
+    expected = classifier.predict_proba([photos / "a.png", photos / "b.jpg"])
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = pool.map(classifier.predict_proba, [[photos / "a.png", (photos / "b.jpg").read_bytes()]] * 8)
+        assert all(np.array_equal(one, expected) for one in found)
+    other = pickle.loads(pickle.dumps(classifier))
+    assert np.array_equal(other.predict_proba([photos / "a.png", photos / "b.jpg"]), expected)
