@@ -21,39 +21,34 @@ import os
 import sys
 import tempfile
 
+from keras_cifar.checks import Number, parse_number
 from keras_cifar.errors import InputError
 from keras_cifar.files import is_onnx_name
-from keras_cifar.recipes import LEVELS, flag, recipe_changes, recipe_to_dict, resolve_recipe
+from keras_cifar.program import as_started, install_hint, program
+from keras_cifar.recipes import LEVELS, OPTIONS, RULES, flag, load_changes, recipe_to_dict, resolve_recipe
 from keras_cifar.text import literal, safe_terminal
 
-_RECIPE_OPTIONS = {
-    "data": (str, "cifar10, cifar100, digits or folder:PATH with one subfolder per class"),
-    "backbone": (str, "resnet18, resnet50 or efficientnet_lite0"),
-    "weights": (str, "imagenet, none, or a path to a KerasHub or timm folder, .safetensors or .pth"),
-    "image_size": (int, "side in pixels inside the model, a multiple of 32"),
-    "epochs": (int, "passes over the training images"),
-    "batch_size": (int, "images a step"),
-    "views": (int, "limit each image to N stored random crops; 0 draws a fresh one each epoch"),
-    "learning_rate": (float, "Adam's learning rate at the start"),
-    "weight_decay": (float, "share of each kernel taken off a step, times the learning rate"),
-    "seed": (int, "of weights, order, augmentation and dropout"),
-    "precision": (str, "auto, float32 or bfloat16"),
-    "limit": (int, "use only N training images, stratified, for a quick look"),
-}
 _LEVELS = [*map(str, LEVELS), "all"]
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses a command in one sentence, without the usage; its help has commands as this process was started."""
+
+    def __init__(self, *, description, **options):
+        options = {"formatter_class": argparse.RawDescriptionHelpFormatter, **options}
+        super().__init__(description=as_started(description), **options)
+
+    def error(self, message):
+        raise InputError(f"Expected arguments that `{self.prog} --help` lists, but {message}; correct the command.")
+
+
 def _parser():
-    parser = argparse.ArgumentParser(
-        prog="keras-cifar", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser(prog=program(), description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name, function, text, examples="", tensorflow=True):
-        command = commands.add_parser(
-            name, help=text, description=f"{text}\n\n{examples}", formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        command.set_defaults(function=function, tensorflow=tensorflow)
+    def add(name, function, text, examples=""):
+        command = commands.add_parser(name, help=text, description=f"{text}\n\n{examples}")
+        command.set_defaults(function=function)
         return command
 
     _add_training_commands(add)
@@ -74,7 +69,7 @@ def _add_training_commands(add):
     train.add_argument("--skip-bad-images", action="store_true", help="leave out unreadable images of a folder")
 
     text = "evaluate a finished run or an exported file, with and without flip TTA"
-    evaluate = add("evaluate", _evaluate, text, _EVALUATE_EXAMPLES, tensorflow=False)
+    evaluate = add("evaluate", _evaluate, text, _EVALUATE_EXAMPLES)
     evaluate.add_argument("model", metavar="RUN|FILE.onnx", help="run folder, or a file that `export` wrote")
     evaluate.add_argument("--split", choices=("val", "test"), default="test", help="default: test")
     evaluate.add_argument("--tta", action=argparse.BooleanOptionalAction, default=True, help="also with flip TTA")
@@ -88,17 +83,21 @@ def _add_training_commands(add):
 def _add_tuning_commands(add):
     lr_range = add("lr-range", _lr_range, "run the learning-rate range test of a level", _LR_RANGE_EXAMPLES)
     _add_search_options(lr_range)
-    lr_range.add_argument("--low", type=float, default=1e-6, metavar="RATE", help="first rate; default: 1e-6")
-    lr_range.add_argument("--high", type=float, default=1.0, metavar="RATE", help="last rate; default: 1")
-    lr_range.add_argument("--steps", type=int, default=300, metavar="N", help="at most; default: 300")
+    lr_range.add_argument("--low", type=parse_number, default=1e-6, metavar="RATE", help="first rate; default: 1e-6")
+    lr_range.add_argument("--high", type=parse_number, default=1.0, metavar="RATE", help="last rate; default: 1")
+    lr_range.add_argument("--steps", type=parse_number, default=300, metavar="N", help="at most; default: 300")
 
     tune = add("tune", _tune, "search a level's learning rate, or go on with an interrupted search", _TUNE_EXAMPLES)
     _add_search_options(tune)
     tune.add_argument("--search", default="learning_rate", metavar="FIELDS", help=_SEARCH_HELP)
     tune.add_argument("--oracle", choices=("random", "bayesian", "hyperband", "grid"), default="random")
-    tune.add_argument("--trials", type=int, default=30, metavar="N", help="beside the level's own recipe; default: 30")
-    tune.add_argument("--executions-per-trial", type=int, default=1, metavar="N", help="seeds a trial; default: 1")
-    tune.add_argument("--max-minutes", type=float, metavar="N", help="start no trial after this time")
+    tune.add_argument(
+        "--trials", type=parse_number, default=30, metavar="N", help="beside the level's own recipe; default: 30"
+    )
+    tune.add_argument(
+        "--executions-per-trial", type=parse_number, default=1, metavar="N", help="seeds a trial; default: 1"
+    )
+    tune.add_argument("--max-minutes", type=parse_number, metavar="N", help="start no trial after this time")
     tune.add_argument("--overwrite", action="store_true", help="start the search in the folder again")
     tune.add_argument("--chief", metavar="HOST:PORT", help="hand out trials there to workers (private network only)")
     tune.add_argument("--worker", metavar="NAME", help="be a worker of --chief; the same name again after a crash")
@@ -118,7 +117,7 @@ def _add_other_commands(add):
 
     demo = add("demo", _demo, "train and evaluate all levels on scikit-learn's digits, offline")
     demo.add_argument("--run-dir", metavar="DIR", default="runs/demo", help="default: runs/demo")
-    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--seed", type=parse_number, default=0)
     demo.add_argument("--overwrite", action="store_true", help="train finished levels again")
 
 
@@ -130,21 +129,23 @@ def _add_export_commands(add):
     export.add_argument("--int8", action="store_true", help="quantise, within --max-drop")
     export.add_argument("--all", action="store_true", help="float32 and INT8, each plain and with TTA")
     export.add_argument("--temperature", action="store_true", help="calibrate the probabilities on val")
-    export.add_argument("--max-drop", type=float, default=0.5, metavar="POINTS", help="val top-1 that INT8 may lose")
+    export.add_argument(
+        "--max-drop", type=parse_number, default=0.5, metavar="POINTS", help="val top-1 that INT8 may lose"
+    )
     export.add_argument("--force", action="store_true", help="write INT8 even where it is not faster")
     export.add_argument("--triton", metavar="DIR", help="also write into this Triton model repository")
     export.add_argument("--overwrite", action="store_true", help="replace files that are already there")
     export.add_argument("--data-dir", metavar="DIR", help="default: where the run was trained from")
 
-    predict = add("predict", _predict, "predict image files, folders and globs", _PREDICT_EXAMPLES, tensorflow=False)
+    predict = add("predict", _predict, "predict image files, folders and globs", _PREDICT_EXAMPLES)
     text = "images; a RUN or FILE.onnx before them is the model, without one it is CIFAR-10's of the package"
     predict.add_argument("paths", nargs="+", metavar="PATH", help=text)
-    predict.add_argument("--top-k", type=int, default=1, metavar="K", help="classes an image; default: 1")
+    predict.add_argument("--top-k", type=parse_number, default=1, metavar="K", help="classes an image; default: 1")
     predict.add_argument("--format", choices=("table", "json", "csv"), default="table")
     predict.add_argument("--output", metavar="FILE", help="default: the terminal")
     predict.add_argument("--provider", metavar="NAME", default="onnxruntime", help="for a file: or openvino")
 
-    benchmark = add("benchmark", _benchmark, "measure exported files in turns", _BENCHMARK_EXAMPLES, tensorflow=False)
+    benchmark = add("benchmark", _benchmark, "measure exported files in turns", _BENCHMARK_EXAMPLES)
     benchmark.add_argument("files", nargs="+", metavar="FILE.onnx")
     benchmark.add_argument("--run", metavar="RUN", help="also this run on Keras, as a SavedModel and on PyTorch")
     benchmark.add_argument("--output", metavar="FILE.json", default="benchmark.json", help="default: benchmark.json")
@@ -195,7 +196,8 @@ _REPORT_EXAMPLES = """examples:
 
 
 def _add_recipe_options(command):
-    for field, (kind, text) in _RECIPE_OPTIONS.items():
+    for field, text in OPTIONS.items():
+        kind = parse_number if isinstance(RULES[field], Number) else str
         command.add_argument(flag(field), type=kind, metavar=field.upper().split("_")[-1], help=text)
     command.add_argument(
         "--recipe", metavar="FILE", help="take a recipe's fields from a JSON file; options win over it"
@@ -213,12 +215,8 @@ def _add_search_options(command):
 
 def _resolve(args, level):
     """The recipe of a level with the changes of --recipe, and over them those of the other options."""
-    changes = {}
-    if args.recipe is not None:
-        from keras_cifar.files import read_json
-
-        changes = recipe_changes(read_json(args.recipe), level, args.recipe)
-    options = {field: getattr(args, field) for field in _RECIPE_OPTIONS if getattr(args, field) is not None}
+    changes = {} if args.recipe is None else load_changes(args.recipe, level)
+    options = {field: getattr(args, field) for field in OPTIONS if getattr(args, field) is not None}
     return resolve_recipe(level, **{**changes, **options})
 
 
@@ -227,36 +225,48 @@ def _chosen_levels(level):
 
 
 def _train(args):
+    recipes = [_resolve(args, level) for level in _chosen_levels(args.level)]
+    _import_quietly()
     from keras_cifar.train import train_levels
 
-    recipes = [_resolve(args, level) for level in _chosen_levels(args.level)]
     runs = train_levels(recipes, args.run_dir, args.data_dir, args.init_from, args.overwrite, args.skip_bad_images)
-    print(f"next: python cli.py evaluate {runs[-1].path} --split test")
+    print(f"next: {program()} evaluate {runs[-1].path} --split test")
 
 
 def _lr_range(args):
+    from tuning.search_space import check_range_test
+
+    recipe = _resolve(args, args.level)
+    check_range_test(args.low, args.high, args.steps)
+    _import_quietly()
     from tuning.lr_range import lr_range
 
     folder, suggestion = lr_range(
-        _resolve(args, args.level), args.search_dir, args.data_dir, args.init_from, args.skip_bad_images,
-        args.low, args.high, args.steps,
-    )  # fmt: skip
+        recipe, args.search_dir, args.data_dir, args.init_from, args.skip_bad_images, args.low, args.high, args.steps
+    )
     around = f"{suggestion / 10:.2g}:{suggestion * 10:.2g}"
-    print(f"next: python cli.py tune --level {args.level} --search learning_rate={around} --search-dir {folder}")
+    print(f"next: {program()} tune --level {args.level} --search learning_rate={around} --search-dir {folder}")
 
 
 def _tune(args):
     if importlib.util.find_spec("keras_tuner") is None:
-        raise InputError('Expected KerasTuner to search with, but it is not installed; pip install -e ".[tune]".')
-    from tuning.search import Plan, search
+        raise InputError(f"Expected KerasTuner to search with, but it is not installed; {install_hint('tune')}.")
+    from tuning.distributed import check_role
+    from tuning.search_space import Plan, check_minutes
 
     plan = Plan(_resolve(args, args.level), args.search, args.oracle, args.trials, args.executions_per_trial)
+    plan.check()
+    check_minutes(args.max_minutes)
+    check_role(args.chief, args.worker)
+    _import_quietly()
+    from tuning.search import search
+
     folder = search(
         plan, args.search_dir, args.data_dir, args.init_from, args.max_minutes, args.overwrite, args.skip_bad_images,
         args.chief, args.worker,
     )  # fmt: skip
     if args.worker is None:
-        print(f"next: python cli.py train --level {args.level} --recipe {folder}/best_recipe.json")
+        print(f"next: {program()} train --level {args.level} --recipe {folder}/best_recipe.json")
 
 
 def _evaluate(args):
@@ -303,6 +313,7 @@ def _evaluate_file(args):
 
 
 def _export(args):
+    _import_quietly()
     from export.export_run import export_run
     from keras_cifar.runs import open_run
 
@@ -319,7 +330,7 @@ def _export(args):
         overwrite=args.overwrite,
         data_dir=args.data_dir,
     )
-    print(f"next: python cli.py evaluate {paths[-1]} --split test")
+    print(f"next: {program()} evaluate {paths[-1]} --split test")
 
 
 def _predict(args):
@@ -360,11 +371,12 @@ def _benchmark(args):
 
 
 def _show(args):
+    recipes = [_resolve(args, level) for level in _chosen_levels(args.level)]
+    _import_quietly()
     from keras_cifar.model import stage_parameters
 
-    for level in _chosen_levels(args.level):
-        recipe = _resolve(args, level)
-        print(f"Level {level}: {recipe.title}")
+    for recipe in recipes:
+        print(f"Level {recipe.level}: {recipe.title}")
         for name, value in recipe_to_dict(recipe).items():
             if name not in ("level", "title"):
                 print(f"  {name:18} {', '.join(value) or '-' if isinstance(value, list) else value}")
@@ -375,6 +387,7 @@ def _show(args):
 
 
 def _report(args):
+    _import_quietly()
     from keras_cifar.report import find_runs, markdown_table, write_report
 
     runs = find_runs(args.runs)
@@ -391,11 +404,13 @@ def _doctor(args):
 
 
 def _demo(args):
+    RULES["seed"].check("--seed", args.seed)
+    _import_quietly()
     from keras_cifar.demo import run_demo
 
     report = run_demo(args.run_dir, args.overwrite, args.seed)
     print(f"everything lies in {args.run_dir}; the report with its pictures is {report}")
-    print("next: python cli.py train --level 1 --backbone efficientnet_lite0   (CIFAR-10)")
+    print(f"next: {program()} train --level 1 --backbone efficientnet_lite0   (CIFAR-10)")
 
 
 def _import_quietly():
@@ -419,6 +434,11 @@ def _import_quietly():
             os.close(terminal)
 
 
+def _print_error(text):
+    """Prints on one line, whatever the names in it hold."""
+    print(literal(f"error: {text}"), file=sys.stderr)
+
+
 def main(argv=None) -> int:
     """Runs one command; returns the exit code: 0, 1 for unreadable images, 2 for bad input, 130 after Ctrl-C."""
     with safe_terminal():
@@ -426,13 +446,11 @@ def main(argv=None) -> int:
 
 
 def _run(argv):
-    args = _parser().parse_args(argv)
     try:
-        if args.tensorflow:
-            _import_quietly()
+        args = _parser().parse_args(argv)
         code = args.function(args)
     except InputError as error:
-        print(literal(f"error: {error}"), file=sys.stderr)
+        _print_error(str(error))
         return 2
     except (KeyboardInterrupt, SystemError) as error:
         if not isinstance(error.__cause__ or error, KeyboardInterrupt):  # C code can turn one into the other
@@ -445,8 +463,7 @@ def _run(argv):
     except OSError as error:
         reason = (str(error.strerror or error).splitlines() or [type(error).__name__])[0]
         where = f" {error.filename}" if error.filename else " a file"
-        message = f"error: Expected to read or write{where}, but: {reason}; mend that and repeat."
-        print(literal(message), file=sys.stderr)
+        _print_error(f"Expected to read or write{where}, but: {reason}; mend that and repeat.")
         return 2
     return code or 0
 

@@ -27,6 +27,7 @@ from export.quantize import CALIBRATION_IMAGES, quantize_within_budget
 from export.session import OnnxSession
 from export.temperature import calibration, fit_temperature
 from keras_cifar.backbones import BACKBONES
+from keras_cifar.checks import Number
 from keras_cifar.datasets import Source, Split, stratified_split
 from keras_cifar.environment import package_versions, utc_now
 from keras_cifar.errors import InputError
@@ -100,8 +101,7 @@ def export_run(run: Run, output=None, *, tta=None, int8=False, all_variants=Fals
             f"Expected Keras on TensorFlow to export with, but it runs on {keras.backend.backend()}; repeat with "
             "KERAS_BACKEND=tensorflow, which loads the runs of every backend."
         )
-    if not max_drop >= 0:
-        raise InputError(f"Expected --max-drop of at least 0 points, but got {max_drop}; try 0.5.")
+    max_drop = Number(0, 100, example=0.5).check("--max-drop", max_drop)
     check_triton(triton)
     tta = run.recipe.tta if tta is None else tta
     chosen = list(VARIANTS) if all_variants else [Variant(int8, tta)]

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from export.classifier import Classifier, OnnxClassifier
+from keras_cifar.checks import Number
 from keras_cifar.errors import InputError
 from keras_cifar.files import is_onnx_name
 from keras_cifar.images import decode_image, error_text
@@ -133,8 +134,7 @@ def predict_files(classifier: Classifier, paths: list[str], top_k: int = 1) -> l
     Returns:
         One row a path, in order.
     """
-    if top_k < 1:
-        raise InputError(f"Expected --top-k of at least 1, but got {top_k}; pass a larger number.")
+    top_k = Number(1, whole=True).check("--top-k", top_k)
     rows = []
     with concurrent.futures.ThreadPoolExecutor(_DECODERS) as pool, tqdm(
         total=len(paths), desc="predict", unit="image", disable=None, leave=False

@@ -8,6 +8,7 @@ import onnxruntime
 
 from keras_cifar.errors import InputError
 from keras_cifar.libraries import import_openvino
+from keras_cifar.program import install_hint
 
 PROVIDERS = ("onnxruntime", "openvino")
 _FATAL = 4
@@ -55,7 +56,7 @@ class OpenVinoSession:
             openvino = import_openvino()
         except ImportError as error:
             raise InputError(
-                'Expected OpenVINO for --provider openvino, but it is not installed; pip install -e ".[fast]", or '
+                f"Expected OpenVINO for --provider openvino, but it is not installed; {install_hint('fast')}, or "
                 "leave the option out."
             ) from error
         core = openvino.Core()

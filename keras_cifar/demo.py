@@ -14,8 +14,8 @@ _LEARNING_RATES = {1: 3e-3, 2: 2e-4, 3: 2e-4, 4: 1e-4}
 
 def demo_recipe(level: int, seed: int = 0) -> Recipe:
     """A level's recipe on digits with EfficientNet-Lite0."""
-    return resolve_recipe(level, data="digits", backbone="efficientnet_lite0", epochs=_EPOCHS.get(level), views=0,
-                          learning_rate=_LEARNING_RATES.get(level), schedule=LEVELS[level].schedule,
+    return resolve_recipe(level, data="digits", backbone="efficientnet_lite0", epochs=_EPOCHS[level], views=0,
+                          learning_rate=_LEARNING_RATES[level], schedule=LEVELS[level].schedule,
                           seed=seed)  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from keras_cifar.errors import InputError
 from keras_cifar.fold import fold_batch_norms
 from keras_cifar.libraries import import_openvino
 from keras_cifar.precision import bfloat16_pays, resolve_precision
+from keras_cifar.program import install_hint
 from keras_cifar.recipes import Recipe
 
 ENGINES = ("openvino", "keras")
@@ -36,7 +37,7 @@ def engine_name() -> str:
     if chosen == "openvino" and not usable:
         raise InputError(
             "Expected OpenVINO for KERAS_CIFAR_ENGINE=openvino, but it is not installed or Keras does not run on "
-            'TensorFlow; pip install -e ".[fast]", or unset it.'
+            f"TensorFlow; {install_hint('fast')}, or unset it."
         )
     return chosen
 

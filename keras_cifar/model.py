@@ -28,7 +28,7 @@ def build_model(recipe: Recipe, num_classes: int, image_shape: tuple[int, int, i
         and "head". A standard Keras model: no class of this package is in it.
 
     Raises:
-        InputError: the weights cannot be had, or a stage does not exist.
+        InputError: the weights cannot be had.
     """
     spec = BACKBONES[recipe.backbone]
     policy = resolve_precision(recipe.precision)
@@ -58,11 +58,6 @@ def _load_stages(recipe, policy):
     """The recipe's backbone with its stages frozen or not, and those stages."""
     backbone = load_backbone(recipe.backbone, recipe.weights, policy)
     stages = backbone_stages(backbone)
-    for stage in (*recipe.taps, *recipe.trainable_stages):
-        if stage not in stages:
-            raise InputError(
-                f"Expected a stage among {', '.join(stages)} of {recipe.backbone}, but got {stage}; choose one of them."
-            )
     set_trainable_stages(stages, recipe.trainable_stages, recipe.train_batch_norm)
     return backbone, stages
 

@@ -19,31 +19,109 @@ results/choices and results/cifar10-jpeg-efficientnet_lite0:
 """
 
 import dataclasses
-import difflib
+import json
+import os
 
+from keras_cifar.checks import (
+    FLOAT32_MAX,
+    FLOAT32_MIN,
+    INT32_MAX,
+    UINT32_MAX,
+    Choice,
+    Names,
+    Number,
+    Switch,
+    Text,
+    closest,
+    show,
+)
 from keras_cifar.errors import InputError
+
+DATA_NAMES = ("cifar10", "cifar100", "digits", "folder:PATH")
+# The stages of each backbone, lowest first: see `keras_cifar.backbones.backbone_stages`.
+BACKBONE_STAGES = {
+    "resnet18": ("P2", "P3", "P4", "P5"),
+    "resnet50": ("P2", "P3", "P4", "P5"),
+    "efficientnet_lite0": ("P1", "P2", "P3", "P4", "P5"),
+}
+# What each field of a recipe may be. A limit is where something breaks, and says what.
+RULES = {
+    "level": Choice((1, 2, 3, 4)),
+    "title": Text("My level", one_line=True),
+    "data": Text("cifar10"),
+    "backbone": Choice(BACKBONE_STAGES),
+    "weights": Text("imagenet"),
+    # One image of 2048 px takes 256 MiB in the first layer of a ResNet, and as much for its gradient.
+    "image_size": Number(32, 2048, whole=True, example=128),
+    "taps": Names('["P4", "P5"]'),
+    "head": Choice(("linear", "fusion")),
+    # 65,536 units on the 2048 features of a ResNet-50 are 134 million weights.
+    "head_width": Number(1, 65536, whole=True, example=256),
+    # Closer to 1, 1 / (1 - dropout) is lost in float32's rounding.
+    "dropout": Number(0, 0.99, example=0.2),
+    "trainable_stages": Names('["P5"]', may_be_empty=True),
+    "train_batch_norm": Switch(),
+    "flip": Switch(),
+    "crop_padding": Number(0, INT32_MAX, whole=True, example=4),  # further limited by the images, see `_check_fit`
+    # The crops of all images are drawn and held at once: 1000 of 50,000 images are 600 MB.
+    "views": Number(0, 1000, whole=True, example=3),
+    "learning_rate": Number(FLOAT32_MIN, FLOAT32_MAX, example=1e-4),
+    # At a rate of 1e-3, 1000 takes off a whole kernel a step.
+    "weight_decay": Number(0, 1000, example=0.01),
+    "schedule": Choice(("constant", "cosine")),
+    # The rates of all steps are held at once: 10,000 epochs of 40,000 images, one a step, are 3 GB.
+    "epochs": Number(1, 10_000, whole=True, example=3),
+    "batch_size": Number(1, INT32_MAX, whole=True, example=64),
+    "precision": Choice(("auto", "float32", "bfloat16")),
+    "tta": Switch(),
+    # NumPy's and TensorFlow's seeds have 32 bits, and seeds next to this one are used as well.
+    "seed": Number(0, INT32_MAX, whole=True, example=0),
+    "split_seed": Number(0, UINT32_MAX, whole=True, example=0),
+    "limit": Number(1, INT32_MAX, whole=True, optional=True, example=1000),
+    "continues": Number(1, 4, whole=True, optional=True, example="null"),
+}
+# The fields that are options of the command line, with their help.
+OPTIONS = {
+    "data": "cifar10, cifar100, digits or folder:PATH with one subfolder per class",
+    "backbone": "resnet18, resnet50 or efficientnet_lite0",
+    "weights": "imagenet, none, or a path to a KerasHub or timm folder, .safetensors or .pth",
+    "image_size": "side in pixels inside the model, a multiple of 32",
+    "epochs": "passes over the training images",
+    "batch_size": "images a step",
+    "views": "limit each image to N stored random crops; 0 draws a fresh one each epoch",
+    "learning_rate": "Adam's learning rate at the start",
+    "weight_decay": "share of each kernel taken off a step, times the learning rate",
+    "seed": "of weights, order, augmentation and dropout",
+    "precision": "auto, float32 or bfloat16",
+    "limit": "use only N training images, stratified, for a quick look",
+}
+# The side of the images of the data sets that are not folders.
+_STORED_SIDE = 32
+_MAX_FILE_BYTES = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """Everything that decides a run's numbers.
 
+    Every way to make one checks it: a value of another type, out of range, or an unknown name is an InputError.
+
     Attributes:
         level: key in `LEVELS`.
         title: one line for people.
         data: "cifar10", "cifar100", "digits" or "folder:PATH".
-        backbone: key in `keras_cifar.backbones.BACKBONES`.
+        backbone: key in `BACKBONE_STAGES` and `keras_cifar.backbones.BACKBONES`.
         weights: "imagenet", "none" or a path.
         image_size: side in pixels that images are resized to inside the model; a multiple of 32.
-        taps: pyramid stages whose pooled outputs feed the head.
+        taps: pyramid stages whose pooled outputs feed the head, lowest first.
         head: key in `keras_cifar.heads.HEADS`.
         head_width: units of the fusion head's hidden layer.
         dropout: in [0, 1).
-        trainable_stages: backbone stages that train; the head always does.
+        trainable_stages: backbone stages that train, lowest first; the head always does.
         train_batch_norm: whether batch normalisation in trained stages updates; if not, it keeps
             the pretrained statistics, scale and shift. In frozen stages it never updates.
         flip: random horizontal flips in training.
-        crop_padding: pixels of zero padding before a random crop back to size; 0 for no crop.
+        crop_padding: pixels of zero padding before a random crop back to size, at most half the image; 0 for no crop.
         views: random crops and flips that an image is limited to: epoch e shows view e modulo `views`,
             the same for every seed, so that their features can be stored; 0 for fresh ones each epoch.
         learning_rate: Adam's, at the start.
@@ -54,11 +132,11 @@ class Recipe:
         batch_size: images a step.
         precision: "auto", "float32" or "bfloat16".
         tta: whether the level's headline accuracy is with flip test-time augmentation.
-        seed: of initial weights, order, augmentation and dropout.
+        seed: of initial weights, order, augmentation and dropout; in [0, 2^31).
         split_seed: of the train/val split; the same for every level and seed, so that weights
-            carried from one run to the next have never seen val.
+            carried from one run to the next have never seen val; in [0, 2^32).
         limit: training images, stratified; None for all.
-        continues: level whose best weights this one starts from; None for the pretrained ones.
+        continues: lower level whose best weights this one starts from; None for the pretrained ones.
     """
 
     level: int = 1
@@ -87,6 +165,76 @@ class Recipe:
     split_seed: int = 0
     limit: int | None = None
     continues: int | None = None
+
+    def __post_init__(self):
+        for field, rule in RULES.items():
+            object.__setattr__(self, field, rule.check(option_name(field), getattr(self, field)))
+        _check_fit(self)
+
+
+def _check_fit(recipe):
+    """Raises InputError for the first field that does not fit the others."""
+    check_data_name(recipe.data)
+    if recipe.image_size % 32:
+        raise InputError(
+            f"Expected --image-size to be a multiple of 32, but got {recipe.image_size}; "
+            f"try {max(32, round(recipe.image_size / 32) * 32)}."
+        )
+    for field in ("taps", "trainable_stages"):
+        _check_stages(field, recipe.backbone, getattr(recipe, field))
+    known = BACKBONE_STAGES[recipe.backbone]
+    idle = [stage for stage in recipe.trainable_stages if known.index(stage) > known.index(recipe.taps[-1])]
+    if idle:
+        raise InputError(
+            f"Expected trainable_stages no higher than the highest of taps, {recipe.taps[-1]}, but got {idle[-1]}, "
+            "which would feed nothing; remove it, or add it to taps."
+        )
+    side = recipe.image_size if recipe.data.startswith("folder:") else _STORED_SIDE
+    if recipe.crop_padding > side // 2:
+        raise InputError(
+            f"Expected crop_padding of at most {side // 2}, half the images' {side} px, but got {recipe.crop_padding}; "
+            "try 4."
+        )
+    if recipe.continues is not None and recipe.continues >= recipe.level:
+        raise InputError(
+            f"Expected continues to be a level below {recipe.level} or null, but got {recipe.continues}; choose one of "
+            "them."
+        )
+
+
+def _check_stages(field, backbone, stages):
+    known = BACKBONE_STAGES[backbone]
+    for stage in stages:
+        if stage not in known:
+            raise InputError(
+                f"Expected {field} among {', '.join(known)} of {backbone}, but got {show(stage)}"
+                f"{closest(stage, known)}; choose one of them."
+            )
+    ordered = sorted(stages, key=known.index)
+    if list(stages) != ordered:
+        raise InputError(
+            f"Expected {field} from the lowest stage to the highest, but got {', '.join(stages)}; make it "
+            f"{', '.join(ordered)}."
+        )
+
+
+def check_data_name(data: str) -> None:
+    """Raises InputError unless a data set is one of `DATA_NAMES`."""
+    if data not in DATA_NAMES[:-1] and not (data.startswith("folder:") and data[7:]):
+        raise InputError(
+            f"Expected --data among {', '.join(DATA_NAMES)}, but got {show(data)}{closest(data, DATA_NAMES)}; choose "
+            "one of them."
+        )
+
+
+def option_name(field: str) -> str:
+    """A field's name in messages: its option, where the command line has one."""
+    return flag(field) if field in OPTIONS else field
+
+
+def flag(field: str) -> str:
+    """The command-line spelling of a recipe's field."""
+    return "--" + field.replace("_", "-")
 
 
 _LEVEL_1 = Recipe(image_size=160, dropout=0.2, epochs=40, batch_size=256)
@@ -142,128 +290,80 @@ BACKBONE_DEFAULTS = {
 # What a data set changes in every level: digits are no mirror images of themselves.
 DATA_DEFAULTS = {"digits": {"image_size": 64, "flip": False, "tta": False, "batch_size": 32}}
 
-DATA_NAMES = ("cifar10", "cifar100", "digits", "folder:PATH")
-_CHOICES = {
-    "backbone": ("resnet18", "resnet50", "efficientnet_lite0"),
-    "precision": ("auto", "float32", "bfloat16"),
-    "schedule": ("constant", "cosine"),
-}
-_MINIMA = {"epochs": 1, "batch_size": 1, "limit": 1, "image_size": 32, "seed": 0, "head_width": 1, "crop_padding": 0,
-           "views": 0}  # fmt: skip
-
 
 def resolve_recipe(level: int, **changes) -> Recipe:
-    """A level's recipe with the backbone's and data set's defaults and the caller's changes applied, checked.
+    """A level's recipe with the backbone's and data set's defaults and the caller's changes applied.
 
     Args:
         level: key in `LEVELS`.
-        **changes: fields to replace; None leaves a field as it is.
+        **changes: fields to replace. None is a value as any other: leave out what is to stay as it is.
 
     Raises:
-        InputError: an unknown level or field, or a value out of range.
+        InputError: an unknown level or field, or a value out of range or of another type.
     """
-    if level not in LEVELS:
-        raise InputError(f"Expected a level among {', '.join(map(str, LEVELS))}, but got {level}; choose one of them.")
-    changes = {name: value for name, value in changes.items() if value is not None}
-    backbone = changes.get("backbone", LEVELS[level].backbone)
-    data = changes.get("data", LEVELS[level].data)
+    RULES["level"].check("a level", level)
+    checked = _checked(changes, option_name, "the fields of a recipe")
+    backbone, data = (checked.get(field, getattr(LEVELS[level], field)) for field in ("backbone", "data"))
     defaults = BACKBONE_DEFAULTS.get(backbone, {}).get(level, {}) | DATA_DEFAULTS.get(data, {})
-    recipe = dataclasses.replace(LEVELS[level], **{**defaults, **changes})
-    check_recipe(recipe)
-    return recipe
+    return dataclasses.replace(LEVELS[level], **{**defaults, **checked})
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Raises InputError for the first field whose value makes no sense."""
-    for field, choices in _CHOICES.items():
-        value = getattr(recipe, field)
-        if value not in choices:
-            raise InputError(
-                f"Expected {flag(field)} among {', '.join(choices)}, but got {value!r}{_closest(value, choices)}; "
-                "choose one of them."
-            )
-    for field, minimum in _MINIMA.items():
-        value = getattr(recipe, field)
-        if value is not None and value < minimum:
-            raise InputError(f"Expected {flag(field)} of at least {minimum}, but got {value}; pass a larger number.")
-    if recipe.image_size % 32:
-        raise InputError(
-            f"Expected --image-size to be a multiple of 32, but got {recipe.image_size}; "
-            f"try {max(32, round(recipe.image_size / 32) * 32)}."
-        )
-    if not 0 < recipe.learning_rate < float("inf"):
-        raise InputError(f"Expected a positive --learning-rate, but got {recipe.learning_rate}; try 0.0001.")
-    if not 0 <= recipe.weight_decay < float("inf"):
-        raise InputError(f"Expected --weight-decay of at least 0, but got {recipe.weight_decay}; try 0.01.")
-    if not 0 <= recipe.dropout < 1:
-        raise InputError(f"Expected --dropout in [0, 1), but got {recipe.dropout}; try 0.2.")
-    check_data_name(recipe.data)
+def _checked(values, name_of, what):
+    """Each value as its field's rule wants it; `name_of` gives a field's name in messages."""
+    for field in values:
+        if field not in RULES:
+            raise InputError(f"Expected {what}, but got {show(field)}{closest(field, RULES)}; correct or remove it.")
+    return {field: RULES[field].check(name_of(field), value) for field, value in values.items()}
 
 
-def check_data_name(data: str) -> None:
-    """Raises InputError unless a data set is one of `DATA_NAMES`."""
-    if data not in DATA_NAMES[:-1] and not (data.startswith("folder:") and data[7:]):
-        raise InputError(
-            f"Expected --data among {', '.join(DATA_NAMES)}, but got {data!r}{_closest(data, DATA_NAMES)}; choose one "
-            "of them."
-        )
-
-
-def recipe_changes(values, level: int, path: str) -> dict:
+def load_changes(path: str | os.PathLike, level: int) -> dict:
     """The changes for `resolve_recipe` that a recipe file holds: a whole recipe, or some of its fields.
 
     Args:
-        values: what the file holds.
+        path: of a JSON file.
         level: that the file must be for, if it says.
-        path: of the file, for the message.
 
     Raises:
-        InputError: a field is unknown or has another form, or the recipe is another level's.
+        InputError: the file cannot be read, a field is unknown or there twice, a value is out of range or of another
+            type, or the recipe is another level's.
     """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_MAX_FILE_BYTES + 1)
+        if len(content) > _MAX_FILE_BYTES:
+            raise ValueError("it is too large")
+        # Editors on Windows put a byte-order mark in front.
+        values = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_without_doubles)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(
+            f"Expected a recipe as JSON in {path}, but it cannot be read ({reason}); correct it or name another file."
+        ) from error
+    return recipe_changes(values, level, path)
+
+
+def _without_doubles(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        double = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has {show(double)} twice")
+    return values
+
+
+def recipe_changes(values, level: int, path: str | os.PathLike) -> dict:
+    """The changes for `resolve_recipe` out of what a recipe file holds, see `load_changes`."""
     if not isinstance(values, dict):
         raise InputError(
             f"Expected the fields of a recipe in {path}, but it holds {type(values).__name__}; name another file."
         )
-    fields = {field.name: field for field in dataclasses.fields(Recipe)}
-    for name, value in values.items():
-        if name not in fields:
-            raise InputError(
-                f"Expected fields of a recipe in {path}, but it has {name!r}{_closest(name, fields)}; "
-                "correct or remove it."
-            )
-        if not _has_form(value, fields[name].default):
-            raise InputError(
-                f"Expected {name} in {path} to be like {fields[name].default!r}, but it is {value!r}; correct it."
-            )
-    if values.get("level", level) != level:
+    changes = _checked(values, lambda field: f"{field} in {path}", f"fields of a recipe in {path}")
+    if (found := changes.pop("level", level)) != level:
         raise InputError(
-            f"Expected a recipe of level {level} in {path}, but it is of level {values['level']}; pass "
-            f"--level {values['level']} or name another file."
+            f"Expected a recipe of level {level} in {path}, but it is of level {found}; pass --level {found} or name "
+            "another file."
         )
-    changes = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    changes.pop("level", None)
     return changes
-
-
-def _has_form(value, default):
-    """Whether a JSON value can stand where a field has its default."""
-    if default is None:
-        return value is None or type(value) is int
-    if isinstance(default, float):
-        return type(value) in (int, float)
-    if isinstance(default, tuple):
-        return isinstance(value, list) and all(isinstance(part, str) for part in value)
-    return type(value) is type(default)
-
-
-def flag(field: str) -> str:
-    """The command-line spelling of a recipe's field."""
-    return "--" + field.replace("_", "-")
-
-
-def _closest(value, choices):
-    match = difflib.get_close_matches(str(value), choices, n=1)
-    return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 def recipe_to_dict(recipe: Recipe) -> dict:
@@ -271,17 +371,17 @@ def recipe_to_dict(recipe: Recipe) -> dict:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(recipe).items()}
 
 
-def recipe_from_dict(values: dict) -> Recipe:
+def recipe_from_dict(values: dict, path: str | os.PathLike = "recipe.json") -> Recipe:
     """The recipe that `recipe_to_dict` wrote.
 
+    Args:
+        values: what the file holds.
+        path: of the file, for the message.
+
     Raises:
-        InputError: a field is unknown or missing its form.
+        InputError: a field is unknown, or a value out of range or of another type.
     """
-    known = {field.name for field in dataclasses.fields(Recipe)}
-    unknown = sorted(set(values) - known) if isinstance(values, dict) else ["the whole file"]
-    if unknown:
-        raise InputError(
-            f"Expected the fields of a recipe, but found unknown ones ({', '.join(unknown)}); "
-            "it was written by another version of keras_cifar."
-        )
-    return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    if not isinstance(values, dict):
+        raise InputError(f"Expected a recipe in {path}, but it holds {type(values).__name__}; train the run again.")
+    what = f"in {path} the fields of a recipe as this version of keras_cifar knows them"
+    return Recipe(**_checked(values, lambda field: f"{field} in {path}", what))

@@ -57,7 +57,7 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         """The recipe of the run."""
-        return recipe_from_dict(read_json(self.file("recipe.json")))
+        return recipe_from_dict(read_json(self.file("recipe.json")), self.file("recipe.json"))
 
     @property
     def metrics(self) -> dict:

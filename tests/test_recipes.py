@@ -1,12 +1,23 @@
 import dataclasses
 import json
+import math
+import random
+import sys
 
+import numpy as np
 import pytest
+from conftest import ROOT, tiny_recipe
 
+from keras_cifar.checks import Number, parse_number
 from keras_cifar.errors import InputError
 from keras_cifar.recipes import (
     BACKBONE_DEFAULTS,
+    BACKBONE_STAGES,
     LEVELS,
+    OPTIONS,
+    RULES,
+    Recipe,
+    load_changes,
     recipe_changes,
     recipe_from_dict,
     recipe_to_dict,
@@ -58,6 +69,16 @@ def test_recipe_survives_json(level):
     assert recipe_from_dict(json.loads(json.dumps(recipe_to_dict(recipe)))) == recipe
 
 
+def refused(call, *args, **kwargs):
+    """What is refused in one sentence; any other exception fails."""
+    with pytest.raises(InputError) as error:
+        call(*args, **kwargs)
+    text = str(error.value)
+    assert text.startswith("Expected ") and ", but " in text and "; " in text and text.endswith((".", "]")), text
+    assert "\n" not in text and len(text) < 400, text
+    return text
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -65,35 +86,145 @@ def test_recipe_survives_json(level):
         ({"data": "folder:"}, ["--data"]),
         ({"backbone": "resnet19"}, ["--backbone", "did you mean 'resnet18'"]),
         ({"precision": "fp16"}, ["--precision", "float32"]),
-        ({"epochs": 0}, ["--epochs", "at least 1"]),
+        ({"epochs": 0}, ["--epochs", "from 1"]),
+        ({"epochs": 3.0}, ["--epochs", "a whole number", "3.0"]),
+        ({"epochs": "3"}, ["--epochs", "a whole number", "'3'"]),
         ({"batch_size": -1}, ["--batch-size"]),
         ({"limit": 0}, ["--limit"]),
         ({"image_size": 100}, ["--image-size", "multiple of 32", "96"]),
-        ({"learning_rate": 0.0}, ["--learning-rate", "positive"]),
-        ({"learning_rate": float("nan")}, ["--learning-rate"]),
+        ({"image_size": 1_000_000}, ["--image-size", "2048"]),
+        ({"learning_rate": 0.0}, ["--learning-rate", "a number from"]),
+        ({"learning_rate": math.nan}, ["--learning-rate", "nan"]),
+        ({"learning_rate": 10**400}, ["--learning-rate", "1329 bits"]),
         ({"seed": -1}, ["--seed"]),
+        ({"split_seed": -1}, ["split_seed"]),
+        ({"split_seed": 2**32}, ["split_seed", "4294967295"]),
         ({"weight_decay": -0.1}, ["--weight-decay"]),
-        ({"weight_decay": float("nan")}, ["--weight-decay"]),
-        ({"dropout": 1.0}, ["--dropout"]),
+        ({"weight_decay": math.nan}, ["--weight-decay"]),
+        ({"dropout": 1.0}, ["dropout", "0.99"]),
+        ({"head": "mlp"}, ["head among linear, fusion", "'mlp'"]),
+        ({"head": None}, ["head among", "None"]),
+        ({"taps": []}, ["taps", "[]"]),
+        ({"taps": ["P9"]}, ["taps among P2, P3, P4, P5 of resnet18", "'P9'"]),
+        ({"taps": ["P5", "P5"]}, ["taps", "different"]),
+        ({"taps": ["P5", "P4"]}, ["taps", "make it P4, P5"]),
+        ({"taps": ["P4"]}, ["trainable_stages", "P5"]),
+        ({"trainable_stages": ["P1"]}, ["trainable_stages among P2", "'P1'"]),
+        ({"trainable_stages": "P5"}, ["trainable_stages", "list"]),
+        ({"crop_padding": 17}, ["crop_padding of at most 16", "17"]),
+        ({"crop_padding": 81, "data": "folder:x"}, ["crop_padding of at most 80", "81"]),
+        ({"continues": 2}, ["continues", "below 2", "2"]),
+        ({"continues": 3}, ["continues", "below 2"]),
+        ({"continues": 9}, ["continues", "9"]),
+        ({"flip": 1}, ["flip", "true or false"]),
+        ({"title": "two\nlines"}, ["title", "a line of text"]),
+        ({"weights": ""}, ["--weights"]),
+        ({"weights": "a\0b"}, ["--weights"]),
+        ({"colour": 1}, ["'colour'"]),
+        ({"learning_rat": 1}, ["did you mean 'learning_rate'"]),
     ],
 )
 def test_bad_value_is_named(changes, words):
-    with pytest.raises(InputError) as error:
-        resolve_recipe(2, **changes)
-    assert all(word in str(error.value) for word in words), error.value
+    text = refused(resolve_recipe, 2, **changes)
+    assert all(word in text for word in words), text
 
 
-def test_unknown_level_and_field():
-    with pytest.raises(InputError, match="1, 2, 3, 4"):
-        resolve_recipe(5)
-    with pytest.raises(InputError, match="colour"):
-        recipe_from_dict({"colour": 1})
+@pytest.mark.parametrize("level", [0, 5, -1, "3", 3.0, True, None, [3], math.nan])
+def test_a_level_is_one_of_the_four(level):
+    assert "1, 2, 3, 4" in refused(resolve_recipe, level)
+
+
+def test_none_is_a_value_and_only_what_is_given_changes():
+    assert resolve_recipe(4, continues=None).continues is None
+    assert resolve_recipe(4).continues == 3
+    assert resolve_recipe(1, limit=None).limit is None
+    assert "--epochs" in refused(resolve_recipe, 1, epochs=None)
+
+
+def test_values_of_numpy_and_whole_rates_become_plain_ones():
+    recipe = resolve_recipe(2, epochs=np.int64(3), learning_rate=1, dropout=np.float32(0.5), taps=["P4", "P5"])
+    values = [recipe.epochs, recipe.learning_rate, recipe.dropout, recipe.taps]
+    assert values == [3, 1.0, 0.5, ("P4", "P5")]
+    assert [type(value) for value in values] == [int, float, float, tuple]
+
+
+# Values that are wrong for most fields, and right for some; first those that JSON has.
+ODD_JSON = [None, True, False, -1, 0, 1, 3, 2**31, 2**32, 2**63, 10**400, 1.5, 3.0, -0.0, 1e-320, 1e300, math.nan,
+            math.inf, -math.inf, "", " ", "3", "P5", "mlp", "none", "\0", "\ud800", "\x1b[2J", "x" * 5000, "é", [],
+            ["P5"], ["P4", "P4"], [3], [["P5"]], ["\0"], {}, {"a": 1}]  # fmt: skip
+ODD = [*ODD_JSON, -(10**5000), b"P5", (), (None,), object(), {"P5"}, 1j, np.ones((30, 30)), np.int64(-5)]
+
+
+@pytest.mark.parametrize("field", RULES)
+def test_a_value_is_kept_or_refused_in_one_sentence(field):
+    """Whatever the value: a recipe that holds it as it was given, or an InputError, and never both or another error."""
+    kept = []
+    for value in ODD:
+        for make in (
+            lambda value: dataclasses.replace(LEVELS[3], **{field: value}),
+            lambda value: recipe_from_dict({**recipe_to_dict(LEVELS[3]), field: value}, "r.json"),
+        ):
+            try:
+                found = getattr(make(value), field)
+            except InputError:
+                refused(make, value)
+            else:
+                assert found == (tuple(value) if isinstance(value, list) else value)
+                assert (
+                    type(found) is type(getattr(LEVELS[3], field)) or found is None or field in ("limit", "continues")
+                )
+                kept.append(value)
+    assert len(kept) < len(ODD)  # of twice as many
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_recipe_file_with_values_mixed_up_gives_a_recipe_or_one_sentence(seed, tmp_path):
+    shuffle, recipe = random.Random(seed), recipe_to_dict(LEVELS[4])
+    for _ in range(20):
+        values = dict(recipe)
+        for _ in range(shuffle.randint(1, 3)):
+            values[shuffle.choice(list(values))] = shuffle.choice([*recipe.values(), *ODD_JSON])
+        text = json.dumps(values) if shuffle.random() < 0.7 else json.dumps(values)[: shuffle.randint(0, 600)]
+        (tmp_path / "r.json").write_text(text)
+        try:
+            assert isinstance(resolve_recipe(4, **load_changes(tmp_path / "r.json", 4)), Recipe)
+        except InputError:
+            refused(lambda: resolve_recipe(4, **load_changes(tmp_path / "r.json", 4)))
+
+
+def test_names_are_those_of_the_code_that_reads_them():
+    from keras_cifar.backbones import BACKBONES, backbone_stages, load_backbone
+    from keras_cifar.heads import HEADS
+
+    assert set(RULES) == {field.name for field in dataclasses.fields(Recipe)} and set(OPTIONS) < set(RULES)
+    assert set(RULES["level"].choices) == set(LEVELS)
+    assert set(RULES["head"].choices) == set(HEADS) and set(BACKBONE_STAGES) == set(BACKBONES)
+    for name in ("resnet18", "tiny"):
+        assert BACKBONE_STAGES[name] == tuple(backbone_stages(load_backbone(name, "none")))
+    assert BACKBONE_STAGES["resnet50"] == BACKBONE_STAGES["resnet18"]
+
+
+def test_a_changed_recipe_is_checked_as_well():
+    assert "--epochs" in refused(dataclasses.replace, tiny_recipe(1), epochs=0)
 
 
 def test_a_recipe_written_before_a_field_existed_is_read():
     values = recipe_to_dict(resolve_recipe(3))
     del values["weight_decay"]
     assert recipe_from_dict(values) == resolve_recipe(3)
+
+
+def test_published_recipes_are_read():
+    runs = sorted((ROOT / "results").rglob("recipe.json"))
+    for path in runs:
+        values = json.loads(path.read_text())
+        assert recipe_to_dict(recipe_from_dict(values, path)) == {**recipe_to_dict(Recipe()), **values}
+        assert resolve_recipe(values["level"], **load_changes(path, values["level"])) == recipe_from_dict(values)
+    found = sorted((ROOT / "results").rglob("best_recipe.json"))
+    for path in found:
+        values = json.loads(path.read_text())
+        assert resolve_recipe(values["level"], **load_changes(path, values["level"])).data == values["data"]
+    assert runs and found
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -103,18 +234,69 @@ def test_a_whole_recipe_as_a_file_gives_that_recipe(level):
     assert resolve_recipe(level, **recipe_changes(values, level, "r.json")) == recipe
 
 
+def test_null_in_a_file_is_a_value(tmp_path):
+    (tmp_path / "r.json").write_text('{"continues": null}')
+    assert resolve_recipe(4, **load_changes(tmp_path / "r.json", 4)).continues is None
+
+
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("content", "words"),
     [
-        ({"level": 2, "learning_rate": 0.1}, ["level 3", "level 2", "--level 2"]),
-        ({"learning_rat": 0.1}, ["learning_rat", "did you mean 'learning_rate'"]),
-        ({"learning_rate": "fast"}, ["learning_rate", "'fast'"]),
-        ({"epochs": True}, ["epochs"]),
-        ({"taps": "P5"}, ["taps"]),
-        ([1], ["list"]),
+        ('{"level": 2, "learning_rate": 0.1}', ["level 3", "level 2", "--level 2"]),
+        ('{"level": 3.0}', ["level in", "3.0"]),
+        ('{"learning_rat": 0.1}', ["learning_rat", "did you mean 'learning_rate'"]),
+        ('{"learning_rate": "fast"}', ["learning_rate in", "'fast'"]),
+        ('{"learning_rate": NaN}', ["learning_rate in", "nan"]),
+        ('{"learning_rate": 1e999}', ["learning_rate in", "inf"]),
+        ('{"epochs": true}', ["epochs in", "True"]),
+        ('{"epochs": ' + "9" * 5000 + "}", ["cannot be read"]),
+        ('{"taps": "P5"}', ["taps in"]),
+        ('{"epochs": 1, "epochs": 2}', ["'epochs' twice"]),
+        ("[1]", ["list"]),
+        ("null", ["NoneType"]),
+        ("", ["JSON"]),
+        ("level: 3", ["JSON"]),
+        ("[" * 100_000, ["JSON"]),
+        (b'{"title": "\xff"}', ["utf-8"]),
+        (b"{}" + b" " * 2**20, ["too large"]),
+        (None, ["directory"]),
     ],
 )
-def test_a_bad_recipe_file_is_one_sentence(values, words):
-    with pytest.raises(InputError) as error:
-        recipe_changes(values, 3, "r.json")
-    assert all(word in str(error.value) for word in ["r.json", *words])
+def test_a_bad_recipe_file_is_one_sentence(content, words, tmp_path):
+    path = tmp_path / "r.json"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    text = refused(load_changes, path, 3)
+    assert all(word in text for word in ["r.json", *words]), text
+    assert "no_such" in refused(load_changes, tmp_path / "no_such.json", 3)
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path):
+    (tmp_path / "r.json").write_bytes(b"\xef\xbb\xbf" + b'{"epochs": 7}')
+    assert load_changes(tmp_path / "r.json", 3) == {"epochs": 7}
+
+
+def test_unknown_fields_of_a_run_are_named():
+    assert "colour" in refused(recipe_from_dict, {"colour": 1}) and "x/recipe.json" in refused(
+        recipe_from_dict, {"head": "mlp"}, "x/recipe.json"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (Number(), "a number"),
+        (Number(1, 9, whole=True), "a whole number from 1 to 9"),
+        (Number(1), "a number of at least 1"),
+        (Number(0, 9, positive=True, optional=True), "a number above 0 and at most 9 or null"),
+    ],
+)
+def test_words_of_a_range(rule, words):
+    assert rule.words == words
+
+
+def test_text_becomes_the_number_that_it_spells():
+    assert [parse_number(text) for text in ("3", "-3", "3.0", "1e-3", "many", "")] == [3, -3, 3.0, 1e-3, "many", ""]
+    assert math.isinf(parse_number("9" * (sys.get_int_max_str_digits() + 1)))

@@ -1,9 +1,19 @@
+import math
+
 import pytest
 from conftest import tiny_recipe
 
 from keras_cifar.errors import InputError
-from keras_cifar.recipes import LEVELS, resolve_recipe
-from tuning.search_space import FIELDS, grid_points, search_space
+from keras_cifar.recipes import LEVELS, RULES, resolve_recipe
+from tuning.search_space import (
+    FIELDS,
+    ORACLE_NAMES,
+    Plan,
+    check_minutes,
+    check_range_test,
+    grid_points,
+    search_space,
+)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -37,10 +47,20 @@ def test_a_range_of_ones_own():
         ("head_width", "linear head"),
         ("learning_rate=1e-3", "LOW:HIGH"),
         ("learning_rate=fast:slow", "LOW:HIGH"),
-        ("learning_rate=1e-2:1e-4", "smaller first"),
-        ("learning_rate=0:1", "positive"),
-        ("weight_decay=nan:1", "positive"),
-        ("dropout=0.1:1.5", "below 1"),
+        ("learning_rate=1e-2:1e-4", "smaller end"),
+        ("learning_rate=1e-2:1e-2", "smaller end"),
+        ("learning_rate=0:1", "both ends of learning_rate in --search to be a number above 0"),
+        ("learning_rate=1e-4:inf", "inf"),
+        ("learning_rate=1e-4:1e-3:1e-2", "LOW:HIGH"),
+        ("learning_rate=1:", "LOW:HIGH"),
+        ("weight_decay=nan:1", "nan"),
+        ("weight_decay=0.1:1e9", "at most 1000"),
+        ("dropout=0.1:1.5", "0.99"),
+        ("dropout=-0.1:0.5", "from 0"),
+        ("batch_size=1.5:512", "a whole number"),
+        ("batch_size=1e1:512", "a whole number"),
+        ("epochs", "among learning_rate"),
+        ("dropout,", "among learning_rate"),
         ("batch_size=40:50", "two or more of 16"),
     ],
 )
@@ -57,3 +77,47 @@ def test_a_grid_uses_its_trials():
     assert len(grid_points(space, 1000)) == 1000  # five widths, 200 rates
     assert len(grid_points(space[:1], 30)) == 30
     assert len(grid_points(space[1:], 30)) == 5
+
+
+def test_a_range_of_its_own_ends_where_the_field_does():
+    (rate,) = search_space(resolve_recipe(1, learning_rate=1e38), "learning_rate")
+    assert rate.high == RULES["learning_rate"].high and rate.low == pytest.approx(1e38 / 30)
+
+
+BAD = [0, -1, 1.5, 3.0, math.nan, math.inf, "many", "", None, True, 10**30]
+
+
+@pytest.mark.parametrize("value", BAD)
+def test_bad_numbers_of_a_plan_and_a_range_test_are_one_sentence(value):
+    for option, call in {
+        "--trials": lambda: Plan(tiny_recipe(1), trials=value).check(),
+        "--executions-per-trial": lambda: Plan(tiny_recipe(1), executions=value).check(),
+        "--steps": lambda: check_range_test(1e-6, 1, value),
+    }.items():
+        with pytest.raises(InputError, match=f"^Expected {option} to be a whole number from [^\n]*\\.$"):
+            call()
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "many", True])
+def test_bad_rates_and_minutes_are_one_sentence(value):
+    for option, call in {
+        "--low": lambda: check_range_test(value, 1, 300),
+        "--high": lambda: check_range_test(1e-6, value, 300),
+        "--max-minutes": lambda: check_minutes(value),
+    }.items():
+        with pytest.raises(InputError, match=f"^Expected {option} to be a number [^\n]*\\.$"):
+            call()
+    with pytest.raises(InputError, match="--low below --high"):
+        check_range_test(1, 1, 300)
+    check_minutes(None)
+
+
+def test_the_last_executions_seed_is_one():
+    with pytest.raises(InputError, match="--executions-per-trial"):
+        Plan(tiny_recipe(1, seed=RULES["seed"].high), executions=2).check()
+
+
+def test_oracles_have_the_names_that_a_plan_takes():
+    from tuning.oracles import ORACLES
+
+    assert tuple(ORACLES) == ORACLE_NAMES

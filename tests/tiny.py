@@ -24,7 +24,7 @@ _BLOCKS = {
 }
 BACKBONES["tiny"] = dataclasses.replace(_LITE0, config={**_LITE0.config, **_BLOCKS})
 recipes.BACKBONE_DEFAULTS["tiny"] = recipes.BACKBONE_DEFAULTS["efficientnet_lite0"]
-recipes._CHOICES["backbone"] += ("tiny",)
+recipes.BACKBONE_STAGES["tiny"] = recipes.BACKBONE_STAGES["efficientnet_lite0"]
 
 if __name__ == "__main__":
     import cli

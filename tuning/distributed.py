@@ -10,6 +10,7 @@ import socket
 import time
 from concurrent import futures
 
+from keras_cifar.checks import show
 from keras_cifar.errors import InputError
 
 # How long a worker waits for its chief at the start.
@@ -19,23 +20,42 @@ _FAREWELL_SECONDS = 30.0
 _CHIEF = "chief"
 
 
+def check_role(chief: str | None, worker: str | None) -> tuple[str, int] | None:
+    """The chief's address, or None for a search in one process.
+
+    Args:
+        chief: HOST:PORT of the chief; None for a search in one process.
+        worker: name of this worker; None for the chief.
+
+    Raises:
+        InputError: the address or the name has another form, or a worker has no chief.
+    """
+    if chief is None and worker is not None:
+        raise InputError("Expected --chief with --worker, but got --worker alone; name the chief's HOST:PORT.")
+    if worker is not None:
+        check_worker_name(worker)
+    return None if chief is None else parse_address(chief)
+
+
 def parse_address(text: str) -> tuple[str, int]:
-    """`HOST:PORT` as host and port.
+    """`HOST:PORT` as host and port; an IPv6 host is in brackets, and keeps them.
 
     Raises:
         InputError: it has another form.
     """
     host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise InputError(f"Expected HOST:PORT for --chief, but got {text!r}; try 127.0.0.1:8765.")
+    is_port = re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536
+    if not is_port or not re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", host):
+        raise InputError(f"Expected HOST:PORT for --chief, but got {show(text)}; try 127.0.0.1:8765.")
     return host, int(port)
 
 
 def check_worker_name(name: str) -> None:
     """Raises InputError for a name that cannot be a worker's."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or _CHIEF in name:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name) or _CHIEF in name:
         raise InputError(
-            f"Expected letters, digits, - and _ for --worker, and not the word {_CHIEF}, but got {name!r}; try worker1."
+            f"Expected at most 100 letters, digits, - and _ for --worker, and not the word {_CHIEF}, but got "
+            f"{show(name)}; try worker1."
         )
 
 
@@ -112,8 +132,9 @@ def wait_for_chief(address: tuple[str, int], say) -> None:
         InputError: none does in `CHIEF_SECONDS`.
     """
     deadline, told = time.monotonic() + CHIEF_SECONDS, False
+    connected = address[0].strip("[]"), address[1]
     while True:
-        with contextlib.suppress(OSError), socket.create_connection(address, timeout=5):
+        with contextlib.suppress(OSError), socket.create_connection(connected, timeout=5):
             return
         if time.monotonic() > deadline:
             raise InputError(

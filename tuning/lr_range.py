@@ -14,6 +14,7 @@ from keras_cifar.fit import Fit
 from keras_cifar.recipes import Recipe
 from keras_cifar.runs import Run
 from tuning.plots import plot_range_test
+from tuning.search_space import check_range_test
 from tuning.trial import TrialRunner, default_search_dir, make_runner
 
 _CSV, _PNG = "lr_range.csv", "lr_range.png"
@@ -50,10 +51,7 @@ def lr_range(
     Raises:
         InputError: the range makes no sense, the data cannot be used, or the loss falls nowhere.
     """
-    if not 0 < low < high < float("inf"):
-        raise InputError(f"Expected 0 < --low < --high, but got {low} and {high}; correct them.")
-    if steps < 10:
-        raise InputError(f"Expected --steps of at least 10, but got {steps}; pass a larger number.")
+    check_range_test(low, high, steps)
     folder = pathlib.Path(folder or default_search_dir(recipe))
     with Run(folder).lock():
         runner = make_runner(recipe, folder, data_dir, init_from, skip_bad_images, say)

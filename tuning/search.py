@@ -12,65 +12,18 @@ import keras_tuner
 
 from keras_cifar.errors import InputError
 from keras_cifar.files import read_json, write_json
-from keras_cifar.recipes import Recipe, recipe_to_dict
 from keras_cifar.runs import Run
 from keras_cifar.train import find_parent
-from tuning.distributed import PatientClient, check_worker_name, parse_address, role, serve, wait_for_chief
-from tuning.oracles import OBJECTIVE, ORACLES, make_oracle
+from tuning.distributed import PatientClient, check_role, role, serve, wait_for_chief
+from tuning.oracles import OBJECTIVE, make_oracle
 from tuning.report import describe, format_values, write_report, write_trials
-from tuning.search_space import grid_points, search_space
+from tuning.search_space import Plan, check_minutes
 from tuning.trial import RESULT, TrialRunner, default_search_dir, make_runner
 
 _PLAN, _TRIALS = "search.json", "trials"
 _RESULTS = ("trials.csv", "best_recipe.json", "summary.json", "search.png", "environment.json", _PLAN)
 # What a range test may have left in the folder before the search.
 _RANGE_TEST = ("lr_range.csv", "lr_range.png", "environment.json")
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What decides a search's numbers.
-
-    Attributes:
-        recipe: the level's own; trial 0, and what the others change.
-        search: see `tuning.search_space.search_space`.
-        oracle: key in `tuning.oracles.ORACLES`.
-        trials: beside trial 0, at least 1.
-        executions: trainings a trial, with different seeds, at least 1.
-    """
-
-    recipe: Recipe
-    search: str = "learning_rate"
-    oracle: str = "random"
-    trials: int = 30
-    executions: int = 1
-
-    @property
-    def ranges(self):
-        return search_space(self.recipe, self.search)
-
-    def check(self) -> None:
-        """Raises InputError for the first thing that makes no sense."""
-        if self.oracle not in ORACLES:
-            raise InputError(
-                f"Expected --oracle among {', '.join(ORACLES)}, but got {self.oracle!r}; choose one of them."
-            )
-        for name, value in (("--trials", self.trials), ("--executions-per-trial", self.executions)):
-            if value < 1:
-                raise InputError(f"Expected {name} of at least 1, but got {value}; pass a larger number.")
-        if self.oracle == "grid":
-            grid_points(self.ranges, self.trials)
-        else:
-            self.ranges  # noqa: B018
-
-    def identity(self) -> dict:
-        """What must be the same when a search goes on, as JSON values; more trials may be added to all but a grid."""
-        ranges = [dataclasses.asdict(found) for found in self.ranges]
-        ranges = [{k: list(v) if isinstance(v, tuple) else v for k, v in found.items()} for found in ranges]
-        found = {"oracle": self.oracle, "executions": self.executions, "ranges": ranges}
-        if self.oracle == "grid":
-            found["trials"] = self.trials
-        return found | {"recipe": recipe_to_dict(self.recipe)}
 
 
 class FatalInputError(keras_tuner.errors.FatalError, InputError):
@@ -193,13 +146,8 @@ def search(
         InputError: the plan, the folder, the data or the address cannot be used, or no trial finished.
     """
     plan.check()
-    folder, address = pathlib.Path(folder or default_search_dir(plan.recipe)), chief and parse_address(chief)
-    if worker is not None:
-        if address is None:
-            raise InputError("Expected --chief with --worker, but got --worker alone; name the chief's HOST:PORT.")
-        check_worker_name(worker)
-    if max_minutes is not None and not 0 < max_minutes < float("inf"):
-        raise InputError(f"Expected a positive --max-minutes, but got {max_minutes}; try 30.")
+    check_minutes(max_minutes)
+    folder, address = pathlib.Path(folder or default_search_dir(plan.recipe)), check_role(chief, worker)
 
     start = (plan.recipe, folder, data_dir, init_from, skip_bad_images, say)
     runner = runner or functools.partial(make_runner, *start)

@@ -1,12 +1,21 @@
-"""Which fields of a recipe can be searched, and over what; standard library only."""
+"""What a search is: which fields of a recipe, over what, how many trials; standard library only."""
 
 import dataclasses
-import difflib
 import itertools
 import math
 
+from keras_cifar.checks import Choice, Number, closest, parse_number, show
 from keras_cifar.errors import InputError
-from keras_cifar.recipes import Recipe
+from keras_cifar.recipes import RULES, Recipe, recipe_to_dict
+
+# See `tuning.oracles.ORACLES`.
+ORACLE_NAMES = ("random", "bayesian", "hyperband", "grid")
+# A trial leaves a folder, and a run of one its scores; more than these are a slip of the keyboard.
+_TRIALS = Number(1, 100_000, whole=True, example=30)
+_EXECUTIONS = Number(1, 1000, whole=True, example=1)
+# The rates and losses of all steps are held at once.
+_STEPS = Number(10, 1_000_000, whole=True, example=300)
+_MINUTES = Number(positive=True, optional=True, example=30)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +78,62 @@ class Range:
         return [self.low + (self.high - self.low) * share for share in shares]
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What decides a search's numbers.
+
+    Attributes:
+        recipe: the level's own; trial 0, and what the others change.
+        search: see `search_space`.
+        oracle: one of `ORACLE_NAMES`.
+        trials: beside trial 0, at least 1.
+        executions: trainings a trial, with different seeds, at least 1.
+    """
+
+    recipe: Recipe
+    search: str = "learning_rate"
+    oracle: str = "random"
+    trials: int = 30
+    executions: int = 1
+
+    @property
+    def ranges(self):
+        return search_space(self.recipe, self.search)
+
+    def check(self) -> None:
+        """Raises InputError for the first thing that makes no sense."""
+        Choice(ORACLE_NAMES).check("--oracle", self.oracle)
+        _TRIALS.check("--trials", self.trials)
+        _EXECUTIONS.check("--executions-per-trial", self.executions)
+        RULES["seed"].check("the seed of the last of --executions-per-trial", self.recipe.seed + self.executions - 1)
+        if self.oracle == "grid":
+            grid_points(self.ranges, self.trials)
+        else:
+            self.ranges  # noqa: B018
+
+    def identity(self) -> dict:
+        """What must be the same when a search goes on, as JSON values; more trials may be added to all but a grid."""
+        ranges = [dataclasses.asdict(found) for found in self.ranges]
+        ranges = [{k: list(v) if isinstance(v, tuple) else v for k, v in found.items()} for found in ranges]
+        found = {"oracle": self.oracle, "executions": self.executions, "ranges": ranges}
+        if self.oracle == "grid":
+            found["trials"] = self.trials
+        return found | {"recipe": recipe_to_dict(self.recipe)}
+
+
+def check_minutes(minutes: float | None) -> None:
+    """Raises InputError unless a search can end after so many minutes, or, with None, has no such end."""
+    _MINUTES.check("--max-minutes", minutes)
+
+
+def check_range_test(low: float, high: float, steps: int) -> None:
+    """Raises InputError unless a range test can go from the rate `low` to `high` in so many steps."""
+    low, high = (RULES["learning_rate"].check(name, rate) for name, rate in (("--low", low), ("--high", high)))
+    if not low < high:
+        raise InputError(f"Expected --low below --high, but got {low:g} and {high:g}; correct them.")
+    _STEPS.check("--steps", steps)
+
+
 def search_space(recipe: Recipe, search: str) -> list[Range]:
     """The ranges that `--search` names.
 
@@ -89,10 +154,9 @@ def search_space(recipe: Recipe, search: str) -> list[Range]:
 
 def _range(recipe, name, bounds):
     if name not in FIELDS:
-        match = difflib.get_close_matches(name, FIELDS, n=1)
-        hint = f" (did you mean {match[0]!r}?)" if match else ""
         raise InputError(
-            f"Expected fields among {', '.join(FIELDS)} for --search, but got {name!r}{hint}; choose of them."
+            f"Expected fields among {', '.join(FIELDS)} for --search, but got {show(name)}{closest(name, FIELDS)}; "
+            "choose of them."
         )
     field, own = FIELDS[name], getattr(recipe, name)
     if field.head not in (None, recipe.head):
@@ -100,27 +164,33 @@ def _range(recipe, name, bounds):
             f"Expected a level with a {field.head} head to search {name}, but level {recipe.level} has a "
             f"{recipe.head} head; leave {name} out."
         )
-    scale = own if field.relative else 1
-    low, high = _bounds(name, bounds) if bounds else (field.low * scale, field.high * scale)
+    low, high = _bounds(name, field, bounds) if bounds else _own_bounds(name, field, own)
     choices = tuple(value for value in field.choices if low <= value <= high)
-    if not low < high or (field.log and low <= 0) or (field.choices and len(choices) < 2) or low < 0:
-        floor = "positive numbers" if field.log else "numbers of at least 0"
-        among = f" that hold two or more of {', '.join(map(str, field.choices))}" if field.choices else ""
+    if field.choices and len(choices) < 2:
         raise InputError(
-            f"Expected two {floor}, the smaller first,{among} for {name} in --search, but got {bounds}; correct them."
+            f"Expected a range that holds two or more of {', '.join(map(str, field.choices))} for {name} in --search, "
+            f"but got {show(bounds)}; widen it."
         )
-    if name == "dropout" and high >= 1:
-        raise InputError(f"Expected dropout below 1 in --search, but got {bounds}; correct it.")
     default = min(choices, key=lambda v: abs(math.log(v / own))) if choices else min(max(own, low), high)
     return Range(name, low, high, field.log, choices, default)
 
 
-def _bounds(name, text):
-    try:
-        low, high = map(float, text.split(":"))
-    except ValueError as error:
-        raise InputError(f"Expected LOW:HIGH for {name} in --search, but got {text!r}; try {name}=0.1:0.5.") from error
-    return (low, high) if math.isfinite(low) and math.isfinite(high) else (high, high)
+def _own_bounds(name, field, own):
+    """The range that a field is searched over where none is given, cut off where the recipe's field ends."""
+    scale, rule = own if field.relative else 1, RULES[name]
+    return max(field.low * scale, rule.low), min(field.high * scale, rule.high)
+
+
+def _bounds(name, field, text):
+    """The numbers of `LOW:HIGH`."""
+    parts = [parse_number(part) for part in text.split(":")]
+    if len(parts) != 2 or any(isinstance(part, str) for part in parts):
+        raise InputError(f"Expected LOW:HIGH for {name} in --search, but got {show(text)}; try {name}=0.1:0.5.")
+    rule = dataclasses.replace(RULES[name], positive=field.log)
+    low, high = (rule.check(f"both ends of {name} in --search", part) for part in parts)
+    if not low < high:
+        raise InputError(f"Expected the smaller end of {name} first in --search, but got {show(text)}; correct it.")
+    return low, high
 
 
 def grid_points(space: list[Range], trials: int) -> list[dict]:

@@ -1,0 +1,7 @@
+"""`python -m keras_cifar`: the command line."""
+
+import sys
+
+import cli
+
+sys.exit(cli.main())
