@@ -334,9 +334,18 @@ def _export(args):
 
 
 def _predict(args):
-    from export.predict import find_images, format_predictions, is_run, open_classifier, predict_files, split_model
+    from export.predict import (
+        check_top_k,
+        find_images,
+        format_predictions,
+        is_run,
+        open_classifier,
+        predict_files,
+        split_model,
+    )
     from keras_cifar.files import check_output, write_text
 
+    check_top_k(args.top_k)
     model, patterns = split_model(args.paths)
     if args.output:
         check_output(args.output)
@@ -397,10 +406,11 @@ def _report(args):
 
 
 def _doctor(args):
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from keras_cifar.doctor import diagnose
 
     for state, name, text in diagnose(args.data_dir):
-        print(f"{state:8} {name:28} {text}")
+        print(f"{state:8} {name:28} {text}", flush=True)
 
 
 def _demo(args):
@@ -434,11 +444,6 @@ def _import_quietly():
             os.close(terminal)
 
 
-def _print_error(text):
-    """Prints on one line, whatever the names in it hold."""
-    print(literal(f"error: {text}"), file=sys.stderr)
-
-
 def main(argv=None) -> int:
     """Runs one command; returns the exit code: 0, 1 for unreadable images, 2 for bad input, 130 after Ctrl-C."""
     with safe_terminal():
@@ -450,7 +455,7 @@ def _run(argv):
         args = _parser().parse_args(argv)
         code = args.function(args)
     except InputError as error:
-        _print_error(str(error))
+        print(literal(f"error: {error}"), file=sys.stderr)
         return 2
     except (KeyboardInterrupt, SystemError) as error:
         if not isinstance(error.__cause__ or error, KeyboardInterrupt):  # C code can turn one into the other
@@ -463,7 +468,8 @@ def _run(argv):
     except OSError as error:
         reason = (str(error.strerror or error).splitlines() or [type(error).__name__])[0]
         where = f" {error.filename}" if error.filename else " a file"
-        _print_error(f"Expected to read or write{where}, but: {reason}; mend that and repeat.")
+        message = f"error: Expected to read or write{where}, but: {reason}; mend that and repeat."
+        print(literal(message), file=sys.stderr)
         return 2
     return code or 0
 

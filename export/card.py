@@ -91,7 +91,7 @@ classifier = OnnxClassifier("{name}")
 classifier.predict(["photo.jpg"])  # file names, or uint8 arrays of any size
 ```
 
-From the command line: `python cli.py predict {name} photo.jpg`. With onnxruntime alone: feed `images`
+From the command line: `keras-cifar predict {name} photo.jpg`. With onnxruntime alone: feed `images`
 (batch, height, width, 3) uint8 and read `probabilities`; the classes are in `labels.txt`."""
 
 
@@ -114,7 +114,7 @@ def _metrics(metadata, evaluation):
     if metadata["test"]:
         rows.append(_row(f"the Keras model it came from, {_views(metadata)}", "test", metadata["test"]))
     if not evaluation and not metadata["test"]:
-        rows.append("\nTest was not read yet: `python cli.py evaluate` adds it here.")
+        rows.append("\nTest was not read yet: `keras-cifar evaluate` adds it here.")
     if calibration := metadata["calibration"]:
         rows.append(
             f"\nProbabilities are those of logits / {calibration['temperature']:.3f}, fitted on val; calibration "

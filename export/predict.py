@@ -123,6 +123,11 @@ def _in_glob(pattern):
     return sorted(found.values())
 
 
+def check_top_k(top_k: int) -> None:
+    """Raises InputError unless so many classes an image can be asked for."""
+    Number(1, whole=True).check("--top-k", top_k)
+
+
 def predict_files(classifier: Classifier, paths: list[str], top_k: int = 1) -> list[Prediction]:
     """Predicts files in batches, with a progress bar.
 
@@ -134,7 +139,7 @@ def predict_files(classifier: Classifier, paths: list[str], top_k: int = 1) -> l
     Returns:
         One row a path, in order.
     """
-    top_k = Number(1, whole=True).check("--top-k", top_k)
+    check_top_k(top_k)
     rows = []
     with concurrent.futures.ThreadPoolExecutor(_DECODERS) as pool, tqdm(
         total=len(paths), desc="predict", unit="image", disable=None, leave=False

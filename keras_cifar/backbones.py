@@ -11,7 +11,7 @@ import keras
 
 from keras_cifar.errors import InputError
 from keras_cifar.graph import graph_nodes
-from keras_cifar.weights import missing_weights, resolve_preset
+from keras_cifar.weights import HUB_PRESETS, missing_weights, resolve_preset
 
 # torch's Normalize for ImageNet, on pixels in 0..255.
 _IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -72,14 +72,12 @@ def _resnet(num_blocks, block_type, architecture, kaggle_handle):
 _LITE0_PADDING = {"batch_norm_epsilon": 1e-3, "include_stem_padding": False, "stem_conv_padding": "same"}
 
 BACKBONES = {
-    "resnet18": _resnet([2, 2, 2, 2], "basic_block", "resnet18", "kaggle://keras/resnetv1/keras/resnet_18_imagenet/3"),
-    "resnet50": _resnet(
-        [3, 4, 6, 3], "bottleneck_block", "resnet50", "kaggle://keras/resnetv1/keras/resnet_50_imagenet/3"
-    ),
+    "resnet18": _resnet([2, 2, 2, 2], "basic_block", "resnet18", HUB_PRESETS["resnet18"]),
+    "resnet50": _resnet([3, 4, 6, 3], "bottleneck_block", "resnet50", HUB_PRESETS["resnet50"]),
     "efficientnet_lite0": BackboneSpec(
         class_name="EfficientNetBackbone",
         architecture="efficientnet_lite0",
-        kaggle_handle=None,
+        kaggle_handle=HUB_PRESETS["efficientnet_lite0"],
         mean=(127.0, 127.0, 127.0),
         std=(128.0, 128.0, 128.0),
         config={

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import math
 import numbers
+import os
 import reprlib
 from collections.abc import Collection
 
@@ -174,6 +175,15 @@ def parse_number(text: str) -> int | float | str:
         with contextlib.suppress(ValueError):
             return kind(text)
     return text
+
+
+def number_setting(name: str, rule: Number) -> int | float:
+    """The number in an environment variable; the rule's example where it is not set or empty.
+
+    Raises:
+        InputError: it is none, or out of range.
+    """
+    return rule.check(name, parse_number(os.environ.get(name) or str(rule.example)))
 
 
 def show(value) -> str:

@@ -5,7 +5,6 @@ that the batches are a pure function of (see `keras_cifar.fit`). Keras' BackupAn
 ModelCheckpoint are not atomic and restart the random streams.
 """
 
-import os
 import pathlib
 import time
 
@@ -13,7 +12,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from keras_cifar.checks import Number, parse_number
+from keras_cifar.checks import Number, number_setting
 from keras_cifar.datasets import Source, open_source
 from keras_cifar.engine import describe_compute
 from keras_cifar.environment import describe_environment, utc_now
@@ -28,9 +27,7 @@ from keras_cifar.recipes import Recipe, recipe_to_dict, resolve_recipe
 from keras_cifar.runs import Run, open_run
 
 # Seconds between saved states within an epoch, or a call of several steps more; each epoch's end is saved too.
-SAVE_SECONDS = Number(0, example=30).check(
-    "KERAS_CIFAR_SAVE_SECONDS", parse_number(os.environ.get("KERAS_CIFAR_SAVE_SECONDS") or "30")
-)
+SAVE_SECONDS = number_setting("KERAS_CIFAR_SAVE_SECONDS", Number(0, example=30))
 _SHARED_WITH_PARENT = ("data", "backbone", "image_size", "taps", "head", "head_width", "split_seed")
 
 

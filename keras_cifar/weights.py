@@ -36,6 +36,12 @@ _STORAGE_DTYPES = {
     "BoolStorage": "?",
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+# Where the hub keeps each backbone's ImageNet weights, pinned; None where only a pip package has them.
+HUB_PRESETS = {
+    "resnet18": "kaggle://keras/resnetv1/keras/resnet_18_imagenet/3",
+    "resnet50": "kaggle://keras/resnetv1/keras/resnet_50_imagenet/3",
+    "efficientnet_lite0": None,
+}
 _HUB_HOSTS = ("www.kaggle.com", "api.kaggle.com")
 _CONNECT_SECONDS = 5.0
 

@@ -1,25 +1,31 @@
 """Bad input: one sentence, exit code 2, no traceback, nothing lost."""
 
+import ast
 import contextlib
 import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 from conftest import ROOT, run_cli, tiny_options
 
 import cli
+from keras_cifar import doctor
 from keras_cifar.doctor import diagnose
+from keras_cifar.program import as_started, install_hint, program
 from keras_cifar.recipes import LEVELS
 
 
 def refused(capsys, *args):
     """Runs a command in this process; returns its one line of error."""
-    try:
-        code = cli.main([*map(str, args)])
-    except SystemExit as stop:  # argparse's own
-        code = stop.code
-    error = capsys.readouterr().err
-    assert code == 2 and "Traceback" not in error
-    return error.strip().splitlines()[-1]
+    assert cli.main([*map(str, args)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("checking ")]
+    assert line.startswith("error: Expected ") and ", but " in line
+    return line
 
 
 BAD = {
@@ -31,6 +37,16 @@ BAD = {
     "image size": (["--image-size", "33"], "multiple of 32"),
     "epochs": (["--epochs", "0"], "--epochs"),
     "epochs no number": (["--epochs", "many"], "--epochs"),
+    "epochs no whole number": (["--epochs", "3.0"], "a whole number"),
+    "epochs not finite": (["--epochs", "nan"], "nan"),
+    "epochs without end": (["--epochs", "9" * 30], "10000"),
+    "learning rate not finite": (["--learning-rate", "inf"], "inf"),
+    "weight decay not finite": (["--weight-decay", "nan"], "nan"),
+    "views": (["--views", "-1"], "--views"),
+    "empty weights": (["--weights", ""], "--weights"),
+    "recipe missing": (["--recipe", "/no/such/file"], "/no/such/file"),
+    "recipe a folder": (["--recipe", str(ROOT)], "directory"),
+    "recipe no JSON": (["--recipe", str(ROOT / "setup.py")], "JSON"),
     "batch size": (["--batch-size", "0"], "--batch-size"),
     "learning rate": (["--learning-rate", "-1"], "--learning-rate"),
     "precision": (["--precision", "int4"], "--precision"),
@@ -58,9 +74,60 @@ def test_bad_input_is_one_sentence(name, tmp_path, capsys):
     ["show", "9"],
     ["doctor", "--data-dir", "/no/such/place"],
     ["nonsense"],
+    [],
+    ["train", "--level", "1", "--colour", "red"],
+    ["train", "--level", "1", "--epochs"],
 ])  # fmt: skip
 def test_bad_command_is_refused(args, capsys):
     assert "error: " in refused(capsys, *args)
+
+
+# What is refused before TensorFlow is imported: the words of the sentence, and the command.
+EARLY = {
+    "--epochs": ["train", "--level", "all", "--epochs", "1e9"],
+    "--image-size": ["train", "--level", "1", "--image-size", "33"],
+    "--seed": ["demo", "--seed", "x"],
+    "head in": ["train", "--level", "3", "--recipe", {"head": "mlp"}],
+    "taps in": ["show", "3", "--recipe", {"taps": []}],
+    "split_seed in": ["lr-range", "--level", "1", "--recipe", {"split_seed": -1}],
+    "--low": ["lr-range", "--level", "1", "--low", "nan"],
+    "--high": ["lr-range", "--level", "1", "--high", "inf"],
+    "--low below": ["lr-range", "--level", "1", "--low", "1", "--high", "1"],
+    "--steps": ["lr-range", "--level", "1", "--steps", "9"],
+    "--trials": ["tune", "--level", "1", "--trials", "0"],
+    "--executions-per-trial": ["tune", "--level", "1", "--executions-per-trial", "1.5"],
+    "--max-minutes": ["tune", "--level", "1", "--max-minutes", "nan"],
+    "--chief": ["tune", "--level", "1", "--chief", "here:0"],
+    "--worker": ["tune", "--level", "1", "--chief", "here:80", "--worker", "../x"],
+    "--worker alone": ["tune", "--level", "1", "--worker", "x"],
+    "both ends of learning_rate": ["tune", "--level", "1", "--search", "learning_rate=1e-4:nan"],
+    "smaller end of dropout": ["tune", "--level", "1", "--search", "dropout=0.5:0.1"],
+    "each field once": ["tune", "--level", "1", "--search", "dropout,dropout"],
+    "among learning_rate": ["tune", "--level", "1", "--search", "epochs"],
+    "RUN": ["export"],
+}
+
+
+def test_bad_input_is_refused_before_anything_heavy_is_imported(tmp_path):
+    commands = list(EARLY.values())
+    for number, command in enumerate(commands):
+        if isinstance(command[-1], dict):
+            path = tmp_path / f"{number}.json"
+            path.write_text(json.dumps(command[-1]))
+            commands[number] = [*command[:-1], str(path)]
+    code = "import json, sys, cli; codes = [cli.main(args) for args in json.loads(sys.argv[1])]; "
+    code += "print(json.dumps([codes, [name for name in ('tensorflow', 'keras', 'numpy') if name in sys.modules]]))"
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(commands)], cwd=ROOT, capture_output=True, text=True)
+    assert json.loads(done.stdout) == [[2] * len(commands), []], done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(commands)
+    for words, line in zip(EARLY, lines, strict=True):
+        assert line.startswith("error: Expected ") and words in line, line
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "nan", "many", ""])
+def test_classes_an_image_are_a_whole_number(value, capsys):
+    assert "--top-k to be a whole number of at least 1" in refused(capsys, "predict", "x.jpg", "--top-k", value)
 
 
 def test_a_refused_training_leaves_no_folder_that_blocks_the_next(tmp_path, capsys):
@@ -104,6 +171,111 @@ def test_doctor_says_how_to_get_extras(monkeypatch):
     assert rows["KerasTuner"] == ("missing", 'for tune: pip install -e ".[tune]"')
     status, how = rows["OpenVINO"]
     assert status == "missing" and 'pip install -e ".[fast]"' in how
+
+
+def test_doctor_imports_nothing_that_takes_long():
+    code = "import sys, cli; code = cli.main(['doctor']); "
+    code += "print(code, [name for name in ('tensorflow', 'keras', 'openvino', 'sklearn') if name in sys.modules])"
+    if any(found for pattern in doctor._DEVICES for found in doctor.pathlib.Path("/dev").glob(pattern)):
+        pytest.skip("there may be an accelerator, which only the backend can tell")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+
+
+def test_doctor_waits_for_no_hub_that_hangs(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(doctor, "_HUB_SECONDS", 0.05)
+    monkeypatch.setattr(doctor, "hub_reachable", lambda: time.sleep(60))
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
+    rows = {what: found for _, what, found in diagnose()}
+    assert (
+        "cannot be reached" in rows["weights resnet18"] and "checking whether the model hub" in capsys.readouterr().err
+    )
+
+
+def test_doctor_knows_the_cache(monkeypatch, tmp_path):
+    def row():
+        return next(row for row in diagnose() if row[1] == "cache")
+
+    monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path / "new"))
+    assert row()[0] == "ok" and "0 MB in it" in row()[2] and not (tmp_path / "new").exists()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "features.npy").write_bytes(bytes(3_000_000))
+    assert "3 MB in it" in row()[2]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path / "file" / "cache"))
+    state, _, how = row()
+    assert state == "missing" and "KERAS_CIFAR_CACHE" in how
+
+
+def test_doctor_finds_data_and_backend_as_their_libraries_do(monkeypatch, tmp_path):
+    prepared = tmp_path / "data" / "cifar10" / "3.0.2"
+    prepared.mkdir(parents=True)
+    (prepared / "dataset_info.json").touch()
+    (tmp_path / "keras.json").write_text('{"backend": "jax"}')
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    rows = {what: (state, found) for state, what, found in diagnose(str(tmp_path / "data"))}
+    assert rows["data cifar10"] == ("ok", f"prepared in {prepared}") and rows["data cifar100"][0] == "missing"
+    assert rows["Keras backend"][1] == "jax"
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    assert next(found for _, what, found in diagnose() if what == "Keras backend") == "torch"
+
+
+@pytest.mark.parametrize(
+    ("setting", "flags", "used"),
+    [
+        (None, {"avx2"}, False),
+        (None, {"avx2", "avx512_vnni"}, True),
+        ("1", {"avx2"}, True),
+        ("0", {"avx2", "amx_bf16"}, False),
+    ],
+)
+def test_doctor_says_whether_tensorflow_uses_onednn(setting, flags, used, monkeypatch):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    if setting is not None:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", setting)
+    monkeypatch.setattr(doctor, "cpu_flags", lambda: flags)
+    text = next(found for _, what, found in diagnose() if what.startswith("oneDNN"))
+    assert text.startswith("used" if used else "not used") and "TF_ENABLE_ONEDNN_OPTS" in text
+
+
+def test_what_a_user_types_is_named_in_one_place_only():
+    """Elsewhere a message would say `python cli.py` to someone who has no checkout."""
+    for folder in ("keras_cifar", "tuning", "export"):
+        for path in (ROOT / folder).glob("*.py"):
+            texts = [n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)]
+            found = [text for text in map(str, texts) if "python cli.py" in text or "pip install" in text]
+            assert not found or path.name == "program.py", path
+
+
+def test_messages_name_the_command_as_it_was_started(monkeypatch):
+    assert program() == "python cli.py" and install_hint("fast") == 'pip install -e ".[fast]"'
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/keras-cifar", "doctor"])
+    assert program() == "keras-cifar" and as_started("  python cli.py demo") == "  keras-cifar demo"
+
+
+def test_installed_without_a_checkout_messages_say_how_it_is_run_there(tmp_path):
+    for name in ("keras_cifar", "tuning", "export"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("pretrained", "__pycache__"))
+    shutil.copy(ROOT / "cli.py", tmp_path)
+
+    def run(*args):
+        command = [sys.executable, "-m", "keras_cifar", *args]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    texts = [run("--help").stdout, run("train", "--help").stdout, run("train").stderr]
+    assert all("keras-cifar train" in text and "cli.py" not in text for text in texts), texts
+    code = "from keras_cifar.weights import missing_weights as f; print(f('x', 'y'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(tmp_path)})  # fmt: skip
+    assert 'pip install "keras-cifar[offline]"' in done.stdout, done.stderr
+
+
+def test_the_package_runs_as_a_module_from_a_checkout():
+    done = subprocess.run([sys.executable, "-m", "keras_cifar", "train", "--level", "1", "--epochs", "0"], cwd=ROOT,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 2 and "--epochs" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_train_on_a_folder_then_evaluate_without_test(image_folder, tmp_path, capsys):

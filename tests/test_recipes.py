@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, tiny_recipe
 
-from keras_cifar.checks import Number, parse_number
+from keras_cifar.checks import Number, number_setting, parse_number
 from keras_cifar.errors import InputError
 from keras_cifar.recipes import (
     BACKBONE_DEFAULTS,
@@ -300,3 +300,13 @@ def test_words_of_a_range(rule, words):
 def test_text_becomes_the_number_that_it_spells():
     assert [parse_number(text) for text in ("3", "-3", "3.0", "1e-3", "many", "")] == [3, -3, 3.0, 1e-3, "many", ""]
     assert math.isinf(parse_number("9" * (sys.get_int_max_str_digits() + 1)))
+
+
+def test_a_setting_is_a_number_or_one_sentence(monkeypatch):
+    rule = Number(0, example=30)
+    for text, number in (("", 30), ("0", 0), ("1.5", 1.5)):
+        monkeypatch.setenv("KERAS_CIFAR_SAVE_SECONDS", text)
+        assert number_setting("KERAS_CIFAR_SAVE_SECONDS", rule) == number
+    for text in ("many", "nan", "inf", "-1", " "):
+        monkeypatch.setenv("KERAS_CIFAR_SAVE_SECONDS", text)
+        assert "KERAS_CIFAR_SAVE_SECONDS" in refused(number_setting, "KERAS_CIFAR_SAVE_SECONDS", rule)
