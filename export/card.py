@@ -23,7 +23,7 @@ def labels_path(path: pathlib.Path) -> pathlib.Path:
 def check_labels(path: pathlib.Path, class_names: list[str]) -> None:
     """Raises InputError where the folder's labels.txt belongs to something else."""
     labels = labels_path(path)
-    if labels.exists() and (not labels.is_file() or labels.read_text(errors="replace") != _labels_text(class_names)):
+    if labels.exists() and not _holds(labels, _labels_text(class_names)):
         raise InputError(
             f"Expected {labels} to be free, but it lists other classes; choose a folder of its own as --output."
         )
@@ -51,7 +51,11 @@ def write_card(path: pathlib.Path, metadata: dict) -> None:
 def is_edited(path: pathlib.Path, metadata: dict) -> bool:
     """Whether a file's card is another than `write_card` would write now, as one that somebody has edited is."""
     card = card_path(path)
-    return card.is_file() and card.read_text(errors="replace") != _card_text(path, metadata)
+    return card.is_file() and not _holds(card, _card_text(path, metadata))
+
+
+def _holds(path, text):
+    return path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text
 
 
 def _card_text(path, metadata):

@@ -64,7 +64,7 @@ def package_versions() -> dict[str, str]:
 
 def cpu_name() -> str:
     """The processor's model name."""
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
         for line in file:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
@@ -74,7 +74,7 @@ def cpu_name() -> str:
 def cpu_flags() -> set[str]:
     """The CPU's feature flags; empty where the system does not list them."""
     try:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             line = next((line for line in file if line.startswith("flags")), "")
     except OSError:
         return set()

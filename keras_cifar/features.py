@@ -69,7 +69,7 @@ def stored_features(model: keras.Model, compile_model, split: Split, batch_size:
     path = cache_folder() / f"{_key(model, split, precision)}.npy"
     dtype = _dtype(model)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "w") as lock:
+    with open(path.with_suffix(".lock"), "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             features = _load(path, dtype)
@@ -162,7 +162,7 @@ def _remove_oldest(folder: pathlib.Path, keep: pathlib.Path):
     for path, stat in sorted(_files(folder).items(), key=lambda item: item[1].st_mtime, reverse=True):
         total += stat.st_size
         if total > _MAX_CACHE_BYTES and path != keep:
-            with contextlib.suppress(BlockingIOError), open(path.with_suffix(".lock"), "w") as lock:
+            with contextlib.suppress(BlockingIOError), open(path.with_suffix(".lock"), "wb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not what another process is writing
                 for suffix in (".json", ".npy", ".partial"):  # a mark speaks of the partial file beside it
                     path.with_suffix(suffix).unlink(missing_ok=True)

@@ -51,14 +51,31 @@ def atomic_path(path: str | os.PathLike):
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file atomically."""
+    r"""Writes a text file atomically, in UTF-8 whatever the locale; what is no text (half a name) becomes `\udcff`."""
     with atomic_path(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_json(path: str | os.PathLike, values) -> None:
-    """Writes JSON atomically."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
+    """Writes JSON atomically, a list of plain values on one line; names of any characters come back as they were."""
+    write_text(path, _layout(json.loads(json.dumps(values))) + "\n")
+
+
+def _layout(value, indent: str = "") -> str:
+    """JSON in which a list of plain values, and each plain member of a list, has one line."""
+    if not value or not isinstance(value, (dict, list)) or (isinstance(value, list) and _is_flat(value)):
+        return json.dumps(value)
+    inner = indent + "  "
+    if isinstance(value, dict):
+        parts = [f"{inner}{json.dumps(key)}: {_layout(member, inner)}" for key, member in value.items()]
+        return "{\n" + ",\n".join(parts) + f"\n{indent}}}"
+    parts = [inner + (json.dumps(member) if _is_flat(member) else _layout(member, inner)) for member in value]
+    return "[\n" + ",\n".join(parts) + f"\n{indent}]"
+
+
+def _is_flat(value):
+    members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not any(isinstance(member, (dict, list)) for member in members)
 
 
 def read_json(path: str | os.PathLike):
@@ -68,6 +85,6 @@ def read_json(path: str | os.PathLike):
         InputError: the file is missing or damaged.
     """
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8-sig"))  # some editors put a mark before it
     except (OSError, ValueError) as error:
         raise InputError(f"Expected JSON in {path}, but it cannot be read ({error}); make it again.") from error

@@ -47,7 +47,7 @@ def bfloat16_pays(package: str, make_call) -> bool:
     path = cache_dir() / "bfloat16.json"
     machine = f"{cpu_name()}, {os.cpu_count()} CPUs, {package} {package_versions()[package]}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "w") as lock:
+    with open(path.with_suffix(".lock"), "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = {}
         with contextlib.suppress(InputError):  # not there yet, or damaged

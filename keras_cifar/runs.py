@@ -89,7 +89,7 @@ class Run:
         """The rows of history.csv, as numbers."""
         if not self.file("history.csv").is_file():
             return []
-        with open(self.file("history.csv"), newline="") as file:
+        with open(self.file("history.csv"), newline="", encoding="utf-8") as file:
             return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
     def write_history(self, rows: list[dict]) -> None:
@@ -176,7 +176,7 @@ class Run:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"Expected a folder, but {self.path} is a file; choose another.")
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.file(".lock"), "w") as file:
+        with open(self.file(".lock"), "wb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

@@ -204,7 +204,7 @@ def write_timm_folder(folder: str | os.PathLike, architecture: str, tensors: dic
         save_file({n: np.ascontiguousarray(t) for n, t in tensors.items()}, partial / "model.safetensors")
         # `pretrained_cfg` marks the folder as timm's for KerasHub.
         config = {"architecture": architecture, "num_classes": 1000, "pretrained_cfg": {"tag": "local"}}
-        (partial / "config.json").write_text(json.dumps(config))
+        (partial / "config.json").write_text(json.dumps(config), encoding="utf-8")
         if not folder.exists():
             os.replace(partial, folder)
     except OSError:

@@ -11,7 +11,7 @@ from conftest import ROOT
 ROWS = [
     {"errors", "libraries"},
     {"checks", "program"},
-    {"recipes", "metrics", "files", "images", "timing", "text"},
+    {"recipes", "metrics", "files", "images", "timing", "text", "names"},
     {"listing", "augment", "heads", "tta", "graph", "optimizer", "environment"},
     {"folders", "weights", "kernel_gradient", "step"},
     {"fold"},

@@ -160,7 +160,7 @@ def read_curve(folder: pathlib.Path) -> dict | None:
     if not path.is_file():
         return None
     try:
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8") as file:
             rows = [(float(row["learning_rate"]), float(row["loss"])) for row in csv.DictReader(file)]
         return make_curve(*np.array(rows).T)
     except (ValueError, KeyError, TypeError) as error:

@@ -81,7 +81,7 @@ class _Durable:
     def reload(self):
         with _named_damage(self._get_oracle_fname()):
             super().reload()
-            ongoing = json.loads(pathlib.Path(self._get_oracle_fname()).read_text())["ongoing_trials"]
+            ongoing = json.loads(pathlib.Path(self._get_oracle_fname()).read_text(encoding="utf-8"))["ongoing_trials"]
         # A trial that was written when its entry in the oracle's state was not is drawn again.
         self.trials = {trial_id: self.trials[trial_id] for trial_id in self.start_order}
         # KerasTuner saves that a trial has ended while it still counts as under way.
