@@ -397,11 +397,11 @@ def _show(args):
 
 def _report(args):
     _import_quietly()
-    from keras_cifar.report import find_runs, markdown_table, write_report
+    from keras_cifar.report import find_runs, markdown_tables, write_report
 
     runs = find_runs(args.runs)
     path = write_report(runs, args.output or os.path.join(args.runs[0], "report.md"))
-    print(markdown_table(runs))
+    print(markdown_tables(runs))
     print(f"written to {path}")
 
 

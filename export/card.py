@@ -5,7 +5,7 @@ import shutil
 
 from keras_cifar.errors import InputError
 from keras_cifar.files import atomic_path, read_json, write_text
-from keras_cifar.metrics import format_top1
+from keras_cifar.metrics import format_top1, read_confusion
 
 MAX_BATCH = 256
 
@@ -140,11 +140,11 @@ def _row(what, split, metrics):
 def _weaknesses(metadata, evaluation):
     metrics, split = (evaluation[evaluation["headline"]], "test") if evaluation else (metadata["val"], "val")
     known = sorted((v, k) for k, v in metrics["per_class"].items() if v is not None)
-    names, lines = list(metrics["per_class"]), []
+    names, confusion, lines = list(metrics["per_class"]), read_confusion(metrics), []
     for recall, name in known[:3]:
-        row = list(metrics["confusion"][names.index(name)])
+        row = confusion[names.index(name)].copy()
         row[names.index(name)] = -1
-        other = names[row.index(max(row))]
+        other = names[row.argmax()]
         lines.append(f"- {name}: {100 * recall:.1f} % found on {split}, most often taken for {other}")
     return "\n".join(lines)
 

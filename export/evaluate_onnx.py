@@ -7,14 +7,14 @@ from export.card import card_path, is_edited, write_card
 from export.classifier import BATCH_SIZE, OnnxClassifier
 from keras_cifar.datasets import folder_path, open_source
 from keras_cifar.errors import InputError
-from keras_cifar.evaluate_split import check_class_names, evaluate_split
+from keras_cifar.evaluate_split import check_class_names, evaluate_split, predictions_path
 from keras_cifar.files import check_output
 
 
 def evaluate_onnx(classifier: OnnxClassifier, data: str | None = None, split: str = "test", tta: bool = True,
                   data_dir: str | None = None, skip_bad_images: bool = False) -> dict:  # fmt: skip
-    """Writes `NAME.evaluation_SPLIT.json` and `NAME.confusion.png` beside the file, and brings its card up to date
-    unless somebody has edited it.
+    """Writes `NAME.evaluation_SPLIT.json`, `NAME.predictions_SPLIT.npz` and `NAME.confusion.png` beside the file, and
+    brings its card up to date unless somebody has edited it.
 
     The logits are those of the file's probabilities, divided by its temperature.
 
@@ -39,7 +39,7 @@ def evaluate_onnx(classifier: OnnxClassifier, data: str | None = None, split: st
         raise InputError(
             f"Expected --no-tta with a file that leaves TTA out, but {path} has it inside; evaluate one without _tta."
         )
-    figures, picture = evaluation_paths(path, split)
+    figures, picture, _ = evaluation_paths(path, split)
     check_output(figures)
     has_own_card = card_path(path).is_file() and not is_edited(path, classifier.metadata)
     source = _open(classifier, data, split, data_dir, skip_bad_images)
@@ -80,6 +80,7 @@ def _was_trained_on(metadata, data, source):
     return listing is not None and listing == source.listing("train", recipe["split_seed"])
 
 
-def evaluation_paths(path: pathlib.Path, split: str) -> tuple[pathlib.Path, pathlib.Path]:
-    """Figures and picture that belong to a file."""
-    return path.with_name(f"{path.stem}.evaluation_{split}.json"), path.with_name(f"{path.stem}.confusion.png")
+def evaluation_paths(path: pathlib.Path, split: str) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:
+    """Figures, picture and predictions that belong to a file."""
+    figures = path.with_name(f"{path.stem}.evaluation_{split}.json")
+    return figures, path.with_name(f"{path.stem}.confusion.png"), predictions_path(figures)

@@ -4,7 +4,7 @@ import pathlib
 
 from keras_cifar.evaluate_run import evaluate_run
 from keras_cifar.recipes import LEVELS, Recipe, resolve_recipe
-from keras_cifar.report import find_runs, markdown_table, write_report
+from keras_cifar.report import find_runs, markdown_tables, write_report
 from keras_cifar.train import train_levels
 
 # Digits are few and far from photographs: more, shorter epochs than on CIFAR-10, at higher rates.
@@ -40,6 +40,6 @@ def run_demo(run_dir: str = "runs/demo", overwrite: bool = False, seed: int = 0,
             evaluate_run(run, "test")
     runs = find_runs([str(root)])
     report = write_report(runs, root / "report.md")
-    say("\n" + markdown_table(runs))
+    say("\n" + markdown_tables(runs))
     say("Digits are not mirror images of themselves, so flip TTA is shown but not used for them.")
     return report

@@ -81,6 +81,18 @@ def cpu_flags() -> set[str]:
     return set(line.partition(":")[2].split())
 
 
+def cpu_kind() -> str:
+    """What the CPU multiplies 8-bit numbers with, which speeds and some INT8 files' accuracy depend on."""
+    flags = cpu_flags()
+    if "amx_int8" in flags:
+        return "AMX"
+    if flags & {"avx512_vnni", "avx_vnni"}:
+        return "VNNI"
+    if "avx512f" in flags:
+        return "AVX-512 without VNNI"
+    return "AVX2 without VNNI" if "avx2" in flags else platform.machine()
+
+
 def has_accelerator() -> bool:
     """Whether Keras' backend sees a GPU or TPU."""
     import keras

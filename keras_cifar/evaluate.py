@@ -1,7 +1,5 @@
 """One evaluator for anything that maps uint8 images to logits."""
 
-import time
-
 import numpy as np
 from tqdm import tqdm
 
@@ -32,31 +30,39 @@ def predict_logits(logits_fn, images: np.ndarray, batch_size: int = 64, progress
     return np.concatenate(outputs)
 
 
-def evaluate(logits_fn, images, labels, class_names, tta: bool = True, batch_size: int = 64, progress=None) -> dict:
-    """Metrics of a classifier, plain and with flip TTA, and whether they differ.
+def predict_views(logits_fn, images, tta: bool = True, batch_size: int = 64, progress=None) -> dict[str, np.ndarray]:
+    """Logits of images seen once, and averaged with those of their mirror images.
 
     Args:
         logits_fn: uint8 images (batch_size, H, W, 3) -> logits (batch_size, C).
         images: (N, H, W, 3) uint8.
-        labels: (N,) int.
-        class_names: C names.
         tta: also predict the mirror images.
         batch_size: images a call.
         progress: text before the progress bar; None for none.
 
     Returns:
-        `plain` and, with TTA, `tta` (see `classification_metrics`), `mcnemar_p` of TTA against
-        plain, and `images_per_second` of the plain pass.
+        `plain` and, with TTA, `tta`: (N, C) float32.
     """
-    started = time.perf_counter()
-    plain = predict_logits(logits_fn, images, batch_size, progress)
-    result = {
-        "images_per_second": len(images) / (time.perf_counter() - started),
-        "plain": classification_metrics(plain, labels, class_names),
-    }
+    views = {"plain": predict_logits(logits_fn, images, batch_size, progress)}
     if tta:
         flipped = predict_logits(lambda x: logits_fn(flip_images(x)), images, batch_size, progress and "mirrored")
-        both = mean_logits(plain, flipped)
-        result["tta"] = classification_metrics(both, labels, class_names)
-        result["mcnemar_p"] = mcnemar_p(plain.argmax(1) == labels, both.argmax(1) == labels)
+        views["tta"] = mean_logits(views["plain"], flipped)
+    return views
+
+
+def view_metrics(views: dict[str, np.ndarray], labels: np.ndarray, class_names: list[str]) -> dict:
+    """Metrics of each view and, of two, whether they differ.
+
+    Args:
+        views: see `predict_views`.
+        labels: (N,) int.
+        class_names: C names.
+
+    Returns:
+        View -> metrics (see `classification_metrics`) and, of `plain` and `tta`, `mcnemar_p`.
+    """
+    result = {view: classification_metrics(logits, labels, class_names) for view, logits in views.items()}
+    if len(views) == 2:
+        right = [logits.argmax(axis=1) == labels for logits in views.values()]
+        result["mcnemar_p"] = mcnemar_p(*right)
     return result

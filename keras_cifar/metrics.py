@@ -4,6 +4,9 @@ import math
 
 import numpy as np
 
+_DENSE_CLASSES = 100  # a confusion matrix of more classes is mostly zeros, and megabytes of them
+_Z = 1.959964  # the standard normal quantile of 95 %
+
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Logits (N, C) -> probabilities (N, C), rows summing to 1."""
@@ -23,7 +26,7 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(log_sum - shifted[np.arange(len(labels)), labels]))
 
 
-def wilson_interval(fraction: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(fraction: float, n: float, z: float = _Z) -> tuple[float, float]:
     """Wilson's score interval of a proportion (Wilson, 1927).
 
     Args:
@@ -39,11 +42,48 @@ def wilson_interval(fraction: float, n: int, z: float = 1.959964) -> tuple[float
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def images_interval(right: np.ndarray) -> tuple[float, float]:
+    """95 % interval over images of the mean accuracy of classifiers that were tried on the same images.
+
+    Wilson's with an effective number of images (Franco et al., 2019): as many as give the variance that the images'
+    shares of right classifiers have. For one classifier it is Wilson's own.
+
+    Args:
+        right: (S, N) bool, whether each of S classifiers is right on each of N images.
+
+    Returns:
+        Lower and upper bound in [0, 1]. They say how the mean of these S would differ on other images.
+    """
+    classifiers, images = right.shape
+    shares = right.mean(axis=0)
+    mean, variance = float(shares.mean()), float(shares.var())
+    gain = mean * (1 - mean) / variance if variance else 1.0
+    return wilson_interval(mean, images * min(max(gain, 1.0), classifiers))
+
+
 def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Counts (C, C): rows are true classes, columns predictions."""
     num_classes = logits.shape[1]
     pairs = labels * num_classes + logits.argmax(axis=1)
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def _confusion_rows(counts):
+    """The matrix as JSON values; of many classes, each row holds its counts that are not 0, by column."""
+    if len(counts) <= _DENSE_CLASSES:
+        return counts.tolist()
+    return [{str(column): int(row[column]) for column in np.flatnonzero(row)} for row in counts]
+
+
+def read_confusion(metrics: dict) -> np.ndarray:
+    """The counts (C, C) that `classification_metrics` returned or a JSON file holds, in either form."""
+    counts = np.zeros((len(metrics["confusion"]),) * 2, np.int64)
+    for row, values in zip(counts, metrics["confusion"], strict=True):
+        if isinstance(values, dict):
+            row[[int(column) for column in values]] = list(values.values())
+        else:
+            row[:] = values
+    return counts
 
 
 def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
@@ -66,12 +106,67 @@ def mcnemar_p(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
     Returns:
         p in (0, 1]; 1 where they never disagree.
     """
-    only_a = int(np.sum(correct_a & ~correct_b))
-    only_b = int(np.sum(correct_b & ~correct_a))
-    n, k = only_a + only_b, min(only_a, only_b)
-    log_terms = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(k + 1)]
-    tail = sum(math.exp(term - n * math.log(2)) for term in log_terms)
-    return min(1.0, 2 * tail)
+    return sign_flip_p(np.asarray(correct_b, np.int64) - np.asarray(correct_a, np.int64))
+
+
+def sign_flip_p(differences: np.ndarray) -> float:
+    """Exact two-sided p of the sign-flip permutation test that differences are as often positive as negative.
+
+    The distribution of their sum under all flips of signs is convolved from one binomial for each size, so no
+    flips are drawn. Where all are -1, 0 or 1, it is McNemar's exact test.
+
+    Args:
+        differences: (N,) int.
+
+    Returns:
+        p in [0, 1]: 1 where all are 0, and 0 only below the smallest float.
+    """
+    differences = differences[differences != 0]
+    if not len(differences):
+        return 1.0
+    differences = differences // np.gcd.reduce(differences)
+    distribution = np.ones(1)
+    for size, count in zip(*np.unique(np.abs(differences), return_counts=True), strict=True):
+        steps = np.zeros(size * count + 1)
+        steps[::size] = _binomial_half(int(count))
+        distribution = np.convolve(distribution, steps)
+    positive = int(differences[differences > 0].sum())
+    smaller = min(positive, int(np.abs(differences).sum()) - positive)
+    return min(1.0, 2 * float(distribution[: smaller + 1].sum()))
+
+
+def _binomial_half(n):
+    """Probabilities of 0 to n heads of n fair coins."""
+    logs = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2) for i in range(n + 1)]
+    return np.exp(logs)
+
+
+def paired_interval(differences: np.ndarray) -> tuple[float, float]:
+    """95 % interval over images of a mean difference between two classifiers on the same images.
+
+    The normal one, after two images more on which the two differ, once either way (Agresti and Min, 2005): without
+    them it is too narrow where few images differ, and empty where none does.
+
+    Args:
+        differences: (N,) float in [-1, 1]: of the shares of right predictions on each image.
+
+    Returns:
+        Lower and upper bound in [-1, 1].
+    """
+    n = len(differences) + 2
+    mean = float(np.sum(differences)) / n
+    variance = (float(np.sum(np.square(differences))) + 1) / n - mean**2
+    half = _Z * math.sqrt(variance / n)
+    return max(-1.0, mean - half), min(1.0, mean + half)
+
+
+def holm(p: list[float]) -> list[float]:
+    """The p of several tests, corrected for their number (Holm, 1979): below 0.05, the family errs in 5 % at most."""
+    corrected, largest = [0.0] * len(p), 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
+        corrected[i] = largest
+    return corrected
 
 
 def classification_metrics(logits: np.ndarray, labels: np.ndarray, class_names: list[str]) -> dict:
@@ -84,7 +179,7 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, class_names: 
 
     Returns:
         `images`, `top1`, `top1_interval` (95 %, Wilson), `cross_entropy`, `calibration_error`,
-        `per_class` (name -> recall; None for a class without images) and `confusion`.
+        `per_class` (name -> recall; None for a class without images) and `confusion` (see `read_confusion`).
     """
     confusion = confusion_matrix(logits, labels)
     totals = confusion.sum(axis=1)
@@ -98,7 +193,7 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, class_names: 
         "per_class": {
             name: float(confusion[i, i] / totals[i]) if totals[i] else None for i, name in enumerate(class_names)
         },
-        "confusion": confusion.tolist(),
+        "confusion": _confusion_rows(confusion),
     }
 
 

@@ -1,112 +1,168 @@
-"""Pictures of runs, as PNG files."""
+"""Pictures of runs, as PNG files; one that cannot be drawn costs a line and nothing else."""
 
-import matplotlib
+import contextlib
+import functools
+import pathlib
+import warnings
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
 from keras_cifar.files import atomic_path
+from keras_cifar.metrics import read_confusion
+from keras_cifar.names import plot_text, shorten, visible
 
 _TRAIN, _VAL, _TTA = "#4477aa", "#cc6677", "#228833"
+_NAME_LENGTH = 30  # a folder's name may have 255 characters, and so a class
 
 
-def plot_curves(history: list[dict], path, title: str) -> None:
+def picture(draw):
+    """Makes a function that draws one that writes: `draw(*values, title)` -> `plot(*values, path, title, say=print)`.
+
+    What is drawn has been computed before, often for hours, so that no error of the plotting library, its fonts or
+    the disk goes further than a line to `say`. A picture that was there before is then removed: it shows
+    something else. `plot` returns whether it wrote the picture.
+    """
+
+    @functools.wraps(draw)
+    def plot(*arguments, say=print):
+        *values, path, title = arguments
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of characters that the font has not, and of labels without room
+                figure = draw(*values, plot_text(title))
+                with atomic_path(path) as partial:
+                    figure.savefig(partial, dpi=120, format="png")
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                pathlib.Path(path).unlink(missing_ok=True)
+            reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+            reason = shorten(visible(reason), 200)
+            say(f"The picture {visible(path)} could not be drawn ({reason}); nothing else depends on it.")
+            return False
+        return True
+
+    return plot
+
+
+def new_figure(width: float, height: float):
+    """An empty figure of a size in inches.
+
+    It belongs to no window system, so that a notebook's own is left as it is.
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+@picture
+def plot_curves(history: list[dict], title: str):
     """Loss and top-1 of train and val, by epoch.
 
     Args:
         history: rows with the fields of `runs.HISTORY_FIELDS`.
-        path: PNG to write.
         title: above the picture.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(9, 3.6)
+    axes = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     for axis, name, label in ((axes[0], "loss", "cross-entropy (nats)"), (axes[1], "top1", "top-1 accuracy")):
         axis.plot(epochs, [row[f"train_{name}"] for row in history], "o-", ms=4, color=_TRAIN, label="train")
         axis.plot(epochs, [row[f"val_{name}"] for row in history], "o-", ms=4, color=_VAL, label="val")
         axis.set(xlabel="epoch", ylabel=label)
-        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(alpha=0.3)
         axis.legend()
     figure.suptitle(title)
-    save_figure(figure, path)
+    return figure
 
 
-def plot_confusion(confusion: np.ndarray, class_names: list[str], path, title: str) -> None:
+@picture
+def plot_confusion(confusion: np.ndarray, class_names: list[str], title: str):
     """Confusion matrix as shares of each true class.
 
     Args:
         confusion: counts (C, C), rows true.
         class_names: C names.
-        path: PNG to write.
         title: above the picture.
     """
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     many = len(class_names) > 20
     side = 8.0 if many else 2.0 + 0.5 * len(class_names)
-    figure, axis = plt.subplots(figsize=(side + 0.8, side), layout="constrained")
+    figure = new_figure(side + 0.8, side)
+    axis = figure.subplots()
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axis, shrink=0.8, label="share of the true class")
     if not many:
-        axis.set_xticks(range(len(class_names)), class_names, rotation=45, ha="right")
-        axis.set_yticks(range(len(class_names)), class_names)
+        names = [plot_text(name, _NAME_LENGTH) for name in class_names]
+        axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        axis.set_yticks(range(len(names)), names)
         for row, column in np.argwhere(np.round(100 * shares) >= 1):
             value = shares[row, column]
             axis.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
                       color="white" if value > 0.5 else "black")  # fmt: skip
     axis.set(xlabel="predicted", ylabel="true", title=f"{title}, % of the true class")
-    save_figure(figure, path)
+    return figure
 
 
-def plot_ladder(rows: list[dict], path, title: str) -> None:
+def plot_result(folder: pathlib.Path, level: int, history: list[dict], metrics: dict, say=print) -> None:
+    """Draws curves.png, and confusion.png of val, into the folder of a finished run.
+
+    Args:
+        folder: of the run.
+        level: of its recipe.
+        history: see `plot_curves`.
+        metrics: what its metrics.json holds.
+        say: gets a line for a picture that fails.
+    """
+    plot_curves(history, folder / "curves.png", f"Level {level}", say=say)
+    plot_confusion(read_confusion(metrics["val"]), metrics["class_names"], folder / "confusion.png", "val", say=say)
+
+
+@picture
+def plot_ladder(rows: list[dict], title: str):
     """Top-1 by level with its interval, plain and TTA.
 
     Args:
-        rows: `level`, and `plain` and optionally `tta` as (top1, low, high).
-        path: PNG to write.
+        rows: `level`, and `plain` and `tta` as (top1, low, high) or None; rows of one level stand side by side.
         title: above the picture.
     """
-    figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    figure = new_figure(6.4, 3.8)
+    axis = figure.subplots()
+    levels = [row["level"] for row in rows]
+    places = [level + 0.24 * levels[:i].count(level) for i, level in enumerate(levels)]
     for name, offset, color in (("plain", -0.08, _VAL), ("tta", 0.08, _TTA)):
-        chosen = [row for row in rows if row.get(name)]
+        chosen = [(place, *row[name]) for place, row in zip(places, rows, strict=True) if row.get(name)]
         if not chosen:
             continue
-        top = np.array([row[name] for row in chosen])
-        x = np.array([row["level"] for row in chosen]) + offset
-        errors = [top[:, 0] - top[:, 1], top[:, 2] - top[:, 0]]
-        axis.errorbar(x, top[:, 0], errors, fmt="o", capsize=3, color=color, label=name.replace("tta", "flip TTA"))
-    axis.set(xlabel="level", ylabel="top-1 accuracy", title=title, xticks=[row["level"] for row in rows])
+        x, top, low, high = np.array(chosen).T
+        axis.errorbar(x + offset, top, [top - low, high - top], fmt="o", capsize=3, color=color,
+                      label=name.replace("tta", "flip TTA"))  # fmt: skip
+    axis.set(xlabel="level", ylabel="top-1 accuracy", title=title, xticks=levels)
     axis.margins(x=0.15)
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right")
-    save_figure(figure, path)
+    return figure
 
 
-def plot_rates(batches: list[int], rates: dict[str, list[float]], path, title: str) -> None:
+@picture
+def plot_rates(batches: list[int], rates: dict[str, list[float]], title: str):
     """Images a second by batch size, one line a way.
 
     Args:
         batches: images a call.
         rates: way -> images a second at each of them.
-        path: PNG to write.
         title: above the picture.
     """
-    figure, axis = plt.subplots(figsize=(8.4, 4.4), layout="constrained")
+    figure = new_figure(8.4, 4.4)
+    axis = figure.subplots()
     for number, (way, values) in enumerate(rates.items()):
         style = {"marker": "os^Dvp"[number % 6], "linestyle": "-" if number < 10 else "--"}  # there are ten colours
-        axis.plot(batches, values, ms=5, label=way, **style)
+        axis.plot(batches, values, ms=5, label=plot_text(way, 2 * _NAME_LENGTH), **style)
     axis.set(xscale="log", xlabel="batch size", ylabel="images a second", title=title, ylim=(0, None))
     axis.set_xticks(batches, map(str, batches))
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
-    save_figure(figure, path)
-
-
-def save_figure(figure, path) -> None:
-    """Writes a figure as PNG, atomically, and closes it."""
-    try:
-        with atomic_path(path) as partial:
-            figure.savefig(partial, dpi=120, format="png")
-    finally:
-        plt.close(figure)
+    return figure

@@ -8,6 +8,7 @@ history.csv           one row an epoch
 best.keras last.keras weights with the graph, as standard Keras files
 metrics.json          the result on val; its presence marks the run as finished
 evaluation_SPLIT.json metrics after `evaluate`, and when they were taken
+predictions_SPLIT.npz labels and predicted classes of the same evaluation
 curves.png confusion.png
 """
 
@@ -31,7 +32,8 @@ HISTORY_FIELDS = (
 )  # fmt: skip
 _FILES = (
     "metrics.json", "state.npz", "history.csv", "best.keras", "last.keras", "environment.json", "local.json",
-    "curves.png", "confusion.png", "evaluation_val.json", "evaluation_test.json",
+    "curves.png", "confusion.png", "evaluation_val.json", "evaluation_test.json", "predictions_val.npz",
+    "predictions_test.npz",
 )  # fmt: skip
 
 

@@ -9,7 +9,6 @@ import pathlib
 import time
 
 import keras
-import numpy as np
 from tqdm import tqdm
 
 from keras_cifar.checks import Number, number_setting
@@ -22,7 +21,7 @@ from keras_cifar.files import write_json
 from keras_cifar.fit import Fit, TrainedPart
 from keras_cifar.metrics import classification_metrics
 from keras_cifar.model import build_model, copy_weights, load_classifier
-from keras_cifar.plots import plot_confusion, plot_curves
+from keras_cifar.plots import plot_result
 from keras_cifar.recipes import Recipe, recipe_to_dict, resolve_recipe
 from keras_cifar.runs import Run, open_run
 
@@ -261,8 +260,6 @@ class _Training:
         self.run.save_model(self.model, "best.keras")
         names, progress = self.source.class_names, self.fit.progress
         val = classification_metrics(self.fit.best_logits, self.fit.part.val.labels, names)
-        plot_curves(progress.history, self.run.file("curves.png"), f"Level {self.recipe.level}")
-        plot_confusion(np.array(val["confusion"]), names, self.run.file("confusion.png"), "val")
         result = {
             "finished": utc_now(),
             "seconds": round(progress.seconds, 1),
@@ -273,6 +270,7 @@ class _Training:
         }
         write_json(self.run.file("metrics.json"), result)
         self.run.file("state.npz").unlink(missing_ok=True)
+        plot_result(self.run.path, self.recipe.level, progress.history, result, self.say)
         low, high = val["top1_interval"]
         self.say(
             f"val top-1 {val['top1']:.4f} (95 % {low:.4f} to {high:.4f}) at epoch {progress.best_epoch}, "

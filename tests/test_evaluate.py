@@ -1,6 +1,6 @@
 import numpy as np
 
-from keras_cifar.evaluate import evaluate, predict_logits
+from keras_cifar.evaluate import predict_logits, predict_views, view_metrics
 from keras_cifar.tta import flip_images, flip_tta
 
 random = np.random.default_rng(0)
@@ -24,9 +24,11 @@ def test_tta_does_not_tell_an_image_from_its_mirror_image():
     assert not np.allclose(logits_fn(IMAGES[:8]), logits_fn(flip_images(IMAGES[:8])))
 
 
-def test_evaluate_agrees_with_the_tta_wrapper():
-    result = evaluate(logits_fn, IMAGES, LABELS, list("abc"), tta=True, batch_size=8)
+def test_views_agree_with_the_tta_wrapper():
+    views = predict_views(logits_fn, IMAGES, tta=True, batch_size=8)
+    result = view_metrics(views, LABELS, list("abc"))
     tta = predict_logits(flip_tta(logits_fn), IMAGES, 8)
     assert result["tta"]["top1"] == np.mean(tta.argmax(1) == LABELS)
     assert result["plain"]["images"] == 23 and 0 < result["mcnemar_p"] <= 1
-    assert "tta" not in evaluate(logits_fn, IMAGES, LABELS, list("abc"), tta=False, batch_size=8)
+    views = predict_views(logits_fn, IMAGES, tta=False, batch_size=8)
+    assert set(views) == set(view_metrics(views, LABELS, list("abc"))) == {"plain"}

@@ -22,7 +22,7 @@ ROWS = [
     {"features", "plots"},
     {"evaluate_split"},
     {"fit", "evaluate_run"},
-    {"train"},
+    {"train", "comparisons"},
     {"report", "doctor"},
     {"demo"},
 ]
@@ -117,7 +117,7 @@ def test_help_imports_nothing_heavy():
 def test_every_module_has_a_test():
     tests = {p.stem.removeprefix("test_") for p in pathlib.Path(__file__).parent.glob("test_*.py")}
     covered_by = {"errors": "cli", "heads": "model", "features": "train", "graph": "fold", "kernel_gradient": "fold",
-                  "optimizer": "fold", "engine": "fold", "plots": "report", "evaluate_run": "report",
+                  "optimizer": "fold", "engine": "fold", "evaluate_run": "report",
                   "demo": "report", "doctor": "cli", "fit": "train", "tta": "evaluate", "files": "runs",
                   "environment": "runs", "evaluate_split": "report", "precision": "model"}  # fmt: skip
     covered_by |= {"trial": "search", "oracles": "search", "checks": "recipes", "program": "cli"}

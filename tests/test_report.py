@@ -1,17 +1,32 @@
 import itertools
+import os
 import re
-import shutil
 import statistics
+from urllib.parse import unquote_to_bytes
 
+import numpy as np
 import pytest
 from conftest import ROOT, tiny_recipe
+from made_run import made_classifier, made_evaluation, made_run, made_source
 from PIL import Image
+from test_names import NASTY
 
 from keras_cifar import demo
+from keras_cifar.comparisons import read_group
 from keras_cifar.evaluate_run import evaluate_run
-from keras_cifar.files import read_json, write_json
+from keras_cifar.files import write_json
+from keras_cifar.metrics import images_interval, wilson_interval
+from keras_cifar.names import markdown
 from keras_cifar.recipes import LEVELS
-from keras_cifar.report import find_runs, group_seeds, markdown_table, write_report
+from keras_cifar.report import (
+    comparisons_table,
+    find_runs,
+    group_seeds,
+    markdown_table,
+    markdown_tables,
+    split_tables,
+    write_report,
+)
 
 RESULTS = ROOT / "results" / "cifar10-jpeg-efficientnet_lite0"
 
@@ -41,7 +56,8 @@ def test_demo_trains_every_level_and_reports(tmp_path, monkeypatch):
 def test_readme_table_is_that_of_the_results():
     runs = find_runs([str(RESULTS)])
     assert [group[0].recipe.level for group in group_seeds(runs)] == list(LEVELS)
-    assert markdown_table(runs) in (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert markdown_table(runs) in readme and comparisons_table(runs) in readme
 
 
 @pytest.mark.skipif(not RESULTS.is_dir(), reason="results/ is not there")
@@ -53,24 +69,85 @@ def test_each_level_beats_the_one_before_it_and_tta_does_not_hurt():
         assert test["tta"]["top1"] >= test["plain"]["top1"] or test["mcnemar_p"] > 0.05
 
 
-@pytest.mark.skipif(not RESULTS.is_dir(), reason="results/ is not there")
 def test_seeds_share_a_row(tmp_path):
-    first = next(run for run in find_runs([str(RESULTS)]) if run.evaluation("test"))
-    for seed, shift in ((0, 0.0), (1, 0.02)):
-        folder = tmp_path / f"seed{seed}"
-        shutil.copytree(first.path, folder)
-        recipe, metrics, test = (read_json(folder / f"{n}.json") for n in ("recipe", "metrics", "evaluation_test"))
-        metrics["val"]["top1"], test["plain"]["top1"] = 0.80 + shift, 0.70 + shift
-        write_json(folder / "recipe.json", {**recipe, "seed": seed, "precision": ("auto", "float32")[seed]})
-        write_json(folder / "metrics.json", metrics)
-        write_json(folder / "evaluation_test.json", test)
-    table = markdown_table(find_runs([str(tmp_path)]))
-    assert len(table.splitlines()) == 3
-    assert "| 2 | 81.00 ± 1.41 % | 71.00 ± 1.41 % |" in table
-    assert "seed 1" in write_report(find_runs([str(tmp_path)]), tmp_path / "report.md").read_text()
-    environment = read_json(tmp_path / "seed1" / "environment.json")
-    write_json(tmp_path / "seed1" / "environment.json", {**environment, "engine_precision": "float64"})
-    assert [len(group) for group in group_seeds(find_runs([str(tmp_path)]))] == [1, 1]  # "auto" chose otherwise
+    for seed in (0, 1):
+        made_run(tmp_path / f"seed{seed}", seed=seed, precision=("auto", "float32")[seed])
+    runs = find_runs([str(tmp_path)])
+    table = markdown_table(runs)
+    assert len(table.splitlines()) == 3 and "| seed0, seed1 |" in table
+    right = read_group(runs).right["plain"]
+    low, high = images_interval(right)
+    mean, spread = right.mean(), np.std(right.mean(axis=1), ddof=1)
+    assert f"| {100 * mean:.2f} ± {100 * spread:.2f} % ({100 * low:.2f} to {100 * high:.2f}) |" in table
+    assert "seed 1" in write_report(runs, tmp_path / "report.md").read_text()
+    environment = runs[1].environment
+    for changes in ({"engine_precision": "float64"}, {"data_fingerprint": "0" * 64}):  # "auto" chose otherwise
+        write_json(runs[1].file("environment.json"), {**environment, **changes})
+        assert [len(group) for group in group_seeds(find_runs([str(tmp_path)]))] == [1, 1]
+    write_json(runs[1].file("environment.json"), environment)
+    made_evaluation(runs[1], made_source(images=500), made_classifier(3, 1))
+    assert len(group_seeds(runs)) == 2  # tested on other images
+    runs[1].file("evaluation_test.json").unlink()
+    assert len(group_seeds(runs)) == 1 and ", 1 of 2 seeds |" in markdown_table(runs)
+
+
+def test_without_predictions_the_interval_is_that_of_one_seed(tmp_path):
+    runs = [made_run(tmp_path / f"seed{seed}", seed=seed) for seed in (0, 1)]
+    with_them = markdown_table(runs)
+    for run in runs:
+        run.file("predictions_test.npz").unlink()
+    mean = np.mean([run.evaluation("test")["plain"]["top1"] for run in runs])
+    low, high = wilson_interval(mean, 600)
+    assert f"% ({100 * low:.2f} to {100 * high:.2f}) |" in markdown_table(runs) != with_them
+
+
+def test_mixed_runs_have_a_table_for_each_data_set_and_backbone(tmp_path):
+    source, other = made_source(), made_source("other", NASTY[:3])
+    made_run(tmp_path / "a" / "level1", source=source, data="cifar10")
+    made_run(tmp_path / "a" / "level2", 2, source=source, data="cifar10", limit=100, fingerprint="1" * 64)
+    made_run(tmp_path / "b" / "level1", source=other, data="folder:x", backbone="resnet18")
+    made_run(tmp_path / "c" / "level1", source=other, data="folder:y", backbone="resnet18", fingerprint="e" * 64)
+    made_run(tmp_path / "d" / "level1", source=source, data="cifar10", epochs=3, evaluated=())
+    runs = find_runs([str(tmp_path)])
+    titles = list(split_tables(runs))
+    assert titles == [
+        "made, tiny, 48 training images", "made, tiny, 100 training images",
+        "other, resnet18, 48 training images (data ffffffff)", "other, resnet18, 48 training images (data eeeeeeee)",
+    ]  # fmt: skip
+    text = write_report(runs, tmp_path / "report.md").read_text()
+    assert markdown_tables(runs).count("| Level |") == text.count("| Level |") == 4
+    assert text.count("The document's test top-1") == 2 and text.count("-ladder") == 4
+    assert "| linear head; epochs 3 |" in text and "| d/level1 |" in text and "| a/level1 |" in text
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
+        assert (tmp_path / picture).is_file()
+
+
+def test_runs_and_classes_of_any_name_are_found_in_the_report(tmp_path):
+    names = [name for name in NASTY if 0 < len(name) < 20 and "\0" not in name]
+    runs = []
+    for number, chosen in enumerate((names[:12], names[12:])):
+        folder = tmp_path / "".join(chosen).replace("/", "")[:90]
+        source = made_source(f"folder {chosen[number]}", tuple(chosen))
+        runs.append(made_run(folder / "level1", source=source, title=chosen[2], data="folder:x"))
+    text = write_report(runs, tmp_path / "report.md").read_text(encoding="utf-8")
+    targets = [unquote_to_bytes(target) for target in re.findall(r"(?<!\\)\]\((.*?)\)", text)]
+    assert len(targets) == 8 and all((tmp_path / os.fsdecode(target)).exists() for target in targets)
+    tables = [re.sub(r"\\.", "", line) for line in text.splitlines() if line.startswith("| ")]
+    assert {line.count("|") for line in tables} == {6, 10}  # of comparisons, and of levels
+    for run in runs:
+        weakest = sorted((v, k) for k, v in run.evaluation("test")["plain"]["per_class"].items() if v is not None)
+        assert all(f"{markdown(name)} {100 * v:.1f} %" in text for v, name in weakest[:3])
+        assert markdown(run.environment["data"]) in text and markdown(run.recipe.title) in text
+
+
+def test_a_missing_picture_is_drawn_by_the_report(tmp_path, capsys):
+    run = made_run(tmp_path / "level1")
+    assert not run.file("curves.png").is_file()
+    assert "level1/curves.png" in write_report([run], tmp_path / "report.md").read_text()
+    run.file("curves.png").unlink()
+    run.file("curves.png").mkdir()
+    assert "curves.png" not in write_report([run], tmp_path / "report.md").read_text()
+    assert "could not be drawn" in capsys.readouterr().out
 
 
 def test_report_of_other_places(tmp_path):

@@ -1,29 +1,27 @@
 """Pictures of searches and range tests, as PNG files."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 
-from keras_cifar.plots import save_figure
+from keras_cifar.plots import new_figure, picture
 from tuning.search_space import Range
 
 _TRIAL, _BEST, _DEFAULT, _CURVE = "#4477aa", "#228833", "#cc6677", "#999999"
 
 
-def plot_search(results: list[dict], field: Range, curve: dict | None, path, title: str) -> None:
+@picture
+def plot_search(results: list[dict], field: Range, curve: dict | None, title: str):
     """Score against one searched field, one dot a trial; the range test's curve under it.
 
     Args:
         results: of all trials; failed ones are marked at the bottom.
         field: on the x axis.
         curve: see `tuning.lr_range.read_curve`; None for none.
-        path: PNG to write.
         title: above the picture.
     """
     curve = curve if field.field == "learning_rate" else None
-    figure, axes = plt.subplots(
-        1 + (curve is not None), 1, figsize=(7, 6.4 if curve else 4), layout="constrained", sharex=True, squeeze=False,
-        gridspec_kw={"height_ratios": [2, 1][: 1 + (curve is not None)]},
-    )  # fmt: skip
+    heights = [2, 1] if curve is not None else [2]
+    figure = new_figure(7, 6.4 if curve is not None else 4)
+    axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})
     axis = axes[0, 0]
     finished = [result for result in results if result["status"] == "finished"]
     best = max(finished, key=lambda result: result["score"])
@@ -40,7 +38,7 @@ def plot_search(results: list[dict], field: Range, curve: dict | None, path, tit
     if curve is not None:
         _draw_curve(axes[1, 0], curve)
     axes[-1, 0].set_xlabel(field.field.replace("_", " "))
-    save_figure(figure, path)
+    return figure
 
 
 def _dots(axis, name, results, color, marker, label, size=36):
@@ -50,18 +48,19 @@ def _dots(axis, name, results, color, marker, label, size=36):
         axis.scatter(x, y, s=size, color=color, marker=marker, label=label, zorder=3)
 
 
-def plot_range_test(curve: dict, path, title: str) -> None:
+@picture
+def plot_range_test(curve: dict, title: str):
     """Loss against learning rate, with what is suggested.
 
     Args:
         curve: see `tuning.lr_range.read_curve`.
-        path: PNG to write.
         title: above the picture.
     """
-    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = new_figure(7, 4)
+    axis = figure.subplots()
     _draw_curve(axis, curve)
     axis.set(xlabel="learning rate", title=title)
-    save_figure(figure, path)
+    return figure
 
 
 def _draw_curve(axis, curve):
