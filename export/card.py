@@ -1,11 +1,13 @@
 """What goes with an exported file: model card, labels and a Triton model repository."""
 
 import pathlib
+import shlex
 import shutil
 
 from keras_cifar.errors import InputError
 from keras_cifar.files import atomic_path, read_json, write_text
 from keras_cifar.metrics import format_top1, read_confusion
+from keras_cifar.names import file_name, markdown, markdown_code, one_line, protobuf_text
 
 MAX_BATCH = 256
 
@@ -16,7 +18,7 @@ def card_path(path: pathlib.Path) -> pathlib.Path:
 
 
 def labels_path(path: pathlib.Path) -> pathlib.Path:
-    """The class names beside a file, one a line."""
+    """The class names beside a file, one a line; a line end within a name is written as `\\n`."""
     return path.with_name("labels.txt")
 
 
@@ -35,7 +37,7 @@ def write_labels(path: pathlib.Path, class_names: list[str]) -> None:
 
 
 def _labels_text(class_names):
-    return "\n".join(class_names) + "\n"
+    return "".join(f"{one_line(name)}\n" for name in class_names)
 
 
 def write_card(path: pathlib.Path, metadata: dict) -> None:
@@ -61,16 +63,20 @@ def _holds(path, text):
 def _card_text(path, metadata):
     figures = path.with_name(f"{path.stem}.evaluation_test.json")
     evaluation = read_json(figures) if figures.is_file() else None
+    recipe = metadata["recipe"] | {"weights": markdown(metadata["recipe"]["weights"])}
+    named = {name: markdown(metadata[name]) for name in ("data", "title")}
+    metadata = metadata | named | {"recipe": recipe}
     sections = [
-        f"# {path.name}",
+        f"# {markdown(path.name)}",
         _summary(metadata, path),
-        "## Use\n\n" + _USE.format(name=path.name),
+        "## Use\n\n" + _use(path.name),
         "## Trained on\n\n" + _training(metadata),
         "## Metrics\n\n" + _metrics(metadata, evaluation),
         "## Classes it is worst at\n\n" + _weaknesses(metadata, evaluation),
         "## Same as Keras\n\n" + _parity(metadata),
         "## Variants\n\n" + variants_table(metadata["variants"]),
-        "## Intended use\n\n" + _INTENDED.format(data=metadata["data"], classes=", ".join(metadata["class_names"])),
+        "## Intended use\n\n"
+        + _INTENDED.format(data=metadata["data"], classes=", ".join(map(markdown, metadata["class_names"]))),
         "## Licence\n\n" + _licence(metadata),
     ]
     return "\n\n".join(section.strip() for section in sections) + "\n"
@@ -88,15 +94,23 @@ def _summary(metadata, path):
     )
 
 
+def _use(name):
+    command = markdown_code(f"python cli.py predict {shlex.quote(name)} photo.jpg")
+    literal = repr(name) if set(name) & set('"\\') or not name.isprintable() else f'"{name}"'
+    return _USE.format(literal=literal, command=command)
+
+
 _USE = """```python
 from export import OnnxClassifier
 
-classifier = OnnxClassifier("{name}")
+classifier = OnnxClassifier({literal})
 classifier.predict(["photo.jpg"])  # file names, or uint8 arrays of any size
 ```
 
-From the command line: `keras-cifar predict {name} photo.jpg`. With onnxruntime alone: feed `images`
-(batch, height, width, 3) uint8 and read `probabilities`; the classes are in `labels.txt`."""
+From the command line: {command}. With onnxruntime alone: feed `images`
+(batch, height, width, 3) uint8 and read `probabilities`; the classes are in `labels.txt`. From version 1.29 on,
+onnxruntime reports to Microsoft unless the environment variable `ORT_DISABLE_TELEMETRY=1` is set before its import;
+`OnnxClassifier` and the command line set it themselves."""
 
 
 def _training(metadata):
@@ -114,11 +128,14 @@ def _metrics(metadata, evaluation):
     rows = ["| what | split | top-1 (95 % interval) | calibration error |", "| --- | --- | --- | --- |"]
     rows.append(_row("this file", "val", metadata["val"]))
     if evaluation:
-        rows.append(_row("this file", f"test of {evaluation['data']}", evaluation[evaluation["headline"]]))
+        rows.append(_row("this file", f"test of {markdown(evaluation['data'])}", evaluation[evaluation["headline"]]))
     if metadata["test"]:
         rows.append(_row(f"the Keras model it came from, {_views(metadata)}", "test", metadata["test"]))
     if not evaluation and not metadata["test"]:
         rows.append("\nTest was not read yet: `keras-cifar evaluate` adds it here.")
+    for split, found in (("Val", metadata), ("Test", evaluation or {})):
+        if "cpu_kind" in found:
+            rows.append(f"\n{split} of this file was measured on {markdown(found['cpu'])} ({found['cpu_kind']}).")
     if calibration := metadata["calibration"]:
         rows.append(
             f"\nProbabilities are those of logits / {calibration['temperature']:.3f}, fitted on val; calibration "
@@ -145,7 +162,9 @@ def _weaknesses(metadata, evaluation):
         row = confusion[names.index(name)].copy()
         row[names.index(name)] = -1
         other = names[row.argmax()]
-        lines.append(f"- {name}: {100 * recall:.1f} % found on {split}, most often taken for {other}")
+        lines.append(
+            f"- {markdown(name)}: {100 * recall:.1f} % found on {split}, most often taken for {markdown(other)}"
+        )
     return "\n".join(lines)
 
 
@@ -164,6 +183,11 @@ def _parity(metadata):
             f"{len(int8['in_float'])} of {int8['layers']} layers in float: {0 - int8['drop']:+.2f} points of val, the "
             f"worse of plain and TTA ({-int8['max_drop']:+g} allowed)."
         )
+        if weights := int8.get("weights"):
+            text += (
+                f" The weights ({weights}) are chosen so that 8-bit kernels without VNNI cannot saturate: the file "
+                "gives the same numbers on every x86 CPU."
+            )
     return text
 
 
@@ -201,7 +225,7 @@ def check_triton(root: str | None) -> None:
 
 def triton_path(root: str, path: pathlib.Path) -> pathlib.Path:
     """The copy of an ONNX file in a Triton model repository."""
-    return pathlib.Path(root) / path.stem / "1" / "model.onnx"
+    return pathlib.Path(root) / file_name(path.stem) / "1" / "model.onnx"
 
 
 def write_triton(root: str, path: pathlib.Path, metadata: dict) -> pathlib.Path:
@@ -209,7 +233,7 @@ def write_triton(root: str, path: pathlib.Path, metadata: dict) -> pathlib.Path:
 
     Args:
         root: the repository.
-        path: of the ONNX file; its stem is the model's name.
+        path: of the ONNX file; its stem is the model's name, but for characters that make no name of a folder.
         metadata: of the file.
 
     Returns:
@@ -221,7 +245,8 @@ def write_triton(root: str, path: pathlib.Path, metadata: dict) -> pathlib.Path:
         shutil.copyfile(path, partial)
     write_text(folder / "labels.txt", _labels_text(metadata["class_names"]))
     size, classes = ", ".join(map(str, metadata["input_size"])), len(metadata["class_names"])
-    write_text(folder / "config.pbtxt", _TRITON.format(name=path.stem, batch=MAX_BATCH, size=size, classes=classes))
+    name = protobuf_text(folder.name)
+    write_text(folder / "config.pbtxt", _TRITON.format(name=name, batch=MAX_BATCH, size=size, classes=classes))
     return folder
 
 

@@ -29,7 +29,7 @@ from export.temperature import calibration, fit_temperature
 from keras_cifar.backbones import BACKBONES
 from keras_cifar.checks import Number
 from keras_cifar.datasets import Source, Split, stratified_split
-from keras_cifar.environment import package_versions, utc_now
+from keras_cifar.environment import cpu_kind, cpu_name, package_versions, utc_now
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate_run import load_run
 from keras_cifar.files import PARTIAL, atomic_path, check_output
@@ -233,6 +233,8 @@ def _common_metadata(run, source):
         "versions": package_versions(),
         "license": BACKBONES[recipe.backbone].license if recipe.weights in ("imagenet", "none") else None,
         "exported": utc_now(),
+        "cpu": cpu_name(),
+        "cpu_kind": cpu_kind(),
     }
 
 

@@ -8,7 +8,7 @@ _JOINERS = "\u200c\u200d"  # invisible, but Persian and composed emoji need them
 # What `str.splitlines`, and so a reader of one name a line, takes for the end of a line.
 _LINE_ENDS = {ord(c): c.encode("unicode_escape").decode() for c in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"}
 _MARKDOWN = re.compile(r"([\\`*\[\]<>|&~$#]|(?<![^\W_])_|_(?![^\W_]))")  # an underscore within a word is one
-_NOT_FOR_FILES = re.compile(r"[^\w.+=@%,~ -]")
+_NOT_FOR_FILES = re.compile(r"[^\w.+=@%,~() -]")
 _FILE_NAME_BYTES = 120  # systems allow 255, of which suffixes and partial files take some
 
 
@@ -67,7 +67,7 @@ def file_name(text: str) -> str:
     """
     plain = text.replace("/", "_")
     name = _NOT_FOR_FILES.sub("_", plain)
-    if name == plain and len(name.encode()) <= _FILE_NAME_BYTES:
+    if name == plain and len(name.encode()) <= _FILE_NAME_BYTES and name.strip("."):
         return name
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{name.encode()[: _FILE_NAME_BYTES - 9].decode(errors='ignore')}-{digest}"

@@ -21,6 +21,7 @@ from keras_cifar.files import write_json
 from keras_cifar.fit import Fit, TrainedPart
 from keras_cifar.metrics import classification_metrics
 from keras_cifar.model import build_model, copy_weights, load_classifier
+from keras_cifar.names import file_name
 from keras_cifar.plots import plot_result
 from keras_cifar.recipes import Recipe, recipe_to_dict, resolve_recipe
 from keras_cifar.runs import Run, open_run
@@ -40,7 +41,7 @@ def enable_determinism() -> None:
 
 def default_run_dir(recipe: Recipe) -> pathlib.Path:
     """`runs/DATA-BACKBONE-seedS/levelN`: a ladder's levels lie beside each other."""
-    data = recipe.data.replace("folder:", "folder-").rstrip("/").replace("/", "_")
+    data = file_name(recipe.data.replace("folder:", "folder-").rstrip("/"))
     limit = f"-limit{recipe.limit}" if recipe.limit else ""
     return pathlib.Path("runs") / f"{data}-{recipe.backbone}-seed{recipe.seed}{limit}" / f"level{recipe.level}"
 

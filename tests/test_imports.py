@@ -123,7 +123,7 @@ def test_every_module_has_a_test():
     covered_by |= {"trial": "search", "oracles": "search", "checks": "recipes", "program": "cli"}
     covered_by |= {"opset": "classifier", "session": "classifier", "keras_classifier": "predict", "graph": "export",
                    "export_run": "export", "parity": "export", "quantize": "export", "temperature": "export",
-                   "bias_correction": "export", "card": "export", "benchmark": "export_benchmark",
+                   "bias_correction": "export", "benchmark": "export_benchmark",
                    "pytorch": "export_benchmark"}  # fmt: skip
     for path in [*MODULES, *PACKAGE_MODULES]:
         assert covered_by.get(path.stem, path.stem) in tests, path.stem
