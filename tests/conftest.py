@@ -54,6 +54,17 @@ def randomize_batch_norms(model, random):
             layer.set_weights([random.uniform(0.5, 1.5, weight.shape) for weight in layer.weights])
 
 
+def needs_bfloat16():
+    """Skips where oneDNN is kept, by ONEDNN_MAX_CPU_ISA, from the bfloat16 that its callers see on this CPU."""
+    import tensorflow as tf
+
+    ones = tf.ones((1, 1, 1, 1), "bfloat16")
+    try:
+        tf.nn.conv2d(ones, ones, 1, "SAME")
+    except tf.errors.AbortedError:
+        pytest.skip("ONEDNN_MAX_CPU_ISA rules out the bfloat16 that TensorFlow takes")
+
+
 def run_cli(*args, script=ROOT / "cli.py", env=None, timeout=200):
     """Runs the command line as a user does, in a process of its own."""
     return subprocess.run(
