@@ -1,8 +1,8 @@
 """export: a run folder -> one ONNX file -> a classifier on onnxruntime, without TensorFlow."""
 
-from keras_cifar.libraries import silence_libraries
+from keras_cifar.libraries import configure_libraries
 
-silence_libraries()
+configure_libraries()
 
 
 def __getattr__(name):

@@ -45,6 +45,7 @@ def describe_environment(recipe: Recipe, compute: dict, fingerprint: str, data_l
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_name(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
         **compute,
         "seed": recipe.seed,
         "data": data_label,

@@ -1,6 +1,7 @@
 """The arrows of the architecture: a module imports only from the rows above its own."""
 
 import ast
+import os
 import pathlib
 import subprocess
 import sys
@@ -108,22 +109,70 @@ def test_metrics_need_numpy_only():
     assert roots <= {"math", "numpy"}
 
 
+@pytest.mark.parametrize(("given", "taken"), [(None, "1"), ("0", "0")])
+def test_onednn_is_on_before_tensorflow_unless_the_user_says_otherwise(given, taken):
+    environment = {k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"}
+    environment |= {} if given is None else {"TF_ENABLE_ONEDNN_OPTS": given}
+    code = "import os, sys, keras_cifar; print(os.environ['TF_ENABLE_ONEDNN_OPTS'], 'tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == [taken, "False"], done.stderr
+
+
 def test_help_imports_nothing_heavy():
     code = "import sys, cli; cli._parser(); print([m for m in ('tensorflow', 'keras', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_every_module_has_a_test():
-    tests = {p.stem.removeprefix("test_") for p in pathlib.Path(__file__).parent.glob("test_*.py")}
-    covered_by = {"errors": "cli", "heads": "model", "features": "train", "graph": "fold", "kernel_gradient": "fold",
-                  "optimizer": "fold", "engine": "fold", "evaluate_run": "report",
-                  "demo": "report", "doctor": "cli", "fit": "train", "tta": "evaluate", "files": "runs",
-                  "environment": "runs", "evaluate_split": "report", "precision": "model"}  # fmt: skip
-    covered_by |= {"trial": "search", "oracles": "search", "checks": "recipes", "program": "cli"}
-    covered_by |= {"opset": "classifier", "session": "classifier", "keras_classifier": "predict", "graph": "export",
-                   "export_run": "export", "parity": "export", "quantize": "export", "temperature": "export",
-                   "bias_correction": "export", "benchmark": "export_benchmark",
-                   "pytorch": "export_benchmark"}  # fmt: skip
-    for path in [*MODULES, *PACKAGE_MODULES]:
-        assert covered_by.get(path.stem, path.stem) in tests, path.stem
+SOURCES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in [*MODULES, *PACKAGE_MODULES]}
+SOURCES |= {"cli": ROOT / "cli.py", **{name: ROOT / name / "__init__.py" for name in ("keras_cifar", *PACKAGES)}}
+
+
+def definitions_and_imports(path):
+    """A file's syntax tree, its top-level definitions by name, and what it imports: name -> (module, name or None)."""
+    tree, imports, names = ast.parse(path.read_text()), {}, {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports |= {alias.asname or alias.name: (alias.name, None) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                imports[alias.asname or alias.name] = (full, None) if full in SOURCES else (node.module, alias.name)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names[node.name] = node
+        elif isinstance(node, ast.Assign):
+            names |= {target.id: node.value for target in node.targets if isinstance(target, ast.Name)}
+    return tree, names, imports
+
+
+def used(tree, module, names, imports):
+    """The (module, name) of each definition that a piece of code of a module names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield (module, node.id) if node.id in names else imports.get(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in imports:
+            yield imports[node.value.id][0], node.attr
+
+
+def test_every_public_definition_is_reached_from_a_test():
+    parsed, waiting = {module: definitions_and_imports(path) for module, path in SOURCES.items()}, []
+    for module, (tree, names, imports) in parsed.items():  # what an import runs
+        for statement in tree.body:
+            waiting += used(statement, module, names, imports) if isinstance(statement, ast.Expr) else ()
+    for path in pathlib.Path(__file__).parent.glob("*.py"):
+        tree, names, imports = definitions_and_imports(path)
+        waiting += used(tree, None, (), imports)
+        strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        waiting += [("cli", "_" + str(command).replace("-", "_")) for command in strings]
+    reached = set()
+    while waiting:
+        place = waiting.pop()
+        if place in reached or place is None or place[0] not in parsed:
+            continue
+        reached.add(place)
+        _, names, imports = parsed[place[0]]
+        if place[1] in names and not place[1].startswith("_add_"):  # these name every command's function
+            waiting += used(names[place[1]], place[0], names, imports)
+    public = {(module, name) for module, (_, names, _) in parsed.items() for name in names if name[0] != "_"}
+    assert not sorted(public - reached)

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, tiny_options
 from PIL import Image
 
-from keras_cifar.libraries import ENVIRONMENT, silence_libraries
+from keras_cifar.libraries import ENVIRONMENT, configure_libraries
 
 # Ends a process, which may be a child, that looks up or talks to anything but its own machine, and writes down what.
 GUARD = """
@@ -114,10 +114,10 @@ def test_the_users_own_choice_stays(monkeypatch):
     calls = []
     monkeypatch.setattr(onnxruntime, "disable_telemetry_events", lambda: calls.append(1))
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
-    silence_libraries()
+    configure_libraries()
     assert os.environ["ORT_DISABLE_TELEMETRY"] == "0" and not calls
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
-    silence_libraries()  # imported by the user's program before us
+    configure_libraries()  # imported by the user's program before us
     assert os.environ["ORT_DISABLE_TELEMETRY"] == "1" and calls
 
 

@@ -83,6 +83,7 @@ def test_run_folder_holds_what_it_should(finished):
     assert names == {"recipe.json", "environment.json", "local.json", "history.csv", "metrics.json", "best.keras",
                      "last.keras", "curves.png", "confusion.png"}  # fmt: skip
     environment = read_json(finished.file("environment.json"))
+    assert environment["onednn"] == os.environ["TF_ENABLE_ONEDNN_OPTS"]
     assert len(environment["data_fingerprint"]) == 64 and environment["packages"]["keras"] == keras.__version__
     assert finished.metrics["val"]["images"] == 288
     assert finished.recipe == tiny_recipe(3)

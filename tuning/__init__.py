@@ -1,5 +1,5 @@
 """Learning rates found rather than guessed: KerasTuner searches over recipes, and the learning-rate range test."""
 
-from keras_cifar.libraries import silence_libraries
+from keras_cifar.libraries import configure_libraries
 
-silence_libraries()
+configure_libraries()
