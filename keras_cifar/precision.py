@@ -42,7 +42,7 @@ def bfloat16_pays(package: str, make_call) -> bool:
         package: "tensorflow" or "openvino".
         make_call: "float32" or "bfloat16" -> a function without arguments that computes in it.
     """
-    if not cpu_flags() & {"amx_bf16", "avx512_bf16"} or _is_capped():
+    if not cpu_flags() & {"amx_bf16", "avx512_bf16"} or is_bfloat16_ruled_out():
         return False
     path = cache_dir() / "bfloat16.json"
     machine = f"{cpu_name()}, {os.cpu_count()} CPUs, {package} {package_versions()[package]}"
@@ -58,8 +58,8 @@ def bfloat16_pays(package: str, make_call) -> bool:
     return known[machine] >= _GAIN
 
 
-def _is_capped():
-    """Whether oneDNN was told to leave the CPU's bfloat16 alone, which TensorFlow does not notice."""
+def is_bfloat16_ruled_out():
+    """Whether ONEDNN_MAX_CPU_ISA keeps oneDNN from the CPU's bfloat16; TensorFlow and OpenVINO would not notice."""
     allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
     return not any(name in allowed for name in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10"))
 

@@ -5,7 +5,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import tiny_recipe
+from conftest import needs_bfloat16, tiny_recipe
 
 from keras_cifar import precision
 from keras_cifar.errors import InputError
@@ -74,6 +74,7 @@ def test_copy_weights_takes_the_head_only_where_it_fits():
 
 
 def test_bfloat16_gives_float32_logits_near_those_of_float32():
+    needs_bfloat16()
     logits = [np.asarray(build(1, precision=p)(IMAGES)) for p in ("float32", "bfloat16")]
     assert logits[1].dtype == np.float32
     assert np.abs(logits[0] - logits[1]).max() < 0.1 * np.abs(logits[0]).max() + 0.02
@@ -85,7 +86,10 @@ def test_bfloat16_gives_float32_logits_near_those_of_float32():
 def test_auto_times_a_convolution_once_and_keeps_what_it_found(gain, policy, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
     monkeypatch.setattr(precision, "cpu_flags", lambda: {"avx512_bf16"})
-    if gain is not None:
+    if gain is None:
+        needs_bfloat16("openvino")  # or it is not timed at all
+    else:
+        monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
         monkeypatch.setattr(precision, "_bfloat16_gain", lambda make_call: gain)
     first = precision.resolve_precision("auto")
     monkeypatch.setattr(precision, "_bfloat16_gain", lambda make_call: pytest.fail("timed again"))
@@ -93,6 +97,19 @@ def test_auto_times_a_convolution_once_and_keeps_what_it_found(gain, policy, tmp
     assert precision.resolve_precision("float32") == "float32"
     (measured,) = read_json(tmp_path / "bfloat16.json").values()
     assert measured == gain or (gain is None and measured > 0)
+
+
+@pytest.mark.parametrize(("allowed", "is_ruled_out"), [
+    (None, False), ("default", False), ("AVX512_CORE_BF16", False), ("avx512_core_vnni", True), ("AVX2", True),
+])  # fmt: skip
+def test_auto_heeds_what_onednn_may_use(allowed, is_ruled_out, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if allowed is not None:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
+    monkeypatch.setattr(precision, "cpu_flags", lambda: {"avx512_bf16"})
+    monkeypatch.setattr(precision, "_bfloat16_gain", lambda make_call: 2.0)
+    assert precision.bfloat16_pays("tensorflow", None) is not is_ruled_out
 
 
 def test_saved_file_loads_without_this_package(tmp_path):
@@ -117,7 +134,7 @@ def test_a_damaged_model_file(tmp_path):
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_train(backend, tmp_path):
     pytest.importorskip(backend)
-    code = ("from conftest import tiny_recipe; from keras_cifar.train import train;"
+    code = ("from conftest import needs_bfloat16, tiny_recipe; from keras_cifar.train import train;"
             f"run = train(tiny_recipe(2, limit=32), {str(tmp_path / 'run')!r}); assert run.is_finished")  # fmt: skip
     here = os.path.dirname(__file__)
     env = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join([here, os.path.dirname(here)])}

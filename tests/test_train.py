@@ -12,7 +12,7 @@ import types
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, TINY_CLI, run_cli, tiny_options, tiny_recipe
+from conftest import ROOT, TINY_CLI, needs_bfloat16, run_cli, tiny_options, tiny_recipe
 
 from keras_cifar import features
 from keras_cifar.augment import view_images, view_table
@@ -196,6 +196,7 @@ def test_training_without_room_for_features(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("level", "dtype"), [(1, "float32"), (3, "bfloat16")])
 def test_stored_features_are_what_the_trained_part_would_round_them_to(level, dtype):
+    needs_bfloat16()
     recipe = tiny_recipe(level, views=1, limit=16, precision="bfloat16")
     source = open_source("digits")
     model = build_model(recipe, 10, (32, 32, 3))
