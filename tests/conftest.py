@@ -6,6 +6,7 @@ os.environ["KERAS_CIFAR_ENGINE"] = "keras"  # starts at once; tests that are abo
 import dataclasses
 import fcntl
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -79,6 +80,12 @@ def run_cli(*args, script=ROOT / "cli.py", env=None, timeout=200):
         timeout=timeout,
         env={**os.environ, **(env or {})},
     )
+
+
+def run_until_killed(number, step, *args, env=None):
+    """Runs the tiny command line in a process that is killed in its training `number` after that step."""
+    done = run_cli(number, step, *args, script=ROOT / "tests" / "killed.py", env=env)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 @pytest.fixture

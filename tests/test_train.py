@@ -3,16 +3,14 @@
 import importlib.util
 import os
 import resource
-import signal
 import subprocess
 import sys
-import time
 import types
 
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, TINY_CLI, needs_bfloat16, run_cli, tiny_options, tiny_recipe
+from conftest import ROOT, needs_bfloat16, run_until_killed, tiny_options, tiny_recipe
 
 from keras_cifar import features
 from keras_cifar.augment import view_images, view_table
@@ -36,32 +34,17 @@ def weights_of(run_dir, name="last.keras"):
     return [w.numpy() for w in load_classifier(run_dir / name).weights]
 
 
-def start_and_kill(args, run_dir, at_step):
-    """Starts a training process and kills it, without warning, once its state has reached a step."""
-    process = subprocess.Popen([sys.executable, TINY_CLI, *args], env={**os.environ, **EVERY_STEP},
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        state = Run(run_dir).load_state()
-        if state and state[1]["step"] >= at_step:
-            break
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
-
-
-@pytest.mark.parametrize(("level", "batch_size", "steps"), [(1, 1, (60,)), (3, 8, (8,))])  # 48 and 6 steps an epoch
-def test_killed_run_ends_like_one_that_was_not(tmp_path, monkeypatch, level, batch_size, steps):
+@pytest.mark.parametrize(("level", "batch_size", "step"), [(1, 1, 60), (3, 8, 8)])  # 48 and 6 steps an epoch
+def test_killed_run_ends_like_one_that_was_not(tmp_path, monkeypatch, level, batch_size, step):
     monkeypatch.setenv("KERAS_CIFAR_ENGINE", ENGINE if level == 3 else "keras")
-    args = ["train", "--level", str(level), *tiny_options(epochs=3, batch_size=batch_size)]
+    recipe, lines = tiny_recipe(level, epochs=3, batch_size=batch_size), []
+    options = tiny_options(epochs=3, batch_size=batch_size)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(tiny_recipe(level, epochs=3, batch_size=batch_size), whole, say=lambda line: None)
-    for step in steps:
-        start_and_kill([*args, "--run-dir", str(killed)], killed, step)
-        assert not Run(killed).is_finished
-    done = run_cli(*args, "--run-dir", killed, script=TINY_CLI)
-    assert "Going on at step" in done.stdout and done.returncode == 0, done.stderr
+    train(recipe, whole, say=lambda line: None)
+    run_until_killed(1, step, "train", "--level", level, *options, "--run-dir", killed, env=EVERY_STEP)
+    assert 0 < Run(killed).load_state()[1]["step"] <= step and not Run(killed).is_finished
+    train(recipe, killed, say=lines.append)
+    assert any("Going on at step" in line for line in lines)
     for name in ("best.keras", "last.keras"):
         for a, b in zip(weights_of(whole, name), weights_of(killed, name), strict=True):
             assert np.array_equal(a, b)
@@ -308,33 +291,44 @@ def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, monkeypatch, damage)
     assert {p.suffix for p in (tmp_path / "features").iterdir()} == {".npy", ".lock"}
 
 
-def test_two_processes_want_the_same_features(tmp_path):
+def test_two_processes_want_the_same_features(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
     code = (
         "import numpy as np, sys; sys.path[:0] = sys.argv[1:]; import tiny; from conftest import tiny_recipe\n"
         "from keras_cifar import features; from keras_cifar.datasets import Split\n"
         "from keras_cifar.graph import split_at_head; from keras_cifar.model import build_model\n"
         "below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))\n"
         "split = Split(np.arange(16 * 3072).reshape(16, 32, 32, 3).astype(np.uint8), np.arange(16))\n"
+        "print('asks', flush=True)\n"
         "make = lambda: print('computes') or below.predict_on_batch\n"
         "found = features.stored_features(below, make, split, 8, 'float32', None)\n"
         "print(np.allclose(found, below.predict_on_batch(split.images), atol=1e-5))"
     )
+    below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))
+    split = Split(np.arange(16 * 3072).reshape(16, 32, 32, 3).astype(np.uint8), np.arange(16))
     command = [sys.executable, "-c", code, str(ROOT), str(ROOT / "tests")]
-    environment = {**os.environ, "KERAS_CIFAR_CACHE": str(tmp_path)}
-    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=120)[0].split() for process in both]
-    assert sorted(outputs) == [["True"], ["computes", "True"]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+
+        def when_the_other_asks():
+            assert other.stdout.readline() == "asks\n"
+            return below.predict_on_batch
+
+        features.stored_features(below, when_the_other_asks, split, 8, "float32", None)
+        assert other.stdout.read().split() == ["True"]
 
 
 def test_the_oldest_features_make_room(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
     monkeypatch.setattr(features, "_MAX_CACHE_BYTES", 2 * (5 * 1280 * 4 + 128))
     below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))
+    entries = {}  # file -> when it was last used
     for value in range(3):
         split = Split(np.full((5, 32, 32, 3), value, np.uint8), np.arange(5))
         features.stored_features(below, lambda: below.predict_on_batch, split, 5, "float32", None)
-        time.sleep(0.01)
-    assert len(list((tmp_path / "features").glob("*.npy"))) == 2
+        (path,) = set((tmp_path / "features").glob("*.npy")) - entries.keys()
+        entries[path] = value
+        os.utime(path, (value, value))
+    assert sorted(entries[path] for path in (tmp_path / "features").glob("*.npy")) == [1, 2]
 
 
 def test_diverging_loss_is_said(tmp_path):
