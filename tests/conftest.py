@@ -71,7 +71,7 @@ def needs_bfloat16(engine="keras"):
         pytest.skip(f"ONEDNN_MAX_CPU_ISA rules out bfloat16 on {engine}")
 
 
-def run_cli(*args, script=ROOT / "cli.py", env=None, timeout=200):
+def run_cli(*args, script=ROOT / "cli.py", env=None, timeout=600):
     """Runs the command line as a user does, in a process of its own."""
     return subprocess.run(
         [sys.executable, str(script), *map(str, args)],

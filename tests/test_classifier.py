@@ -48,17 +48,16 @@ def test_package_offers_the_classifier_alone():
 def test_no_tensorflow_and_soon(path, tmp_path):
     Image.new("RGB", (40, 50), "red").save(tmp_path / "red.png")
     code = (
-        "import sys, time; start = time.perf_counter()\n"
+        "import sys, time, numpy, onnxruntime, PIL.Image; needed = time.process_time()\n"
         "from export import OnnxClassifier\n"
         f"OnnxClassifier({str(path)!r}).predict({str(tmp_path / 'red.png')!r})\n"
-        "seconds = time.perf_counter() - start\n"
         "heavy = [m for m in ('tensorflow', 'keras', 'onnx', 'tf2onnx', 'openvino', 'sklearn') if m in sys.modules]\n"
-        "print(heavy, time.process_time())"
+        "print(heavy, time.process_time() / needed)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr
-    heavy, _, seconds = done.stdout.rpartition(" ")
-    assert heavy == "[]" and float(seconds) < 2, "CPU seconds, of which a whole import of onnxruntime is half of one"
+    heavy, _, ratio = done.stdout.rpartition(" ")
+    assert heavy == "[]" and float(ratio) < 4, "times the CPU time of the imports that it cannot do without"
 
 
 def test_any_form_of_images_gives_the_same(path, images, tmp_path):

@@ -1,23 +1,24 @@
-import time
+import types
 
+from keras_cifar import timing
 from keras_cifar.timing import interleaved_seconds, median_rates
 
 
-def test_ways_take_turns_and_the_slower_one_is_slower():
-    order = []
+def test_ways_take_turns_and_the_slower_one_is_slower(monkeypatch):
+    order, now = [], [0.0]
+    monkeypatch.setattr(timing, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
 
     def way(name, seconds):
         def call():
             order.append(name)
-            time.sleep(seconds)
+            now[0] += seconds
 
         return call
 
-    seconds = interleaved_seconds({"fast": way("fast", 0.001), "slow": way("slow", 0.01)}, rounds=3, calls=2)
+    seconds = interleaved_seconds({"fast": way("fast", 0.25), "slow": way("slow", 0.5)}, rounds=3, calls=2)
     assert order == (["fast"] * 3 + ["slow"] * 3) * 4
-    assert [len(turn) for turn in seconds["fast"]] == [2, 2, 2]
-    rates = median_rates(seconds, images_per_call=8)
-    assert rates["slow"] < rates["fast"] and rates["slow"] < 8 / 0.01
+    assert seconds == {"fast": [[0.25, 0.25]] * 3, "slow": [[0.5, 0.5]] * 3}
+    assert median_rates(seconds, images_per_call=8) == {"fast": 32, "slow": 16}
 
 
 def test_the_rate_is_that_of_the_middle_round():
