@@ -1,4 +1,7 @@
-"""Runs one benchmark, or all, and writes its figures: `python -m benchmarks augment`."""
+"""Runs one benchmark, or all, and writes its figures: `python -m benchmarks augment`.
+
+`python -m benchmarks figures` checks the figures of the documents instead, and `--write` corrects them.
+"""
 
 import argparse
 import importlib
@@ -15,8 +18,20 @@ _MODULES = {"onnx": "onnx_files"}  # a module called onnx would look like the pa
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", choices=(*NAMES, "all"))
-    name = parser.parse_args().name
+    parser.add_argument("name", choices=(*NAMES, "all", "figures"))
+    parser.add_argument("--write", action="store_true", help="figures: put the files' figures into the documents")
+    args = parser.parse_args()
+    if args.name == "figures":
+        from benchmarks import figures
+
+        return figures.main(args.write)
+    if args.write:
+        parser.error("--write goes with figures; a benchmark always writes its file")
+    return measure(args.name)
+
+
+def measure(name):
+    """Runs a benchmark and writes its file; "all" runs each in a process of its own."""
     from benchmarks.interleave import RESULTS
     from keras_cifar.engine import engine_name
     from keras_cifar.environment import cpu_name, package_versions
@@ -35,4 +50,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
