@@ -50,6 +50,10 @@ def ladder(read: Reader) -> Iterator[Claim]:
         "EfficientNet-Lite0** at {} px, {}, on {} cores of an {} CPU",
         (recipe["image_size"], _precision(environment), _WORDS[environment["cpus"]], environment["cpu"]),
     )
+    where = [f"{_LADDER}/seed{seed}/level{level}" for seed in range(3) for level in range(1, 5)]
+    where += [f"{_LONG}/seed0/level3", f"{_LONG}/seed0/level4", "results/tuning/level1", "results/tuning/level3"]
+    cpus = {read(f"{folder}/environment.json")["cpu"] for folder in where} | {read("results/export/export.json")["cpu"]}
+    yield Claim(_README, "All figures of this page are from CPUs of this kind", holds=cpus == {environment["cpu"]})
     epochs = [read(f"{_LADDER}/seed0/level{level}/recipe.json")["epochs"] for level in (2, 3)]
     yield Claim(_README, "Level 2 trains for {} epochs and level 3 for {}:", tuple(_WORDS[n] for n in epochs))
 

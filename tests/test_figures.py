@@ -8,6 +8,7 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT))  # benchmarks are not installed
 from benchmarks import __main__ as command
 from benchmarks.claims import NO_MEASUREMENTS, SOURCES
+from benchmarks.export_results import disturbed
 from benchmarks.figures import Claim, check
 
 SENTENCE = "Ours is 1.50 times\nas fast, 84.0 % of 1,200 calls, at level 2"
@@ -142,6 +143,14 @@ def test_a_table_of_runs_is_compared_with_their_files(root):
     metrics["val"]["top1"] = 0.95
     (runs / "seed0/level4/metrics.json").write_text(json.dumps(metrics))
     assert found(root) == [f"results/{runs.name}/README.md:6 differs from what its files give"]
+
+
+def test_rates_that_other_work_disturbed_are_told_from_right_ones():
+    pairs = [("fp32", "fp32_tta"), ((False, "float32"), (True, "float32"))]
+    rates = {"fp32": 366, "fp32_tta": 184, (False, "float32"): 122, (True, "float32"): 61}
+    assert disturbed(rates, pairs) == []
+    assert disturbed(rates | {(False, "float32"): 98}, pairs) == pairs[1:]
+    assert disturbed(rates | {"fp32_tta": 164}, pairs) == pairs[:1]
 
 
 def test_command(root, monkeypatch, capsys):
