@@ -28,7 +28,7 @@ NO_MEASUREMENTS = {
     r"points \(0\.5\)": "default of --max-drop",
     r"logits by less than 1e-3": "limit of export/parity.py",
     r"The goal of 1\.3 times": "goal",
-    r"its own loop around it looks only every 20 seconds": "KerasTuner's setting",
+    r"\b20 %(?= of (?:train|them))|below 20 %": "setting: how much of train becomes val",
     r"\(quality 75, 4:2:0\)": "property of the data set's files",
     r"trial 0": "name of a trial",
     r"\b\d+(?:(?: and| to) \d+)? px\b": "setting: size of an image",
@@ -36,7 +36,7 @@ NO_MEASUREMENTS = {
     r"\b[\d,]+ (?:training |val )?(?:images|units|digits|channels)\b(?!/)": "setting: how much data, how wide a layer",
     r"\b\d+x\d+\b": "shape",
     r"8-bit": "type of numbers",
-    r"\b(?:95 %|2\.5 and 97\.5 % quantiles)": "of an interval",
+    r"\b(?:9?5 %|2\.5 and 97\.5 % quantiles)": "conventional level of an interval or a test",
     r"Python 3\.\d+": "version",
     r"Apache-2\.0": "licence",
 }
