@@ -123,11 +123,9 @@ class Text:
 
     Attributes:
         example: one to try.
-        one_line: whether every character has to be printable.
     """
 
     example: str
-    one_line: bool = False
 
     def check(self, name: str, value) -> str:
         """The text.
@@ -135,9 +133,8 @@ class Text:
         Raises:
             InputError: it is another type, or empty, or holds what it may not.
         """
-        if not isinstance(value, str) or not value or "\0" in value or (self.one_line and not value.isprintable()):
-            kind = "a line of text" if self.one_line else "text"
-            raise InputError(f"Expected {name} to be {kind}, but got {show(value)}; try {self.example!r}.")
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise InputError(f"Expected {name} to be text, but got {show(value)}; try {self.example!r}.")
         return value
 
 

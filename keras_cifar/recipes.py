@@ -47,7 +47,7 @@ BACKBONE_STAGES = {
 # What each field of a recipe may be. A limit is where something breaks, and says what.
 RULES = {
     "level": Choice((1, 2, 3, 4)),
-    "title": Text("My level", one_line=True),
+    "title": Text("My level"),
     "data": Text("cifar10"),
     "backbone": Choice(BACKBONE_STAGES),
     "weights": Text("imagenet"),

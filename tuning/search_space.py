@@ -13,8 +13,8 @@ ORACLE_NAMES = ("random", "bayesian", "hyperband", "grid")
 # A trial leaves a folder, and a run of one its scores; more than these are a slip of the keyboard.
 _TRIALS = Number(1, 100_000, whole=True, example=30)
 _EXECUTIONS = Number(1, 1000, whole=True, example=1)
-# The rates and losses of all steps are held at once.
-_STEPS = Number(10, 1_000_000, whole=True, example=300)
+# A step may be a whole pass over few images, and a recipe has at most 10,000 of those.
+_STEPS = Number(10, 10_000, whole=True, example=300)
 _MINUTES = Number(positive=True, optional=True, example=30)
 
 
