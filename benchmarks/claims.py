@@ -22,7 +22,7 @@ _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 NO_MEASUREMENTS = {
     r"\b[Ll]evels? \d(?:,? (?:and|to) \d)?": "name of a level",
     r"^\| \d(?= \|)": "name of a level, in a table",
-    r"\b(?:seed|batch(?: sizes?)?|opset|stride(?: is)?)[- ]\d+(?:, \d+)*(?: and \d+)?": "setting",
+    r"\b(?:[Ss]eed|batch(?: sizes?)?|opset|stride(?: is)?)[- ]\d+(?:, \d+)*(?: and \d+)?": "setting",
     r"one is saved every 30 seconds": "default of KERAS_CIFAR_SAVE_SECONDS",
     r"\(3 in levels 2 and 3\)": "default of --views",
     r"points \(0\.5\)": "default of --max-drop",
@@ -53,7 +53,7 @@ def ladder(read: Reader) -> Iterator[Claim]:
     where = [f"{_LADDER}/seed{seed}/level{level}" for seed in range(3) for level in range(1, 5)]
     where += [f"{_LONG}/seed0/level3", f"{_LONG}/seed0/level4", "results/tuning/level1", "results/tuning/level3"]
     cpus = {read(f"{folder}/environment.json")["cpu"] for folder in where} | {read("results/export/export.json")["cpu"]}
-    yield Claim(_README, "All figures of this page are from CPUs of this kind", holds=cpus == {environment["cpu"]})
+    yield Claim(_README, "All figures here are from such CPUs", holds=cpus == {environment["cpu"]})
     epochs = [read(f"{_LADDER}/seed0/level{level}/recipe.json")["epochs"] for level in (2, 3)]
     yield Claim(_README, "Level 2 trains for {} epochs and level 3 for {}:", tuple(_WORDS[n] for n in epochs))
 
