@@ -48,8 +48,8 @@ def decode_image(source, side: int) -> np.ndarray:
         try:
             image = _open(source)
         except UnidentifiedImageError as error:
-            if _is_heif(source):
-                raise ValueError("HEIC, which needs another package: pip install pillow-heif") from error
+            if _is_heif(source) and missing_reader("image.heic"):
+                raise ValueError("HEIC, which needs a package: pip install pillow-heif") from error
             raise
         with image:
             _bound(image, side)
@@ -242,7 +242,7 @@ def _to_rgb(image):
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would be another copy
 
 
 def _from_deep_grey(image):
