@@ -264,5 +264,5 @@ def test_heic_names_its_package_and_is_read_with_it(tmp_path):
     pillow_heif.from_pillow(Image.new("RGB", (64, 64), (200, 30, 30))).save(tmp_path / "a.heic")
     assert np.abs(decode_image(tmp_path / "a.heic", 8).astype(int) - [200, 30, 30]).max() < 8
     assert ".heic" in image_suffixes()
-    with pytest.raises((OSError, ValueError), match="^(?!.*pip install)"):
+    with pytest.raises((OSError, ValueError), match=r"^(?!.*pip install)"):
         decode_image((tmp_path / "a.heic").read_bytes()[:30], 8)
