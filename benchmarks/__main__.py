@@ -13,6 +13,8 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 NAMES = ("level1", "startup", "step", "gradients", "evaluate", "augment", "memory", "onnx")
+# What decides how a CPU is used: by oneDNN (TensorFlow, PyTorch, OpenVINO), TensorFlow, PyTorch and MKL.
+_SETTINGS = ("ONEDNN_MAX_CPU_ISA", "TF_ENABLE_ONEDNN_OPTS", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
 _MODULES = {"onnx": "onnx_files"}  # a module called onnx would look like the package
 
 
@@ -32,7 +34,7 @@ def main():
 
 def measure(name):
     """Runs a benchmark and writes its file; "all" runs each in a process of its own."""
-    from benchmarks.interleave import RESULTS
+    from benchmarks.interleave import result_path
     from keras_cifar.engine import engine_name
     from keras_cifar.environment import cpu_name, package_versions
     from keras_cifar.files import atomic_path
@@ -40,11 +42,13 @@ def measure(name):
     if name == "all":  # each in a process of its own, which decides about its threads
         for one in NAMES:
             subprocess.run([sys.executable, "-m", "benchmarks", one], check=True)
-        print(json.dumps({one: json.loads((RESULTS / f"{one}.json").read_text()) for one in NAMES}))
+        print(json.dumps({one: json.loads(result_path(f"{one}.json").read_text()) for one in NAMES}))
         return
     figures = importlib.import_module(f"benchmarks.{_MODULES.get(name, name)}").measure()
-    line = json.dumps({"cpu": cpu_name(), "engine": engine_name(), "packages": package_versions(), **figures})
-    with atomic_path(RESULTS / f"{name}.json") as partial:
+    settings = {name: os.environ[name] for name in _SETTINGS if name in os.environ}
+    machine = {"cpu": cpu_name(), "settings": settings, "engine": engine_name(), "packages": package_versions()}
+    line = json.dumps({**machine, **figures})
+    with atomic_path(result_path(f"{name}.json")) as partial:
         partial.write_text(line + "\n")
     print(line)
 

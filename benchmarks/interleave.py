@@ -1,11 +1,18 @@
 """Times several ways of doing one thing in turns, so that a machine whose speed wanders treats them alike."""
 
 import itertools
+import os
 import pathlib
 
 from keras_cifar.timing import interleaved_seconds, median_rates
 
 RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def result_path(name: str) -> pathlib.Path:
+    """A file in `benchmarks/results`, named after ONEDNN_MAX_CPU_ISA too where that stands in for a plainer CPU."""
+    path, instructions = RESULTS / name, os.environ.get("ONEDNN_MAX_CPU_ISA")
+    return path.with_stem(f"{path.stem}-{instructions.lower()}") if instructions else path
 
 
 def interleave(ways: dict, images_per_call: int, rounds: int = 5, calls: int = 4) -> dict[str, float]:
@@ -54,5 +61,5 @@ def plot_lines(name: str, title: str, x_label: str, y_label: str, x: list, lines
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
     RESULTS.mkdir(exist_ok=True)
-    figure.savefig(RESULTS / name, dpi=120)
+    figure.savefig(result_path(name), dpi=120)
     plt.close(figure)

@@ -7,13 +7,14 @@ import importlib.util
 
 import numpy as np
 
+from keras_cifar.environment import is_bfloat16_ruled_out
 from keras_cifar.recipes import resolve_recipe
 
 BATCH, IMAGE_SIZE = 64, 128
 BACKBONES = ("resnet18", "efficientnet_lite0")
 STAGES = {"level 3": ("P5",), "level 4": ("P4", "P5"), "all layers": ("P1", "P2", "P3", "P4", "P5")}
 LEARNING_RATE = 1e-5
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32",) if is_bfloat16_ruled_out() else ("float32", "bfloat16")
 # What the benchmarks call the ways that they compare; the others are measured in both precisions.
 OURS, PLAIN, TORCH = "ours", "Keras {}", "PyTorch {}"
 # Ours in the precisions that `auto` chooses from, and on features that lie in the cache.

@@ -5,7 +5,7 @@ import tempfile
 
 import numpy as np
 
-from benchmarks.interleave import RESULTS
+from benchmarks.interleave import result_path
 from benchmarks.models import BACKBONES, IMAGE_SIZE, classifier
 from export.benchmark import benchmark_ways, describe_benchmark, file_ways, model_ways, write_benchmark
 from export.classifier import OnnxClassifier
@@ -27,7 +27,7 @@ def measure() -> dict:
             ways = file_ways(_files(model, pathlib.Path(folder), backbone)) | model_ways(model, folder)
             result = benchmark_ways(ways, _SIDE, rounds=_ROUNDS)
         print(f"{backbone}, {IMAGE_SIZE} px\n{describe_benchmark(result)}")
-        write_benchmark(result, RESULTS / f"onnx-{backbone}.json")
+        write_benchmark(result, result_path(f"onnx-{backbone}.json"))
         found[f"{backbone}, {IMAGE_SIZE} px"] = result["ways"]
     return {"ways": found}
 

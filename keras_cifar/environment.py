@@ -94,6 +94,12 @@ def cpu_kind() -> str:
     return "AVX2 without VNNI" if "avx2" in flags else platform.machine()
 
 
+def is_bfloat16_ruled_out() -> bool:
+    """Whether ONEDNN_MAX_CPU_ISA keeps oneDNN from the CPU's bfloat16; TensorFlow and OpenVINO would not notice."""
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    return not any(name in allowed for name in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10"))
+
+
 def has_accelerator() -> bool:
     """Whether Keras' backend sees a GPU or TPU."""
     import keras

@@ -9,7 +9,7 @@ import os
 
 import keras
 
-from keras_cifar.environment import cpu_flags, cpu_name, has_accelerator, package_versions
+from keras_cifar.environment import cpu_flags, cpu_name, has_accelerator, is_bfloat16_ruled_out, package_versions
 from keras_cifar.errors import InputError
 from keras_cifar.files import read_json, write_json
 from keras_cifar.kernel_gradient import conv, depthwise_conv
@@ -56,12 +56,6 @@ def bfloat16_pays(package: str, make_call) -> bool:
             known[machine] = _bfloat16_gain(make_call)
             write_json(path, known)
     return known[machine] >= _GAIN
-
-
-def is_bfloat16_ruled_out():
-    """Whether ONEDNN_MAX_CPU_ISA keeps oneDNN from the CPU's bfloat16; TensorFlow and OpenVINO would not notice."""
-    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
-    return not any(name in allowed for name in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10"))
 
 
 def _bfloat16_gain(make_call):

@@ -59,7 +59,7 @@ def needs_bfloat16(engine="keras"):
     """Skips where oneDNN is kept, by ONEDNN_MAX_CPU_ISA, from the bfloat16 that an engine sees on this CPU."""
     import tensorflow as tf
 
-    from keras_cifar.precision import is_bfloat16_ruled_out
+    from keras_cifar.environment import is_bfloat16_ruled_out
 
     ones = tf.ones((1, 1, 1, 1), "bfloat16")
     try:

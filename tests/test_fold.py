@@ -1,11 +1,14 @@
 """What makes a model faster changes neither its logits nor its gradients."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import needs_bfloat16, randomize_batch_norms, tiny_recipe
 
+from keras_cifar.backbones import load_backbone
 from keras_cifar.engine import compile_inference, engine_name, inference_precision
 from keras_cifar.errors import InputError
 from keras_cifar.files import read_json
@@ -18,6 +21,14 @@ from keras_cifar.optimizer import FusedAdam
 random = np.random.default_rng(0)
 IMAGES = random.integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
 LABELS = np.arange(6)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _backbones_made_once():
+    """Lets the models of this file share a backbone's layers: to build them takes longer than most tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("keras_cifar.model.load_backbone", functools.cache(load_backbone))
+        yield
 
 
 def build(level=3, **changes):
