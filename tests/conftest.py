@@ -12,7 +12,6 @@ import sys
 
 import numpy as np
 import pytest
-import tiny  # noqa: F401
 from PIL import Image
 
 from keras_cifar.recipes import resolve_recipe
@@ -33,11 +32,15 @@ TINY = {
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
-    """Keeps what tests convert and store out of the user's cache."""
+    """Makes the tiny backbone known, and keeps what tests convert and store out of the user's cache."""
+    import tiny  # noqa: F401
+
     os.environ["KERAS_CIFAR_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 def tiny_recipe(level, **changes):
+    import tiny  # noqa: F401 - with TensorFlow, which pytest-xdist's first process can do without
+
     return resolve_recipe(level, **{**TINY, **changes})
 
 
