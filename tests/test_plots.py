@@ -2,12 +2,15 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import tiny_recipe
 from made_run import made_classifier, made_evaluation, made_run, made_source
 from PIL import Image
 from test_names import NASTY
 
 from export.benchmark import write_benchmark
 from keras_cifar.plots import plot_confusion, plot_curves, plot_ladder, plot_rates, plot_result
+from keras_cifar.runs import Run
+from keras_cifar.train import train
 from tuning.lr_range import make_curve, write_curve
 from tuning.plots import plot_range_test
 
@@ -101,3 +104,14 @@ def test_many_classes_are_drawn(tmp_path):
     plot_result(run.path, 1, run.history(), run.metrics)
     with Image.open(run.file("confusion.png")) as image:
         assert image.width > 300
+
+
+def test_a_picture_that_fails_costs_no_training(tmp_path):
+    lines, run = [], Run(tmp_path / "run")
+    run.begin(tiny_recipe(1, limit=16), overwrite=False)
+    for name in ("curves.png", "confusion.png"):
+        (run.file(name) / "in the way").mkdir(parents=True)
+    train(run.recipe, run.path, say=lines.append)
+    assert run.is_finished and run.metrics["val"]["images"] and not run.file("state.npz").exists()
+    assert sum("could not be drawn (Is a directory)" in line for line in lines) == 2
+    assert "val top-1" in lines[-1]
