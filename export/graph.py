@@ -122,6 +122,48 @@ _MEAN = {
 }
 
 
+def cut_points(quantized: onnx.ModelProto) -> list[str]:
+    """The 8-bit tensors of a QDQ model, in order, that alone carry what the nodes after them need."""
+    constants = {tensor.name for tensor in quantized.graph.initializer}
+    last_use = {name: i for i, node in enumerate(quantized.graph.node) for name in node.input if name not in constants}
+    live, points = {value.name for value in quantized.graph.input}, []
+    for i, node in enumerate(quantized.graph.node):
+        live = {name for name in {*live, *node.output} if last_use.get(name, -1) > i}
+        if node.op_type == "QuantizeLinear" and live == set(node.output):
+            points.append(node.output[0])
+    return points
+
+
+def cut(quantized: onnx.ModelProto, start: str | None, end: str | None, shape: tuple) -> onnx.ModelProto:
+    """The part of a QDQ model between two of its `cut_points`.
+
+    Args:
+        quantized: stays as it is.
+        start: becomes the input; None for the model's own.
+        end: becomes the output; None for the model's own.
+        shape: of an array that `start` gets; its first number stays free.
+    """
+    part = onnx.ModelProto()
+    part.CopyFrom(quantized)
+    graph, kind = part.graph, onnx.TensorProto.UINT8
+    if end:
+        del graph.output[:]
+        graph.output.append(onnx.helper.make_tensor_value_info(end, kind, None))
+    needed, nodes = {value.name for value in graph.output}, []
+    for node in reversed(quantized.graph.node):
+        if start not in node.output and needed.intersection(node.output):
+            nodes.append(node)
+            needed.update(node.input)
+    if start:
+        del graph.input[:]
+        graph.input.append(onnx.helper.make_tensor_value_info(start, kind, ["batch", *shape[1:]]))
+    tensors = [tensor for tensor in quantized.graph.initializer if tensor.name in needed]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(nodes))
+    graph.initializer.extend(tensors)
+    return part
+
+
 def set_metadata(model: onnx.ModelProto, values: dict) -> None:
     """Stores each value as JSON under its key."""
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in values.items()})

@@ -4,102 +4,95 @@ The narrow layers at the start always do. They work on the largest maps with the
 gain nothing, and their rounding is most of what INT8 costs; so is rounding the resized image.
 """
 
-import contextlib
 import itertools
-import logging
-import pathlib
-import tempfile
-import warnings
 
 import numpy as np
 import onnx
 from tqdm import tqdm
 
-from export.bias_correction import correct_biases
-from export.graph import LOGITS, clean_core, finish
+from export.bias_correction import output_shifts
+from export.graph import LOGITS, clean_core, cut, cut_points, finish
 from export.parity import onnx_logits_by_view
+from export.qdq import (
+    LAYERS,
+    PAIR_SAFE,
+    WeightGrid,
+    activation_scales,
+    channels_that_may_saturate,
+    place_qdq,
+    round_layer,
+)
 from export.session import OnnxSession
 from keras_cifar.errors import InputError
 from keras_cifar.metrics import top1
 from keras_cifar.tta import mean_logits
 
 CALIBRATION_IMAGES = 256
+WEIGHTS = "int8 per channel, two weights of one sign at most 128 together"
 _BATCH = 32
-_LAYERS = ("Conv", "MatMul", "Gemm")
 _ACTIVATIONS = ("Clip", "Relu")
-_OPERATORS = [*_LAYERS, *_ACTIVATIONS, "Add", "MaxPool", "GlobalAveragePool"]
 _NARROW = 32
 
 
 class Quantizer:
-    """Quantises one core as often as asked, calibrated once.
+    """Quantises one core as often as asked; it is calibrated and its weights are rounded once.
 
     Args:
         core: `images` -> `logits`, float32.
         images: (N, H, W, 3) uint8 training images to calibrate on.
+        grid: of the weights.
+        bias_correction: see `export.bias_correction`.
     """
 
-    def __init__(self, core: onnx.ModelProto, images: np.ndarray):
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-
-        self._images, self._shifts = images, {}
-        self._folder = tempfile.TemporaryDirectory(prefix="keras_cifar-int8-")
-        exact = pathlib.Path(self._folder.name) / "exact.onnx"
-        self._prepared = exact.with_name("prepared.onnx")
-        onnx.save(core, exact)
-        with _quiet():
-            quant_pre_process(str(exact), str(self._prepared), skip_symbolic_shape=True)
-        self._exact = onnx.load(self._prepared)
+    def __init__(
+        self,
+        core: onnx.ModelProto,
+        images: np.ndarray,
+        grid: WeightGrid = PAIR_SAFE,
+        bias_correction: bool = True,
+    ):
+        self._images = images
+        self._exact = _fold(core)
         self._graph = self._exact.graph
+        self._scales = activation_scales(self._exact, images, _BATCH)
+        constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in self._graph.initializer}
+        self._shapes = {name: array.shape for name, array in constants.items()}
+        layers = [node for node in self._graph.node if node.op_type in LAYERS and node.input[1] in constants]
+        self._rounded = {n.name: round_layer(n, constants, self._scales[n.input[0]][0], grid) for n in layers}
+        if bias_correction:
+            values = {name: layer.values() for name, layer in self._rounded.items()}
+            shifts = output_shifts(self._exact, values, images, _BATCH)
+            biases = {node.name: constants[node.input[2]].reshape(-1) for node in layers if node.name in shifts}
+            self._rounded |= {name: self._rounded[name].with_bias(biases[name] - shifts[name]) for name in shifts}
 
     @property
     def layers(self) -> list[str]:
         """Names of the layers with weights, in order."""
-        return [node.name for node in self._graph.node if node.op_type in _LAYERS]
+        return list(self._rounded)
 
     @property
     def narrow(self) -> list[str]:
         """Names of the convolutions with at most 32 output channels that come before any wider layer."""
-        shapes = {tensor.name: tensor.dims for tensor in self._graph.initializer}
-        layers = [node for node in self._graph.node if node.op_type in _LAYERS]
-        first = itertools.takewhile(lambda n: n.op_type == "Conv" and shapes[n.input[1]][0] <= _NARROW, layers)
+        layers = [node for node in self._graph.node if node.name in self._rounded]
+        first = itertools.takewhile(
+            lambda node: node.op_type == "Conv" and self._shapes[node.input[1]][0] <= _NARROW, layers
+        )
         return [node.name for node in first]
 
-    def quantize(
-        self, in_float: list[str] = (), *, narrow_in_float: bool = True, bias_correction: bool = True
-    ) -> onnx.ModelProto:
-        """The core with 8-bit weights (signed, per channel) and activations (unsigned).
+    def quantize(self, in_float: list[str] = (), *, narrow_in_float: bool = True) -> onnx.ModelProto:
+        """The core with 8-bit weights (per channel) and activations (unsigned).
 
         Args:
             in_float: layers to leave as they are, with their activations, beside the narrow ones.
             narrow_in_float: leave the narrow ones, too.
-            bias_correction: see `export.bias_correction`.
         """
-        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-
-        output = pathlib.Path(self._folder.name) / "quantized.onnx"
         kept = [*(self.narrow if narrow_in_float else []), *in_float]
-        with _quiet():
-            quantize_static(
-                str(self._prepared),
-                str(output),
-                _Calibration(self._images),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=_OPERATORS,
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                nodes_to_exclude=[*self._before_layers(), *self._with_activations(kept)],
-                calibration_cache_path=pathlib.Path(self._folder.name) / "ranges.json",
-            )
-        quantized = onnx.load(output)
-        if bias_correction:
-            correct_biases(self._exact, quantized, self._images, _BATCH, self._shifts)
-        return clean_core(quantized)
+        left = {*self._before_layers(), *self._with_activations(kept)}
+        return clean_core(place_qdq(self._exact, self._rounded, self._scales, left))
 
     def _before_layers(self):
         """Preprocessing, on pixels that are exact."""
-        return [n.name for n in itertools.takewhile(lambda n: n.op_type not in _LAYERS, self._graph.node)]
+        return [n.name for n in itertools.takewhile(lambda n: n.op_type not in LAYERS, self._graph.node)]
 
     def _with_activations(self, layers):
         outputs = {out for node in self._graph.node if node.name in layers for out in node.output}
@@ -107,40 +100,68 @@ class Quantizer:
         return [*layers, *follows]
 
     def costs(self) -> dict[str, float]:
-        """How much nearer to float the logits of the training images come with each layer left in float alone."""
-        exact = OnnxSession(self._prepared.read_bytes()).run(self._images, LOGITS)
+        """How much nearer to float the logits of the training images come with each layer left in float alone.
 
-        def error(in_float):
-            session = OnnxSession(self.quantize(in_float).SerializeToString())
-            return float(np.mean((session.run(self._images, LOGITS) - exact) ** 2))
+        What lies before the layer is the same every time: it is computed once, up to the next tensor that all the
+        rest depends on.
+        """
+        exact = _run(self._exact, LOGITS, self._images)
+        whole = self.quantize()
+        points = cut_points(whole)
+        start, values = None, self._images
+        costs, names = {}, [layer for layer in self.layers if layer not in self.narrow]
+        before = _error(_run(whole, LOGITS, values), exact)
+        for layer in tqdm(names, desc="cost of each layer", unit="layer", disable=None, leave=False):
+            model = self.quantize([layer])
+            nearest = _last_before(points, model, layer)
+            if nearest != start:
+                values = _run(cut(whole, start, nearest, values.shape), nearest, values)
+                start = nearest
+            rest = cut(model, start, None, values.shape)
+            costs[layer] = before - _error(_run(rest, LOGITS, values), exact)
+        return costs
 
-        whole = error([])
-        layers = [layer for layer in self.layers if layer not in self.narrow]
-        bar = tqdm(layers, desc="cost of each layer", unit="layer", disable=None, leave=False)
-        return {layer: whole - error([layer]) for layer in bar}
+
+def _fold(core):
+    """Folds constants, and batch norms into the convolutions before them, as onnxruntime does: in memory."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    compiler = onnxruntime.ModelCompiler(options, core.SerializeToString(), graph_optimization_level=level)
+    return onnx.load_from_string(compiler.compile_to_bytes())
 
 
-class _Calibration:
-    """What onnxruntime reads its calibration batches from."""
-
-    def __init__(self, images):
-        self._batches = iter([{"images": images[i : i + _BATCH]} for i in range(0, len(images), _BATCH)])
-
-    def get_next(self):
-        return next(self._batches, None)
+def _run(model, output, values):
+    session = OnnxSession(model.SerializeToString())
+    return np.concatenate([session.run(values[i : i + _BATCH], output) for i in range(0, len(values), _BATCH)])
 
 
-@contextlib.contextmanager
-def _quiet():
-    """Holds back onnxruntime's advice, which does not concern the user."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+def _error(found, exact):
+    return float(np.mean((found - exact) ** 2))
+
+
+def _last_before(points, quantized, layer):
+    """The last of `points` before a layer, or None."""
+    names = [node.name for node in quantized.graph.node]
+    before = {name for node in quantized.graph.node[: names.index(layer)] for name in node.output}
+    return next((point for point in reversed(points) if point in before), None)
+
+
+def check_exact(quantized: onnx.ModelProto) -> None:
+    """Refuses a quantised model that a CPU without VNNI could compute otherwise than one with it.
+
+    Raises:
+        InputError: two products of a channel may exceed 16 bits together.
+    """
+    unsafe = {name: count for name, count in channels_that_may_saturate(quantized).items() if count}
+    if unsafe:
+        name, count = next(iter(unsafe.items()))
+        raise InputError(
+            f"Expected INT8 weights whose products fit 16 bits in pairs, but {len(unsafe)} layers have larger ones "
+            f"({count} channels of {name}); no file was written, report this with the run."
+        )
 
 
 def quantize_within_budget(core, calibration, val, float_by_view, max_drop: float, say) -> tuple:
@@ -156,16 +177,17 @@ def quantize_within_budget(core, calibration, val, float_by_view, max_drop: floa
 
     Returns:
         The quantised core, its logits by view on val, and the figures: `drop` in points (the worse of plain and
-        TTA), `in_float` (layers), `tried` (number of layers in float -> drop).
+        TTA), `in_float` (layers), `tried` (number of layers in float -> drop), `weights` (their grid).
 
     Raises:
-        InputError: no number of layers in float is enough.
+        InputError: no number of layers in float is enough, or a CPU without VNNI could compute otherwise.
     """
     quantizer = Quantizer(core, calibration)
     order, tried, count = [], {}, 0
     while True:
         chosen = [*quantizer.narrow, *order[:count]]
         quantized = quantizer.quantize(order[:count])
+        check_exact(quantized)
         file = finish(quantized, tta=True, by_view=True).SerializeToString()
         by_view = onnx_logits_by_view(file, val.images, 64, f"INT8 on val, {len(chosen)} layers in float")
         drop = _drop(float_by_view, by_view, val.labels)
@@ -173,7 +195,8 @@ def quantize_within_budget(core, calibration, val, float_by_view, max_drop: floa
         say(f"INT8, {len(chosen)} of {len(quantizer.layers)} layers in float: val top-1 {0 - drop:+.2f} points")
         if drop <= max_drop:
             return quantized, by_view, {"max_drop": max_drop, "drop": drop, "in_float": chosen, "tried": tried,
-                                        "layers": len(quantizer.layers), "calibrated_on": len(calibration)}  # fmt: skip
+                                        "layers": len(quantizer.layers), "calibrated_on": len(calibration),
+                                        "weights": WEIGHTS}  # fmt: skip
         if not order:
             costs = quantizer.costs()
             order = sorted(costs, key=costs.get, reverse=True)
