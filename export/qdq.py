@@ -200,6 +200,7 @@ class _Placement:
         model = onnx.ModelProto()
         model.CopyFrom(self._exact)
         del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
+        self._quantized_before = False
         self._nodes, self._constants = [], {tensor.name: tensor for tensor in self._exact.graph.initializer}
         removed = set(self._removed.values())
         for value in self._exact.graph.input:
@@ -216,7 +217,7 @@ class _Placement:
         node = onnx.NodeProto()
         node.CopyFrom(original)
         layer = self._layers.get(node.name)
-        guarded = node.op_type in LAYERS and layer is None and node.input[0] in self._marked
+        guarded = node.op_type in LAYERS and layer is None and self._quantized_before
         node.input[:] = [_after(name) if name in self._marked else name for name in original.input]
         output = node.output[0] = self._removed.get(node.output[0], node.output[0])
         if output in self._marked and output in self._outputs:
@@ -233,7 +234,8 @@ class _Placement:
         """Follows a float layer by an activation that changes nothing.
 
         Without it onnxruntime (since 1.21) finds float weights between two pairs, takes them for forgotten, and rounds
-        them itself, with one step for all channels. It adds such an activation to the convolution at no cost.
+        them itself, with one step for all channels. It moves pairs past a Reshape, so the layer's own input does not
+        tell. It computes such an activation within the convolution, at no cost.
         """
         output = node.output[0]
         node.output[0] = f"{output}/exact"
@@ -242,6 +244,7 @@ class _Placement:
     def _quantize_tensor(self, name, source=None):
         if name not in self._marked:
             return
+        self._quantized_before = True
         step, point = self._scales[self._marked[name]]
         parameters = [
             self._constant(f"{name}/{part}", np.array(value, kind))

@@ -13,10 +13,8 @@ from export.classifier import OnnxClassifier
 from export.export_run import VARIANTS
 from export.graph import finish, float32_model
 from export.parity import BATCH_SIZES, TOLERANCE, check_parity, compare_logits, onnx_logits_by_view
-from export.quantize import Quantizer, quantize_within_budget
-from export.session import OnnxSession
 from export.temperature import calibration, fit_temperature
-from keras_cifar.datasets import Split, open_source
+from keras_cifar.datasets import open_source
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate_run import evaluate_run
 from keras_cifar.metrics import calibration_error, cross_entropy
@@ -162,93 +160,6 @@ def test_failed_gate_leaves_no_file(exported, tmp_path, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "no file was written" in error and len(error.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
-
-
-# Channel 0 is a thousand times the red, channel 1 a little of the green: in 8 bits for both the green is lost. The
-# other 38 channels make the first layer too wide to stay in float by itself.
-_FRAGILE = f"""<ir_version: 8, opset_import: ["" : 17]>
-fragile (uint8[batch,4,4,3] images) => (float[batch,2] logits)
-<float[40,3,1,1] w1 = {{1000, 0, 0, 0, 0.01, 0{", 0, 0, 0" * 38}}}, float[40] b1 = {{0, -1.27{", 0" * 38}}},
- float[2,40,1,1] w2 = {{0, -1{", 0" * 38}, 0, 1{", 0" * 38}}}, float[2,2,1,1] w3 = {{1, 0, 0, 1}}>
-{{
-    pixels = Cast<to = 1>(images)
-    channels_first = Transpose<perm = [0, 3, 1, 2]>(pixels)
-    a = Conv(channels_first, w1, b1)
-    b = Conv(a, w2)
-    c = Conv(b, w3)
-    pooled = GlobalAveragePool(c)
-    logits = Flatten(pooled)
-}}"""
-
-
-def fragile(count):
-    """A core that INT8 ruins unless its first two layers stay in float, and images of green below or above 127."""
-    core = onnx.parser.parse_model(_FRAGILE)
-    for i, node in enumerate(core.graph.node):
-        node.name = f"{node.op_type}{i}"
-    random = np.random.default_rng(0)
-    labels = np.arange(count) % 2
-    images = random.integers(0, 256, (count, 4, 4, 3)).astype(np.uint8)
-    images[..., 1] = np.where(labels, 147, 107)[:, None, None]
-    by_view = onnx_logits_by_view(finish(core, tta=True, by_view=True).SerializeToString(), images, count, "")
-    return core, Split(images, labels), by_view
-
-
-def test_int8_over_budget_keeps_layers_in_float():
-    core, split, by_view = fragile(32)
-    lines = []
-    quantized, found, figures = quantize_within_budget(core, split.images, split, by_view, 0.5, lines.append)
-    assert figures["in_float"] == ["Conv2", "Conv3"] and figures["drop"] == 0 and figures["layers"] == 3
-    assert figures["tried"][0] > 30 and len(lines) == len(figures["tried"]) == 3
-    assert lines[-1] == "INT8, 2 of 3 layers in float: val top-1 +0.00 points"
-    assert np.abs(found - by_view).max() < 0.05
-    inputs = {node.name: list(node.input) for node in quantized.graph.node}
-    assert inputs["Conv3"][1] == "w2" and inputs["Conv4"][1] != "w3"
-
-
-def test_int8_that_cannot_meet_its_budget_is_refused():
-    core, split, by_view = fragile(16)
-    with pytest.raises(InputError, match="2 of 3 layers in float"):
-        quantize_within_budget(core, split.images, split, by_view, -1, lambda line: None)
-
-
-def test_preprocessing_and_narrow_first_layers_stay_in_float(exported):
-    nodes = onnx.load(exported["folder"] / "level4_int8.onnx").graph.node
-    dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
-    rounded = [node.input[1] in dequantized for node in nodes if node.op_type in ("Conv", "Gemm")]
-    assert rounded == [False] * 3 + [True] * 15
-    figures = open_file(exported, "int8").metadata["quantization"]
-    assert len(figures["in_float"]) == 3 and figures["layers"] == 18
-    kinds = [node.op_type for node in nodes]
-    assert "Conv" in kinds[: kinds.index("QuantizeLinear")]
-
-
-_ROUNDED = """<ir_version: 8, opset_import: ["" : 17]>
-rounded (uint8[batch,4,4,3] images) => (float[batch,40] logits)
-<float[40,3,1,1] w, float[40] b>
-{
-    pixels = Cast<to = 1>(images)
-    channels_first = Transpose<perm = [0, 3, 1, 2]>(pixels)
-    a = Conv(channels_first, w, b)
-    pooled = GlobalAveragePool(a)
-    logits = Flatten(pooled)
-}"""
-
-
-def test_biases_make_up_for_rounded_weights():
-    core, random = onnx.parser.parse_model(_ROUNDED), np.random.default_rng(0)
-    core.graph.node[2].name = "layer"
-    weights = np.concatenate([np.ones((40, 1, 1, 1)), random.uniform(0.001, 0.0035, (40, 2, 1, 1))], axis=1)
-    for name, values in (("w", weights), ("b", np.zeros(40))):
-        core.graph.initializer.append(onnx.numpy_helper.from_array(values.astype(np.float32), name))
-    images = random.integers(100, 256, (128, 4, 4, 3)).astype(np.uint8)
-    quantizer = Quantizer(core, images[:64])
-    quantized = quantizer.quantize()
-    assert quantizer.quantize() == quantized, "what the first call found must serve the second"
-    exact, found = (OnnxSession(m.SerializeToString()).run(images[64:], "logits") for m in (core, quantized))
-    lost = weights[:, 1:].sum(axis=(1, 2, 3)) * images[64:].mean()
-    assert weights[:, 1:].max() < 0.5 / 127, "every small weight must round to 0"
-    assert lost.mean() > 0.5 and np.abs((found - exact).mean(axis=0)).max() < 0.15
 
 
 def test_int8_not_faster_is_refused_unless_forced():

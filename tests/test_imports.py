@@ -39,8 +39,8 @@ PACKAGES = {
     ],
     "export": [
         {"opset", "session", "temperature", "card", "pytorch"},
-        {"graph", "classifier", "bias_correction"},
-        {"parity", "keras_classifier", "evaluate_onnx", "benchmark"},
+        {"graph", "classifier", "probe"},
+        {"parity", "keras_classifier", "evaluate_onnx", "benchmark", "bias_correction", "qdq"},
         {"quantize", "predict"},
         {"export_run"},
     ],
