@@ -13,6 +13,8 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 NAMES = ("level1", "startup", "step", "gradients", "evaluate", "augment", "memory", "onnx")
+# Those of a run, which `all` leaves out.
+OF_A_RUN = ("quantization",)
 # What decides how a CPU is used: by oneDNN (TensorFlow, PyTorch, OpenVINO), TensorFlow, PyTorch and MKL.
 _SETTINGS = ("ONEDNN_MAX_CPU_ISA", "TF_ENABLE_ONEDNN_OPTS", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
 _MODULES = {"onnx": "onnx_files"}  # a module called onnx would look like the package
@@ -20,19 +22,25 @@ _MODULES = {"onnx": "onnx_files"}  # a module called onnx would look like the pa
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", choices=(*NAMES, "all", "figures"))
-    parser.add_argument("--write", action="store_true", help="figures: put the files' figures into the documents")
+    names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    for name in (*NAMES, "all"):
+        names.add_parser(name)
+    for name in OF_A_RUN:
+        of_a_run = names.add_parser(name)
+        of_a_run.add_argument("run", help="a finished run")
+        of_a_run.add_argument("--data-dir", help="where its data set is, if not where it was trained from")
+        of_a_run.add_argument("--limit", type=int, help="images of val to use; all without it")
+    documents = names.add_parser("figures", help="compare the documents with the files behind them")
+    documents.add_argument("--write", action="store_true", help="put the files' figures into the documents")
     args = parser.parse_args()
     if args.name == "figures":
         from benchmarks import figures
 
         return figures.main(args.write)
-    if args.write:
-        parser.error("--write goes with figures; a benchmark always writes its file")
-    return measure(args.name)
+    return measure(args.name, *([args.run, args.data_dir, args.limit] if args.name in OF_A_RUN else []))
 
 
-def measure(name):
+def measure(name, *options):
     """Runs a benchmark and writes its file; "all" runs each in a process of its own."""
     from benchmarks.interleave import result_path
     from keras_cifar.engine import engine_name
@@ -44,7 +52,7 @@ def measure(name):
             subprocess.run([sys.executable, "-m", "benchmarks", one], check=True)
         print(json.dumps({one: json.loads(result_path(f"{one}.json").read_text()) for one in NAMES}))
         return
-    figures = importlib.import_module(f"benchmarks.{_MODULES.get(name, name)}").measure()
+    figures = importlib.import_module(f"benchmarks.{_MODULES.get(name, name)}").measure(*options)
     settings = {name: os.environ[name] for name in _SETTINGS if name in os.environ}
     machine = {"cpu": cpu_name(), "settings": settings, "engine": engine_name(), "packages": package_versions()}
     line = json.dumps({**machine, **figures})

@@ -1,105 +1,150 @@
-"""What INT8 costs, and what export does against it: `python -m benchmarks.quantization RUNS --data-dir DIR`.
+"""What INT8 costs by the grid of its weights, and on which CPU: `python -m benchmarks quantization RUN`.
 
-Each finished run is quantised whole and with the narrow layers at its start in float, both with biases corrected and
-without; logits on all of val, and speed, are compared with float32's.
+The weights of a finished run are rounded to four grids. Each file runs in onnxruntime, in onnxruntime made exact
+(`session.x64quantprecision`), and in OpenVINO, as on this CPU and held to AVX2 (`ONEDNN_MAX_CPU_ISA`), whose
+instruction saturates. Accuracy is val's, never test's.
 """
 
-import argparse
+import json
 import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import pathlib
+import subprocess
+import sys
+import tempfile
 
 import numpy as np
+import onnxruntime
 
-from benchmarks.interleave import RESULTS
 from export.export_run import calibration_images
-from export.graph import LOGITS, build_core, finish, float32_model
-from export.parity import onnx_logits_by_view
+from export.graph import LOGITS, build_core, float32_model
+from export.qdq import PAIR_SAFE, WeightGrid, channels_that_may_saturate
 from export.quantize import Quantizer
-from export.session import OnnxSession
-from keras_cifar.environment import cpu_name, package_versions, utc_now
 from keras_cifar.evaluate_run import load_run
-from keras_cifar.files import write_json, write_text
 from keras_cifar.metrics import top1
-from keras_cifar.report import find_runs
+from keras_cifar.runs import open_run
 from keras_cifar.timing import interleaved_seconds, median_rates
-from keras_cifar.tta import mean_logits
 
 _BATCH = 64
 _FLOAT = "float32"
-_VARIANTS = {
-    "all layers": {"narrow_in_float": False, "bias_correction": False},
-    "all layers, biases corrected": {"narrow_in_float": False},
-    "narrow layers in float": {"bias_correction": False},
-    "narrow layers in float, biases corrected": {},
+_AS_THEY_COME = float("inf")
+GRIDS = {
+    "signed, 8 bits": WeightGrid(largest_pair=_AS_THEY_COME),
+    "signed, 7 bits": WeightGrid(largest=64),
+    "signed, pairs within 128": PAIR_SAFE,
+    "unsigned, 8 bits": WeightGrid(largest_pair=_AS_THEY_COME, zero_point=128),
+}
+# Runtime -> what its process finds in the environment.
+RUNTIMES = {
+    "onnxruntime": {},
+    "onnxruntime, exact": {},
+    "openvino": {},
+    "openvino, AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
 }
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quantization", description=__doc__)
-    parser.add_argument("runs", nargs="+", help="finished runs, or folders of them")
-    parser.add_argument("--data-dir")
-    args = parser.parse_args()
-    runs = [_measure(run, args.data_dir) for run in find_runs(args.runs)]
-    result = {"measured": utc_now(), "cpu": cpu_name(), "packages": package_versions(), "runs": runs}
-    write_json(RESULTS / "quantization.json", result)
-    write_text(RESULTS / "quantization.md", table(result))
-    print(table(result))
+def measure(run_path: str, data_dir: str | None = None, limit: int | None = None) -> dict:
+    """Prints a table and returns the figures.
 
-
-def _measure(run, data_dir):
-    """The figures of a run's variants."""
-    print(run.path, flush=True)
+    Args:
+        run_path: a finished run.
+        data_dir: where its data set is; None for where it was trained from.
+        limit: val images to use; None for all.
+    """
+    run = open_run(run_path)
     model, source = load_run(run, data_dir)
     val = source.load("val", run.recipe.split_seed)
+    images, labels = val.images[:limit], val.labels[:limit]
     core = build_core(float32_model(model))
-    quantizer = Quantizer(core, calibration_images(run, source))
-    cores = {_FLOAT: core} | {name: quantizer.quantize(**how) for name, how in _VARIANTS.items()}
-    by_view = {name: _logits(graph, val.images, name) for name, graph in cores.items()}
-    rates = _rates(cores, val.images[:_BATCH])
-    variants = [
-        {"int8": name, **_loss(by_view[_FLOAT], by_view[name], val.labels), "images_per_second": rates[name]}
-        for name in _VARIANTS
-    ]
-    return {"level": run.recipe.level, "backbone": run.recipe.backbone, "image_size": run.recipe.image_size,
-            "seed": run.environment["seed"], "val_images": len(val), "narrow": quantizer.narrow,
-            "float32_images_per_second": rates[_FLOAT], "variants": variants}  # fmt: skip
+    cores = {_FLOAT: core}
+    for name, grid in GRIDS.items():
+        cores[name] = Quantizer(core, calibration_images(run, source), grid).quantize()
+    with tempfile.TemporaryDirectory(prefix="keras_cifar-benchmark-") as folder:
+        folder = pathlib.Path(folder)
+        np.save(folder / "images.npy", images)
+        files = {name: folder / f"{i}.onnx" for i, name in enumerate(cores)}
+        for name, file in files.items():
+            file.write_bytes(cores[name].SerializeToString())
+        found = {runtime: _in_a_process(runtime, files, folder) for runtime in RUNTIMES}
+    rows = [_row(name, runtime, cores[name], found, labels) for name in cores for runtime in RUNTIMES]
+    result = {"level": run.recipe.level, "backbone": run.recipe.backbone, "image_size": run.recipe.image_size,
+              "val_images": len(images), "batch": _BATCH, "rows": rows}  # fmt: skip
+    print(table(result))
+    return result
 
 
-def _logits(core, images, name):
-    return onnx_logits_by_view(finish(core, tta=True, by_view=True).SerializeToString(), images, _BATCH, name)
+def _in_a_process(runtime, files, folder):
+    """Logits (N, C) and images a second of each file, in a process whose environment decides about instructions."""
+    output = folder / "logits.npz"
+    command = [sys.executable, "-m", "benchmarks.quantization", runtime, folder / "images.npy", output, *files.values()]
+    environment = {**os.environ, **RUNTIMES[runtime]}
+    done = subprocess.run(list(map(str, command)), env=environment, check=True, capture_output=True, text=True)
+    rates = json.loads(done.stdout.splitlines()[-1])
+    with np.load(output) as logits:
+        return {name: (logits[file.stem], rates[file.stem]) for name, file in files.items()}
 
 
-def _rates(cores, images):
-    sessions = {name: OnnxSession(core.SerializeToString()) for name, core in cores.items()}
-    ways = {name: lambda session=session: session.run(images, LOGITS) for name, session in sessions.items()}
-    return median_rates(interleaved_seconds(ways, rounds=7, calls=2), len(images))
-
-
-def _loss(exact, coarse, labels):
-    """How far logits by view (2, N, C) are from float32's: of the plain view, and in points of top-1 with TTA too."""
-    error = np.mean((coarse[0] - exact[0]) ** 2) / np.var(exact[0])
-    found = {"error": float(error), "changed": float(np.mean(coarse[0].argmax(axis=1) != exact[0].argmax(axis=1)))}
-    for key, of in (("points", lambda views: views[0]), ("points_tta", lambda views: mean_logits(*views))):
-        found[key] = 100 * (top1(of(coarse), labels) - top1(of(exact), labels))
-    return found
+def _row(name, runtime, core, found, labels):
+    logits, rate = found[runtime][name]
+    exact = found["onnxruntime"][_FLOAT][0]
+    return {
+        "weights": name,
+        "runtime": runtime,
+        "top1": top1(logits, labels),
+        "points": 100 * (top1(logits, labels) - top1(exact, labels)),
+        "from_float32": float(np.abs(logits - exact).max()),
+        "from_exact": float(np.abs(logits - found["onnxruntime, exact"][name][0]).max()),
+        "changed": float(np.mean(logits.argmax(axis=1) != exact.argmax(axis=1))),
+        "images_per_second": rate,
+        "unsafe_channels": sum(channels_that_may_saturate(core).values()),
+    }
 
 
 def table(result: dict) -> str:
     """The figures as Markdown."""
     lines = [
-        "| level | INT8 | error of logits | predictions changed | val top-1, points | with TTA | times float32 |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"Level {result['level']}, {result['backbone']}, {result['val_images']} images of val, without TTA",
+        "",
+        "| weights | channels that may saturate | runtime | val top-1 | points | logits off float32 | off exact | "
+        "images/s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for run in result["runs"]:
-        for row in run["variants"]:
-            speed = row["images_per_second"] / run["float32_images_per_second"]
-            lines.append(
-                f"| {run['level']} | {row['int8']} | {row['error']:.2%} | {row['changed']:.1%} | "
-                f"{row['points']:+.2f} | {row['points_tta']:+.2f} | {speed:.2f} |"
-            )
+    for row in result["rows"]:
+        lines.append(
+            f"| {row['weights']} | {row['unsafe_channels']} | {row['runtime']} | {row['top1']:.2%} | "
+            f"{row['points']:+.2f} | {row['from_float32']:.2f} | {row['from_exact']:.2f} | "
+            f"{row['images_per_second']:.0f} |"
+        )
     return "\n".join(lines) + "\n"
 
 
+def _session(runtime, file):
+    """images -> logits."""
+    if runtime.startswith("openvino"):
+        from export.session import OpenVinoSession
+
+        session = OpenVinoSession(file.read_bytes())
+        return lambda images: session.run(images, LOGITS)
+    options = onnxruntime.SessionOptions()
+    if runtime.endswith("exact"):
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run([LOGITS], {"images": images})[0]
+
+
+def _worker(runtime, images, output, *files):
+    """Writes the logits of each file, and prints its speed as JSON."""
+    images, files = np.load(images), [pathlib.Path(file) for file in files]
+    sessions = {file.stem: _session(runtime, file) for file in files}
+    starts = range(0, len(images), _BATCH)
+    logits = {
+        name: np.concatenate([session(images[start : start + _BATCH]) for start in starts])
+        for name, session in sessions.items()
+    }
+    np.savez(output, **logits)
+    batch = np.resize(images, (_BATCH, *images.shape[1:]))
+    ways = {name: lambda session=session: session(batch) for name, session in sessions.items()}
+    print(json.dumps(median_rates(interleaved_seconds(ways, rounds=5, calls=2), _BATCH)))
+
+
 if __name__ == "__main__":
-    main()
+    _worker(*sys.argv[1:])
