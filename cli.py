@@ -67,16 +67,18 @@ def _add_training_commands(add):
     train.add_argument("--init-from", metavar="RUN", help="start from this run's best weights")
     train.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
     train.add_argument("--skip-bad-images", action="store_true", help="leave out unreadable images of a folder")
+    _add_changed_data_option(train)
 
     text = "evaluate a finished run or an exported file, with and without flip TTA"
     evaluate = add("evaluate", _evaluate, text, _EVALUATE_EXAMPLES)
     evaluate.add_argument("model", metavar="RUN|FILE.onnx", help="run folder, or a file that `export` wrote")
     evaluate.add_argument("--split", choices=("val", "test"), default="test", help="default: test")
     evaluate.add_argument("--tta", action=argparse.BooleanOptionalAction, default=True, help="also with flip TTA")
-    evaluate.add_argument("--data", help="for a file: see `train`; default: what the run was trained on")
+    evaluate.add_argument("--data", help="see `train`; default: where the run was trained from")
     text = "default: where the run was trained from; for a file: TFDS' own place"
     evaluate.add_argument("--data-dir", metavar="DIR", help=text)
-    evaluate.add_argument("--skip-bad-images", action="store_true", help="for a file: leave out unreadable images")
+    evaluate.add_argument("--skip-bad-images", action="store_true", help="leave out unreadable images of a folder")
+    _add_changed_data_option(evaluate)
     evaluate.add_argument("--provider", metavar="NAME", default="onnxruntime", help="for a file: or openvino")
 
 
@@ -135,7 +137,10 @@ def _add_export_commands(add):
     export.add_argument("--force", action="store_true", help="write INT8 even where it is not faster")
     export.add_argument("--triton", metavar="DIR", help="also write into this Triton model repository")
     export.add_argument("--overwrite", action="store_true", help="replace files that are already there")
+    export.add_argument("--data", help="see `train`; default: where the run was trained from")
     export.add_argument("--data-dir", metavar="DIR", help="default: where the run was trained from")
+    export.add_argument("--skip-bad-images", action="store_true", help="leave out unreadable images of a folder")
+    _add_changed_data_option(export)
 
     predict = add("predict", _predict, "predict image files, folders and globs", _PREDICT_EXAMPLES)
     text = "images; a RUN or FILE.onnx before them is the model, without one it is CIFAR-10's of the package"
@@ -211,6 +216,12 @@ def _add_search_options(command):
     command.add_argument("--search-dir", metavar="DIR", help="default: tune-levelN beside the level's run")
     command.add_argument("--init-from", metavar="RUN", help="start from this run's best weights")
     command.add_argument("--skip-bad-images", action="store_true", help="leave out unreadable images of a folder")
+    _add_changed_data_option(command)
+
+
+def _add_changed_data_option(command):
+    text = "go on with data that is not what was met before; it is recorded"
+    command.add_argument("--allow-changed-data", action="store_true", help=text)
 
 
 def _resolve(args, level):
@@ -229,7 +240,10 @@ def _train(args):
     _import_quietly()
     from keras_cifar.train import train_levels
 
-    runs = train_levels(recipes, args.run_dir, args.data_dir, args.init_from, args.overwrite, args.skip_bad_images)
+    runs = train_levels(
+        recipes, args.run_dir, args.data_dir, args.init_from, args.overwrite, args.skip_bad_images,
+        allow_changed_data=args.allow_changed_data,
+    )  # fmt: skip
     print(f"next: {program()} evaluate {runs[-1].path} --split test")
 
 
@@ -242,8 +256,9 @@ def _lr_range(args):
     from tuning.lr_range import lr_range
 
     folder, suggestion = lr_range(
-        recipe, args.search_dir, args.data_dir, args.init_from, args.skip_bad_images, args.low, args.high, args.steps
-    )
+        recipe, args.search_dir, args.data_dir, args.init_from, args.skip_bad_images, args.low, args.high, args.steps,
+        allow_changed_data=args.allow_changed_data,
+    )  # fmt: skip
     around = f"{suggestion / 10:.2g}:{suggestion * 10:.2g}"
     print(f"next: {program()} tune --level {args.level} --search learning_rate={around} --search-dir {folder}")
 
@@ -263,7 +278,7 @@ def _tune(args):
 
     folder = search(
         plan, args.search_dir, args.data_dir, args.init_from, args.max_minutes, args.overwrite, args.skip_bad_images,
-        args.chief, args.worker,
+        args.chief, args.worker, allow_changed_data=args.allow_changed_data,
     )  # fmt: skip
     if args.worker is None:
         print(f"next: {program()} train --level {args.level} --recipe {folder}/best_recipe.json")
@@ -281,18 +296,14 @@ def _evaluate(args):
 
 
 def _evaluate_run(args):
-    for option, given in (("--data", args.data is not None), ("--skip-bad-images", args.skip_bad_images)):
-        if given:
-            raise InputError(
-                f"Expected {option} only with an .onnx file: a run is evaluated on the data it was trained on, as "
-                "read then; leave it out."
-            )
     _import_quietly()
     from keras_cifar.evaluate_run import evaluate_run
     from keras_cifar.runs import open_run
 
     run = open_run(args.model)
-    result = evaluate_run(run, args.split, args.tta, args.data_dir)
+    result = evaluate_run(
+        run, args.split, args.tta, args.data_dir, args.data, args.skip_bad_images, args.allow_changed_data
+    )
     written = run.file(f"evaluation_{args.split}.json"), run.file("confusion.png")
     return result, f"level {run.recipe.level}", written
 
@@ -306,7 +317,9 @@ def _evaluate_file(args):
     data = args.data or classifier.metadata["recipe"]["data"]
     if data.startswith("cifar"):  # read by TensorFlow Datasets
         _import_quietly()
-    result = evaluate_onnx(classifier, data, args.split, args.tta, args.data_dir, args.skip_bad_images)
+    result = evaluate_onnx(
+        classifier, args.data, args.split, args.tta, args.data_dir, args.skip_bad_images, args.allow_changed_data
+    )
     if is_edited(classifier.path, classifier.metadata):
         print(f"{card_path(classifier.path)} was edited: it is left as it is")
     return result, classifier.path.name, evaluation_paths(classifier.path, args.split)
@@ -329,6 +342,9 @@ def _export(args):
         triton=args.triton,
         overwrite=args.overwrite,
         data_dir=args.data_dir,
+        data=args.data,
+        skip_bad_images=args.skip_bad_images,
+        allow_changed_data=args.allow_changed_data,
     )
     print(f"next: {program()} evaluate {paths[-1]} --split test")
 

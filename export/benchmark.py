@@ -4,7 +4,6 @@ import importlib.util
 import math
 import os
 import pathlib
-import tempfile
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from export.classifier import OnnxClassifier
 from export.session import OpenVinoSession
 from keras_cifar.environment import cpu_name, package_versions, utc_now
 from keras_cifar.errors import InputError
-from keras_cifar.files import check_output, write_json
+from keras_cifar.files import check_output, temporary_folder, write_json
 from keras_cifar.plots import plot_rates
 from keras_cifar.timing import interleaved_seconds, median_rates
 
@@ -51,7 +50,7 @@ def benchmark_files(files: list[str], run: str | None = None, output: str | os.P
             "them apart."
         )
     ways = file_ways(classifiers)
-    with tempfile.TemporaryDirectory(prefix="keras_cifar-benchmark-") as folder:
+    with temporary_folder("benchmark") as folder:
         if run is not None:
             from keras_cifar.model import load_classifier
             from keras_cifar.runs import open_run

@@ -50,6 +50,17 @@ def write_card(path: pathlib.Path, metadata: dict) -> None:
     write_text(card_path(path), _card_text(path, metadata))
 
 
+def new_card_text(path: pathlib.Path, metadata: dict, size: int) -> str:
+    """The card of a file that is not in its place yet.
+
+    Args:
+        path: where it is going to be.
+        metadata: see `OnnxClassifier.metadata`.
+        size: of the file, in bytes.
+    """
+    return _card_text(path, metadata, size)
+
+
 def is_edited(path: pathlib.Path, metadata: dict) -> bool:
     """Whether a file's card is another than `write_card` would write now, as one that somebody has edited is."""
     card = card_path(path)
@@ -60,15 +71,16 @@ def _holds(path, text):
     return path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text
 
 
-def _card_text(path, metadata):
+def _card_text(path, metadata, new_size=None):
     figures = path.with_name(f"{path.stem}.evaluation_test.json")
-    evaluation = read_json(figures) if figures.is_file() else None
+    evaluation = read_json(figures) if new_size is None and figures.is_file() else None
+    size = path.stat().st_size if new_size is None else new_size
     recipe = metadata["recipe"] | {"weights": markdown(metadata["recipe"]["weights"])}
     named = {name: markdown(metadata[name]) for name in ("data", "title")}
     metadata = metadata | named | {"recipe": recipe}
     sections = [
         f"# {markdown(path.name)}",
-        _summary(metadata, path),
+        _summary(metadata, path, size),
         "## Use\n\n" + _use(path.name),
         "## Trained on\n\n" + _training(metadata),
         "## Metrics\n\n" + _metrics(metadata, evaluation),
@@ -82,12 +94,12 @@ def _card_text(path, metadata):
     return "\n\n".join(section.strip() for section in sections) + "\n"
 
 
-def _summary(metadata, path):
+def _summary(metadata, path, size):
     recipe, side = metadata["recipe"], metadata["input_size"][0]
     views = "averages the logits of the image and its mirror image" if metadata["tta"] else "looks at the image once"
     return (
         f"An image classifier for {len(metadata['class_names'])} classes: {recipe['backbone']}, level "
-        f"{metadata['level']} ({metadata['title']}), as one ONNX file ({path.stat().st_size / 1e6:.1f} MB, opset "
+        f"{metadata['level']} ({metadata['title']}), as one ONNX file ({size / 1e6:.1f} MB, opset "
         f"{metadata['opset']}, {metadata['precision']}). It takes uint8 RGB images ({side} x {side}, any batch size) "
         f"as they are, and resizes them to {recipe['image_size']} px and normalises them inside; it {views}. "
         "Outputs: `logits` and `probabilities`."
@@ -228,13 +240,14 @@ def triton_path(root: str, path: pathlib.Path) -> pathlib.Path:
     return pathlib.Path(root) / file_name(path.stem) / "1" / "model.onnx"
 
 
-def write_triton(root: str, path: pathlib.Path, metadata: dict) -> pathlib.Path:
+def write_triton(root: str, path: pathlib.Path, metadata: dict, file: pathlib.Path | None = None) -> pathlib.Path:
     """Writes a folder of a Triton model repository: config.pbtxt, labels.txt and 1/model.onnx.
 
     Args:
         root: the repository.
         path: of the ONNX file; its stem is the model's name, but for characters that make no name of a folder.
         metadata: of the file.
+        file: to copy; None for `path`.
 
     Returns:
         The model's folder.
@@ -242,7 +255,7 @@ def write_triton(root: str, path: pathlib.Path, metadata: dict) -> pathlib.Path:
     copy = triton_path(root, path)
     folder = copy.parent.parent
     with atomic_path(copy) as partial:
-        shutil.copyfile(path, partial)
+        shutil.copyfile(file or path, partial)
     write_text(folder / "labels.txt", _labels_text(metadata["class_names"]))
     size, classes = ", ".join(map(str, metadata["input_size"])), len(metadata["class_names"])
     name = protobuf_text(folder.name)

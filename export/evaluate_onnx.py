@@ -5,14 +5,17 @@ import pathlib
 
 from export.card import card_path, is_edited, write_card
 from export.classifier import BATCH_SIZE, OnnxClassifier
+from keras_cifar.data_record import data_changes
 from keras_cifar.datasets import folder_path, open_source
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate_split import check_class_names, evaluate_split, predictions_path
 from keras_cifar.files import check_output
+from keras_cifar.recipes import recipe_from_dict
 
 
 def evaluate_onnx(classifier: OnnxClassifier, data: str | None = None, split: str = "test", tta: bool = True,
-                  data_dir: str | None = None, skip_bad_images: bool = False) -> dict:  # fmt: skip
+                  data_dir: str | None = None, skip_bad_images: bool = False,
+                  allow_changed_data: bool = False) -> dict:  # fmt: skip
     """Writes `NAME.evaluation_SPLIT.json`, `NAME.predictions_SPLIT.npz` and `NAME.confusion.png` beside the file, and
     brings its card up to date unless somebody has edited it.
 
@@ -27,6 +30,7 @@ def evaluate_onnx(classifier: OnnxClassifier, data: str | None = None, split: st
         tta: of a file without TTA inside, evaluate flip TTA too.
         data_dir: see `open_source`.
         skip_bad_images: see `open_source`.
+        allow_changed_data: go on where val is not what the run had, or the data not that of the last evaluation.
 
     Returns:
         See `keras_cifar.evaluate_split.evaluate_split`.
@@ -44,6 +48,8 @@ def evaluate_onnx(classifier: OnnxClassifier, data: str | None = None, split: st
     has_own_card = card_path(path).is_file() and not is_edited(path, classifier.metadata)
     source = _open(classifier, data, split, data_dir, skip_bad_images)
     check_class_names(source, classifier.class_names, path)
+    record = classifier.metadata.get("data_record", {})  # which files of older versions lack
+    changes = data_changes(record, source, recipe_from_dict(recipe), ("val",)) if split == "val" else []
     result = evaluate_split(
         lambda images: classifier.predict_logits(images) / degree,
         source,
@@ -55,6 +61,10 @@ def evaluate_onnx(classifier: OnnxClassifier, data: str | None = None, split: st
         figures=figures,
         picture=picture,
         details={"engine": classifier.provider, "precision": classifier.metadata["precision"]},
+        owner=path,
+        changes=changes,
+        is_same_data=data is None,
+        allow_changed_data=allow_changed_data,
     )
     if has_own_card:
         write_card(path, classifier.metadata)

@@ -1,5 +1,6 @@
 """A run folder -> one ONNX file that was compared with Keras before it was written, with its card and labels."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -13,9 +14,9 @@ from export.card import (
     check_labels,
     check_triton,
     labels_path,
+    new_card_text,
     triton_path,
     variants_table,
-    write_card,
     write_labels,
     write_triton,
 )
@@ -28,11 +29,12 @@ from export.session import OnnxSession
 from export.temperature import calibration, fit_temperature
 from keras_cifar.backbones import BACKBONES
 from keras_cifar.checks import Number
+from keras_cifar.data_record import IDENTITY, check_changes
 from keras_cifar.datasets import Source, Split, stratified_split
 from keras_cifar.environment import cpu_kind, cpu_name, package_versions, utc_now
 from keras_cifar.errors import InputError
-from keras_cifar.evaluate_run import load_run
-from keras_cifar.files import PARTIAL, atomic_path, check_output
+from keras_cifar.evaluate_run import load_run, run_data_changes
+from keras_cifar.files import atomic_path, check_output, leftovers, sweep_partials, write_text
 from keras_cifar.metrics import classification_metrics, top1, wilson_interval
 from keras_cifar.recipes import recipe_to_dict
 from keras_cifar.runs import Run
@@ -72,7 +74,8 @@ class _Core:
 
 
 def export_run(run: Run, output=None, *, tta=None, int8=False, all_variants=False, temperature=False, max_drop=0.5,
-               force=False, triton=None, overwrite=False, data_dir=None, say=print) -> list[pathlib.Path]:  # fmt: skip
+               force=False, triton=None, overwrite=False, data_dir=None, data=None, skip_bad_images=False,
+               allow_changed_data=False, say=print) -> list[pathlib.Path]:  # fmt: skip
     """Exports a finished run: converts, compares with Keras, quantises within the budget, measures, writes.
 
     Args:
@@ -85,8 +88,11 @@ def export_run(run: Run, output=None, *, tta=None, int8=False, all_variants=Fals
         max_drop: points of val top-1 that INT8 may lose.
         force: write INT8 even if it is not faster than float here.
         triton: folder of a Triton model repository to write into, too.
-        overwrite: replace files that are already there, and remove the evaluations of the old ones.
-        data_dir: see `open_source`; None for where the run was trained from.
+        overwrite: replace files that are already there, and remove the evaluations of the old ones. Those of an export
+            that was killed while it wrote need none: the same command completes them.
+        data_dir: see `open_source`; None for where the run was trained from; so is `data`.
+        skip_bad_images: see `open_source`; also where the run was trained so.
+        allow_changed_data: go on where the data is not that of the training; it is recorded in the file.
         say: gets each line for the user.
 
     Returns:
@@ -106,20 +112,23 @@ def export_run(run: Run, output=None, *, tta=None, int8=False, all_variants=Fals
     tta = run.recipe.tta if tta is None else tta
     chosen = list(VARIANTS) if all_variants else [Variant(int8, tta)]
     paths = _output_paths(run, output, chosen, all_variants)
+    is_unfinished = any(map(leftovers, paths.values()))
     for path in paths.values():
-        _check_free(path, triton, overwrite)
-    model, source = load_run(run, data_dir)
+        _check_free(path, triton, overwrite or is_unfinished)
+    sweep_partials(run.path)
+    model, source = load_run(run, data_dir, data, skip_bad_images)
     for path in paths.values():
         check_labels(path, source.class_names)
+    changes = [change for split in ("val", "train") for change in run_data_changes(run, source, split)]
+    changes = list(dict.fromkeys(changes))
+    check_changes(changes, run.path, allow_changed_data, say)
     cores, parity = _gated_cores(run, float32_model(model), source, chosen, max_drop, say)
     val = source.load("val", run.recipe.split_seed)
     table = _measure(cores, val, say)
     _check_faster([row for row in table if row["name"] in {v.name for v in chosen if v.int8}], force, say)
-    common = _common_metadata(run, source) | {"parity": parity, "variants": table}
-    for variant, path in paths.items():
-        metadata = _write(path, cores[variant.int8], variant, val, common, temperature, say)
-        if triton:
-            say(f"written to {write_triton(triton, path, metadata)}")
+    common = _common_metadata(run, source, changes) | {"parity": parity, "variants": table}
+    metadata = {v: _metadata(cores[v.int8].logits(v), v, cores[v.int8], val, common, temperature) for v in paths}
+    _write(paths, cores, metadata, val, triton, say)
     return list(paths.values())
 
 
@@ -215,7 +224,7 @@ def _check_faster(table, force, say):
     say(f"INT8 is not faster here ({text}); written because of --force")
 
 
-def _common_metadata(run, source):
+def _common_metadata(run, source, changes):
     recipe, environment = run.recipe, run.environment
     return {
         "format": 1,
@@ -227,6 +236,8 @@ def _common_metadata(run, source):
         "recipe": recipe_to_dict(recipe),
         "data": source.label,
         "data_fingerprint": environment["data_fingerprint"],
+        "data_record": {name: value for name, value in run.data_record.items() if name in IDENTITY},
+        **({"changed_data": changes} if changes else {}),
         "test": run.evaluation("test"),
         "weights_sha256": file_sha256(run.file("best.keras")),
         "trained_with": environment["packages"],
@@ -238,11 +249,10 @@ def _common_metadata(run, source):
     }
 
 
-def _write(path, core, variant, val, common, temperature, say):
-    """Writes one file, after loading it again, then labels and card."""
-    logits = core.logits(variant)
+def _metadata(logits, variant, core, val, common, temperature):
+    """What one file says of itself."""
     degree = fit_temperature(logits, val.labels) if temperature else 1.0
-    metadata = common | {
+    return common | {
         "test": common["test"] and common["test"].get("tta" if variant.tta else "plain"),
         "tta": variant.tta,
         "precision": "int8" if variant.int8 else "float32",
@@ -251,23 +261,40 @@ def _write(path, core, variant, val, common, temperature, say):
         "quantization": core.quantization,
         "val": classification_metrics(logits / degree, val.labels, common["class_names"]),
     }
-    model = finish(core.graph, variant.tta, degree)
-    set_metadata(model, metadata)
-    for left in path.parent.glob(f"{PARTIAL}{path.stem}-*"):  # by a killed process
-        left.unlink(missing_ok=True)
-    with atomic_path(path) as partial:
-        partial.write_bytes(model.SerializeToString())
-        _check_written(partial, logits, val)
+
+
+def _write(paths, cores, metadata, val, triton, say):
+    """Writes all files, each after loading it again, with labels and cards.
+
+    The ONNX files get their names last, when all else is in its place: until then what a killed process leaves beside
+    them says that the export is unfinished.
+    """
+    with contextlib.ExitStack() as stack:
+        partials = {path: stack.enter_context(atomic_path(path)) for path in paths.values()}
+        for variant, path in paths.items():
+            core, about = cores[variant.int8], metadata[variant]
+            model = finish(core.graph, variant.tta, about["temperature"])
+            set_metadata(model, about)
+            partials[path].write_bytes(model.SerializeToString())
+            _check_written(partials[path], core.logits(variant), val)
+        for variant, path in paths.items():
+            _write_beside(path, partials[path], metadata[variant], triton, say)
+    for variant, path in paths.items():
+        if found := metadata[variant]["calibration"]:
+            before, after = found["error_before"], found["error_after"]
+            say(f"temperature {found['temperature']:.3f}: calibration error on val {before:.4f} -> {after:.4f}")
+        say(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB), with {path.stem}.md and labels.txt beside it")
+
+
+def _write_beside(path, partial, metadata, triton, say):
+    """Removes what was found of an old file, and writes what belongs to a new one that is still called `partial`."""
     for split in ("val", "test"):
         for of_the_old_file in evaluation_paths(path, split):
             of_the_old_file.unlink(missing_ok=True)
-    write_labels(path, common["class_names"])
-    write_card(path, metadata)
-    if found := metadata["calibration"]:
-        before, after = found["error_before"], found["error_after"]
-        say(f"temperature {degree:.3f}: calibration error on val {before:.4f} -> {after:.4f}")
-    say(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB), with {path.stem}.md and labels.txt beside it")
-    return metadata
+    write_labels(path, metadata["class_names"])
+    write_text(card_path(path), new_card_text(path, metadata, partial.stat().st_size))
+    if triton:
+        say(f"written to {write_triton(triton, path, metadata, partial)}")
 
 
 def _check_written(path, logits, val: Split):

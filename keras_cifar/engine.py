@@ -97,13 +97,14 @@ def _openvino(model, batch_size, precision):
     hint = {"float32": "f32", "mixed_bfloat16": "bf16"}[precision]
     settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
     core = openvino.Core()
-    with tempfile.TemporaryDirectory(prefix="keras_cifar-engine-") as folder:
-        # Read from a file by compiled code: `openvino.convert_model` walks the graph in Python, takes several times as
-        # long, and reports each of its nodes to Intel.
-        path = os.path.join(folder, "frozen.pb")
-        with open(path, "wb") as file:
-            file.write(_frozen_graph(model, (batch_size, *model.input_shape[1:])))
-        request = core.compile_model(core.read_model(path), "CPU", settings).create_infer_request()
+    # Read from a file by compiled code: `openvino.convert_model` walks the graph in Python, takes several times as
+    # long, and reports each of its nodes to Intel. The file has no name, so that a killed process leaves none.
+    with tempfile.TemporaryFile() as file:
+        file.write(_frozen_graph(model, (batch_size, *model.input_shape[1:])))
+        file.flush()
+        file.seek(0)
+        read = core.read_model(f"/dev/fd/{file.fileno()}")
+        request = core.compile_model(read, "CPU", settings).create_infer_request()
     return lambda images: np.asarray(request.infer([np.ascontiguousarray(images)])[0], np.float32)
 
 
@@ -112,7 +113,8 @@ def _frozen_graph(model, shape):
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    function = tf.function(lambda images: model(images, training=False))
+    # Autograph has nothing to convert here, and leaves its generated source in the temporary folder when it is killed.
+    function = tf.function(lambda images: model(images, training=False), autograph=False)
     traced = function.get_concrete_function(tf.TensorSpec(shape, model.input.dtype))
     return convert_variables_to_constants_v2(traced).graph.as_graph_def().SerializeToString()
 

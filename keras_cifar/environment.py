@@ -26,14 +26,13 @@ _PACKAGES = (
 )
 
 
-def describe_environment(recipe: Recipe, compute: dict, fingerprint: str, data_label: str) -> dict:
+def describe_environment(recipe: Recipe, compute: dict, data: dict) -> dict:
     """Versions, machine, seed and data of a run, without names or paths of the machine.
 
     Args:
         recipe: of the run.
         compute: see `keras_cifar.engine.describe_compute`.
-        fingerprint: of the training images.
-        data_label: the data set's name for tables.
+        data: see `keras_cifar.data_record.describe_data`.
     """
     import keras
 
@@ -44,12 +43,12 @@ def describe_environment(recipe: Recipe, compute: dict, fingerprint: str, data_l
         "backend": keras.backend.backend(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_name(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": cpu_count(),
+        "threads": thread_count(),
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
         **compute,
         "seed": recipe.seed,
-        "data": data_label,
-        "data_fingerprint": fingerprint,
+        **data,
         "git_commit": git_commit(),
     }
 
@@ -61,6 +60,27 @@ def package_versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+
+def cpu_count() -> int:
+    """CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def thread_count() -> int:
+    """Threads that share the work of one operation: sums are taken in another order where there are more or fewer."""
+    import keras
+
+    chosen = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        chosen = tf.config.threading.get_intra_op_parallelism_threads() or chosen
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        chosen = torch.get_num_threads()
+    return int(chosen) if str(chosen).isdecimal() and int(chosen) else cpu_count()
 
 
 def cpu_name() -> str:

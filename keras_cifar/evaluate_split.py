@@ -8,6 +8,7 @@ import zlib
 
 import numpy as np
 
+from keras_cifar.data_record import check_changes
 from keras_cifar.datasets import Source
 from keras_cifar.environment import cpu_kind, cpu_name, utc_now
 from keras_cifar.errors import InputError
@@ -42,6 +43,11 @@ def evaluate_split(
     figures: str | os.PathLike,
     picture: str | os.PathLike,
     details: dict,
+    owner: str | os.PathLike,
+    changes: list[str] = (),
+    is_same_data: bool = True,
+    allow_changed_data: bool = False,
+    say=print,
 ) -> dict:
     """Reads a split, predicts it, and writes predictions, figures and picture.
 
@@ -57,24 +63,37 @@ def evaluate_split(
             it, see `predictions_path`.
         picture: PNG of the confusion matrix to write.
         details: more values for the JSON; `engine` and `precision` among them.
+        owner: of the figures, for messages.
+        changes: of the data since training, see `keras_cifar.data_record.data_changes`.
+        is_same_data: whether the images must be those that an earlier evaluation read, under whatever name; else only
+            under the same name.
+        allow_changed_data: go on with changed data; it is recorded as `changed_data`.
+        say: gets a line on that.
 
     Returns:
         See `keras_cifar.evaluate.view_metrics`; with `split`, `data`, `data_fingerprint` of the images, `taken`
         (the time), `times_taken` (how often this split was evaluated), `headline`, `cpu`, `cpu_kind`,
         `images_per_second` of a pass, and the details. With `views="tta"` there is `tta` in place of `plain`.
+
+    Raises:
+        InputError: the data has changed since training or the last evaluation, and that is not allowed.
     """
     images = source.load(split, split_seed)
-    source.say_notes(print)
+    earlier, fingerprint = read_json(figures) if pathlib.Path(figures).is_file() else {}, images.fingerprint()
+    if is_same_data or earlier.get("data") == source.label:
+        changes = [*changes, *_since(earlier, split, images, fingerprint)]
+    source.say_notes(say)
+    check_changes(changes, owner, allow_changed_data, say)
     started = time.perf_counter()
     logits = predict_views(logits_fn, images.images, views == "both", batch_size, split)
     rate = len(images) * len(logits) / (time.perf_counter() - started)
     if views == "tta":
         logits["tta"] = logits.pop("plain")
-    earlier = read_json(figures) if pathlib.Path(figures).is_file() else {}
     result = {
         "split": split,
         "data": source.label,
-        "data_fingerprint": images.fingerprint(),
+        "data_fingerprint": fingerprint,
+        **({"changed_data": changes} if changes else {}),
         "taken": utc_now(),
         "times_taken": earlier.get("times_taken", 0) + 1,
         "headline": headline,
@@ -131,6 +150,16 @@ def read_predictions(figures: str | os.PathLike) -> dict[str, np.ndarray] | None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     return found
+
+
+def _since(earlier, split, images, fingerprint):
+    """What has changed in a split since an evaluation of it."""
+    if earlier.get("data_fingerprint", fingerprint) == fingerprint:
+        return []
+    count, taken = earlier[earlier["headline"]]["images"], earlier["taken"]
+    if count != len(images):
+        return [f"{split} has {len(images):,} images and had {count:,} when it was evaluated ({taken})"]
+    return [f"{split} has other pixels or labels than when it was evaluated ({taken})"]
 
 
 def describe_evaluation(result: dict, owner: str) -> list[str]:

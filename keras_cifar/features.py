@@ -17,7 +17,7 @@ from keras_cifar.engine import engine_name
 from keras_cifar.environment import package_versions
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate import predict_logits
-from keras_cifar.files import read_json, write_json
+from keras_cifar.files import read_json, sweep_partials, write_json
 from keras_cifar.graph import graph_nodes
 from keras_cifar.weights import cache_dir
 
@@ -158,6 +158,7 @@ def _describe(model):
 
 def _remove_oldest(folder: pathlib.Path, keep: pathlib.Path):
     """Keeps the stored features under the cache's limit, least recently used first; lock files stay."""
+    sweep_partials(folder)
     total = 0
     for path, stat in sorted(_files(folder).items(), key=lambda item: item[1].st_mtime, reverse=True):
         total += stat.st_size

@@ -1,14 +1,22 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import fcntl
+import glob
 import json
 import os
 import pathlib
+import re
+import shutil
 import tempfile
+import time
 
 from keras_cifar.errors import InputError
 
 PARTIAL = ".partial-"
+_OURS = re.compile(re.escape(PARTIAL) + r".+-[a-z0-9_]{8}(\.\w+)?")
+# A temporary folder that nobody has locked may have been made a moment ago: it is swept only after this time.
+_UNLOCKED_SECONDS = 60
 
 
 def is_onnx_name(path: str) -> bool:
@@ -29,16 +37,28 @@ def check_output(path: str | os.PathLike) -> None:
         raise InputError(f"Expected to write into {parent}, but it is not allowed; choose another place.")
 
 
+def can_write(folder: str | os.PathLike) -> bool:
+    """Whether files can be made in a folder, which is made if it is missing; permissions alone do not tell."""
+    try:
+        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike):
     """Yields a temporary path beside `path` that replaces it when the block ends without an error.
 
-    Where `path` is a link, what it points to is replaced.
+    Where `path` is a link, what it points to is replaced. What killed processes have left of the same file is
+    removed.
     """
     path = pathlib.Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{PARTIAL}{path.stem}-", suffix=path.suffix)
-    os.close(handle)
+    for left in leftovers(path):
+        _remove_abandoned(left)
+    handle, partial = _locked_partial(path)
     try:
         yield pathlib.Path(partial)
         with open(partial, "rb") as file:
@@ -48,6 +68,92 @@ def atomic_path(path: str | os.PathLike):
     except BaseException:
         pathlib.Path(partial).unlink(missing_ok=True)
         raise
+    finally:
+        os.close(handle)
+
+
+def _locked_partial(path):
+    """A new file beside `path`, open and locked: the system lets go of the lock even after kill -9."""
+    while True:
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{PARTIAL}{path.stem}-", suffix=path.suffix)
+        with contextlib.suppress(OSError):  # a file system without locks, where nothing is ever swept
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.exists(partial):  # else it was swept before it was locked
+            return handle, partial
+        os.close(handle)
+
+
+def leftovers(path: str | os.PathLike) -> list[pathlib.Path]:
+    """Temporary files that killed processes have left of `path`."""
+    path = pathlib.Path(os.path.realpath(path))
+    found = path.parent.glob(f"{PARTIAL}{glob.escape(path.stem)}-*{glob.escape(path.suffix)}")
+    return [left for left in found if _OURS.fullmatch(left.name) and _is_abandoned(left)]
+
+
+def sweep_partials(folder: str | os.PathLike, deep: bool = False) -> None:
+    """Removes what killed processes have left unfinished in a folder, and nothing that a living one is writing.
+
+    Args:
+        folder: it need not exist.
+        deep: also in the folders below.
+    """
+    pattern = f"{PARTIAL}*"
+    for left in list((pathlib.Path(folder).rglob if deep else pathlib.Path(folder).glob)(pattern)):
+        if _OURS.fullmatch(left.name) and left.is_file():
+            _remove_abandoned(left)
+
+
+@contextlib.contextmanager
+def _abandoned(path):
+    """Yields whether no process holds the lock of a file, which for the time of the block this one then does."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(path, "rb+"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # held, or gone, or somebody else's
+            yield False
+        else:
+            yield True
+
+
+def _is_abandoned(path):
+    with _abandoned(path) as free:
+        return free
+
+
+def _remove_abandoned(path):
+    with _abandoned(path) as free:
+        if free:  # removed while it is locked: who has just made it looks once more when it gets the lock
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def temporary_folder(kind: str, parent: str | os.PathLike | None = None):
+    """Yields a folder that is removed when the block ends, and if the process is killed
+    by a later call of its kind.
+
+    Args:
+        kind: word of its name, `keras_cifar-KIND-XXXXXXXX`.
+        parent: where; None for the system's place.
+    """
+    parent = pathlib.Path(parent or tempfile.gettempdir())
+    prefix = f"keras_cifar-{kind}-"
+    for left in parent.glob(f"{glob.escape(prefix)}*"):
+        _remove_abandoned_folder(left)
+    with contextlib.ExitStack() as stack:
+        folder = tempfile.mkdtemp(prefix=prefix, dir=parent)
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        lock = stack.enter_context(open(os.path.join(folder, ".lock"), "wb"))
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
+def _remove_abandoned_folder(folder):
+    with contextlib.suppress(OSError), _abandoned(folder / ".lock") as free:
+        # A moment ago it may have been made and not yet locked.
+        if (free or not (folder / ".lock").exists()) and time.time() - folder.stat().st_mtime > _UNLOCKED_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

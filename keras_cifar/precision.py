@@ -11,7 +11,7 @@ import keras
 
 from keras_cifar.environment import cpu_flags, cpu_name, has_accelerator, is_bfloat16_ruled_out, package_versions
 from keras_cifar.errors import InputError
-from keras_cifar.files import read_json, write_json
+from keras_cifar.files import read_json, sweep_partials, write_json
 from keras_cifar.kernel_gradient import conv, depthwise_conv
 from keras_cifar.timing import interleaved_seconds, median_rates
 from keras_cifar.weights import cache_dir
@@ -55,6 +55,7 @@ def bfloat16_pays(package: str, make_call) -> bool:
         if machine not in known:
             known[machine] = _bfloat16_gain(make_call)
             write_json(path, known)
+            sweep_partials(path.parent)
     return known[machine] >= _GAIN
 
 

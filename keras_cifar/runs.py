@@ -1,8 +1,8 @@
 """The run folder: what lies in it, written atomically.
 
 recipe.json           the recipe
-environment.json      versions, CPU, backend, seed, data fingerprint, git commit
-local.json            what is true on this machine only (where the data lies)
+environment.json      versions, CPU, threads, backend, seed, what identifies the data, git commit
+local.json            what is true on this machine only (where the data is)
 state.npz             everything needed to go on; gone once the run is finished
 history.csv           one row an epoch
 best.keras last.keras weights with the graph, as standard Keras files
@@ -14,6 +14,7 @@ curves.png confusion.png
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -23,8 +24,9 @@ import zipfile
 import keras
 import numpy as np
 
+from keras_cifar.data_record import is_same_place
 from keras_cifar.errors import InputError
-from keras_cifar.files import PARTIAL, atomic_path, read_json, write_json, write_text
+from keras_cifar.files import atomic_path, read_json, sweep_partials, write_json, write_text
 from keras_cifar.recipes import Recipe, recipe_from_dict, recipe_to_dict
 
 HISTORY_FIELDS = (
@@ -76,6 +78,16 @@ class Run:
         """The dtype policies that the training, and the engine of what did not train, computed in."""
         training = self.environment["precision"]
         return training, self.environment.get("engine_precision", training)
+
+    @property
+    def data_record(self) -> dict:
+        """What the run knows of its data, see `keras_cifar.data_record.describe_data`; of older runs, less."""
+        record = self.environment if self.file("environment.json").is_file() else {}
+        if self.is_finished:
+            metrics = self.metrics
+            found = {"class_names": metrics["class_names"], "images": {"val": metrics["val"]["images"]}}
+            record = found | record
+        return record
 
     @property
     def local(self) -> dict:
@@ -157,10 +169,8 @@ class Run:
             )
 
     def begin(self, recipe: Recipe, overwrite: bool) -> None:
-        """Writes the recipe, after removing what a killed process or an overwritten run has left."""
+        """Writes the recipe, after removing what an overwritten run has left."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for partial in self.path.glob(f"{PARTIAL}*"):
-            partial.unlink(missing_ok=True)
         if overwrite:
             for name in _FILES:
                 self.file(name).unlink(missing_ok=True)
@@ -168,7 +178,7 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self):
-        """Holds the folder for one process; the system lets go of it even after kill -9.
+        """Holds the folder for one process; the system lets go of it even after kill -9, whose leftovers are removed.
 
         Raises:
             InputError: another process is training here.
@@ -186,6 +196,7 @@ class Run:
                     f"Expected {self.path} to be free, but another process is training there; wait for it or choose "
                     "another folder."
                 ) from error
+            sweep_partials(self.path)
             yield
 
 
@@ -204,5 +215,7 @@ def open_run(path: str | os.PathLike) -> Run:
 
 
 def _differences(old: Recipe, new: Recipe) -> str:
+    if is_same_place(old.data, new.data):
+        old = dataclasses.replace(old, data=new.data)
     pairs = zip(recipe_to_dict(old).items(), recipe_to_dict(new).values(), strict=True)
     return ", ".join(f"{name} was {a} and is now {b}" for (name, a), b in pairs if a != b)

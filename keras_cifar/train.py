@@ -5,6 +5,7 @@ that the batches are a pure function of (see `keras_cifar.fit`). Keras' BackupAn
 ModelCheckpoint are not atomic and restart the random streams.
 """
 
+import dataclasses
 import pathlib
 import time
 
@@ -12,9 +13,10 @@ import keras
 from tqdm import tqdm
 
 from keras_cifar.checks import Number, number_setting
+from keras_cifar.data_record import absolute_data, check_changes, data_changes, describe_data, is_same_place
 from keras_cifar.datasets import Source, open_source
 from keras_cifar.engine import describe_compute
-from keras_cifar.environment import describe_environment, utc_now
+from keras_cifar.environment import describe_environment, thread_count, utc_now
 from keras_cifar.errors import DivergedError, InputError
 from keras_cifar.features import cache_folder
 from keras_cifar.files import write_json
@@ -27,8 +29,12 @@ from keras_cifar.recipes import Recipe, recipe_to_dict, resolve_recipe
 from keras_cifar.runs import Run, open_run
 
 # Seconds between saved states within an epoch, or a call of several steps more; each epoch's end is saved too.
-SAVE_SECONDS = number_setting("KERAS_CIFAR_SAVE_SECONDS", Number(0, example=30))
-_SHARED_WITH_PARENT = ("data", "backbone", "image_size", "taps", "head", "head_width", "split_seed")
+_SAVE_SECONDS = Number(0, example=30)
+# What a level must have in common with any run that it starts from, and with the level that it continues.
+_SHARED = ("data", "backbone", "split_seed")
+PARENT_FIELDS = (*_SHARED, "image_size", "taps", "head", "head_width")
+# What else a level that is trained on the way gets from the one that asks for it.
+_HANDED_DOWN = (*PARENT_FIELDS, "weights", "batch_size", "precision", "seed", "limit")
 
 
 def enable_determinism() -> None:
@@ -54,6 +60,7 @@ def train(
     overwrite: bool = False,
     skip_bad_images: bool = False,
     say=print,
+    allow_changed_data: bool = False,
 ) -> Run:
     """Trains a recipe, or goes on with it where it was interrupted; the test images are never read.
 
@@ -66,6 +73,8 @@ def train(
         overwrite: replace what the folder holds.
         skip_bad_images: see `open_source`.
         say: gets each line for the user.
+        allow_changed_data: go on where the data is not that of the interrupted run, or of the run to start from; it is
+            recorded.
 
     Returns:
         The finished run.
@@ -73,17 +82,24 @@ def train(
     Raises:
         InputError: the folder, the data, the weights or the recipe cannot be used.
     """
+    save_seconds = number_setting("KERAS_CIFAR_SAVE_SECONDS", _SAVE_SECONDS)
     run = Run(run_dir or default_run_dir(recipe))
     with run.lock():
         run.check(recipe, overwrite)
-        init_from = find_parent(recipe, run.path, data_dir, init_from, skip_bad_images, say)
+        init_from = find_parent(recipe, run.path, data_dir, init_from, skip_bad_images, say, allow_changed_data)
         enable_determinism()
         source = open_source(recipe.data, data_dir, recipe.image_size, skip_bad_images)
         say(f"Level {recipe.level}: {recipe.title} ({recipe.backbone} on {source.label}, {recipe.image_size} px)")
         source.say_notes(say)
         model = start_model(recipe, source, init_from, say)
-        local = {"data_dir": data_dir and str(pathlib.Path(data_dir).resolve()), "skip_bad_images": skip_bad_images}
-        _Training(recipe, run, source, model, overwrite, local, say).finish()
+        changes = parent_changes(recipe, source, init_from, allow_changed_data, say)
+        local = {
+            "data": absolute_data(recipe.data),
+            "data_dir": data_dir and str(pathlib.Path(data_dir).resolve()),
+            "skip_bad_images": skip_bad_images,
+        }
+        start = _Start(recipe, run, source, local, None if overwrite else run.load_state(), changes, allow_changed_data)
+        _Training(start, model, overwrite, save_seconds, say).finish()
     return run
 
 
@@ -95,6 +111,7 @@ def train_levels(
     overwrite: bool = False,
     skip_bad_images: bool = False,
     say=print,
+    allow_changed_data: bool = False,
 ) -> list[Run]:
     """Trains one recipe, or several as a ladder whose finished levels are kept.
 
@@ -107,7 +124,7 @@ def train_levels(
         The finished runs.
     """
     if len(recipes) == 1:
-        return [train(recipes[0], run_dir, data_dir, init_from, overwrite, skip_bad_images, say)]
+        return [train(recipes[0], run_dir, data_dir, init_from, overwrite, skip_bad_images, say, allow_changed_data)]
     if init_from is not None:
         raise InputError("Expected --init-from with one level, but got it with --level all; name one --level.")
     runs = []
@@ -116,32 +133,46 @@ def train_levels(
         if run.is_finished and run.recipe == recipe and not overwrite:
             say(f"Level {recipe.level} is finished in {run.path}: kept")
         else:
-            train(recipe, run.path, data_dir, None, overwrite, skip_bad_images, say)
+            train(recipe, run.path, data_dir, None, overwrite, skip_bad_images, say, allow_changed_data)
         runs.append(run)
     return runs
 
 
-def find_parent(recipe: Recipe, folder, data_dir=None, init_from=None, skip_bad_images=False, say=print) -> str | None:
+def find_parent(
+    recipe: Recipe,
+    folder,
+    data_dir=None,
+    init_from=None,
+    skip_bad_images=False,
+    say=print,
+    allow_changed_data=False,
+) -> str | None:
     """The run whose best weights a recipe starts from.
 
     Args:
         recipe: what will be trained.
-        folder: where; the level that the recipe continues lies beside it, and is trained there first
-            if it is missing.
+        folder: where; the level that the recipe continues is beside it, and is trained there first if it is missing.
         data_dir: see `train`, as the rest.
 
     Returns:
         `init_from`, else the folder of the level that the recipe continues, else None.
+
+    Raises:
+        InputError: the run does not fit the recipe.
     """
-    if init_from is not None or recipe.continues is None:
-        return init_from
-    parent = pathlib.Path(folder).parent / f"level{recipe.continues}"
-    if not Run(parent).is_finished:
-        say(f"Level {recipe.level} continues level {recipe.continues}, which is not finished in {parent}: training it")
-        kept = ("data", "backbone", "weights", "image_size", "batch_size", "precision", "seed", "split_seed", "limit")
-        changes = {name: getattr(recipe, name) for name in kept}
-        train(resolve_recipe(recipe.continues, **changes), parent, data_dir, None, False, skip_bad_images, say)
-    return str(parent)
+    if init_from is None and recipe.continues is not None:
+        init_from = parent = pathlib.Path(folder).parent / f"level{recipe.continues}"
+        if not Run(parent).is_finished:
+            say(
+                f"Level {recipe.level} continues level {recipe.continues}, which is not finished in {parent}: "
+                "training it"
+            )
+            changes = {name: getattr(recipe, name) for name in _HANDED_DOWN}
+            train(resolve_recipe(recipe.continues, **changes), parent, data_dir, None, False, skip_bad_images, say,
+                  allow_changed_data)  # fmt: skip
+    if init_from is not None:
+        _checked_parent(recipe, init_from)
+    return init_from and str(init_from)
 
 
 def start_model(recipe: Recipe, source: Source, init_from: str | None = None, say=print) -> keras.Model:
@@ -166,8 +197,9 @@ def start_model(recipe: Recipe, source: Source, init_from: str | None = None, sa
 def _checked_parent(recipe, path):
     parent = open_run(path)
     ours, theirs = recipe_to_dict(recipe), recipe_to_dict(parent.recipe)
-    fields = _SHARED_WITH_PARENT if recipe.continues == parent.recipe.level else ("data", "backbone", "split_seed")
-    for field in fields:
+    if is_same_place(ours["data"], theirs["data"]):  # `parent_changes` looks at what is there
+        theirs["data"] = ours["data"]
+    for field in PARENT_FIELDS if recipe.continues == parent.recipe.level else _SHARED:
         if ours[field] != theirs[field]:
             raise InputError(
                 f"Expected a run with {field}={ours[field]} to start from, but {path} has {theirs[field]}; "
@@ -176,49 +208,148 @@ def _checked_parent(recipe, path):
     return parent
 
 
-def _check_compute(run, compute):
+def parent_changes(recipe: Recipe, source: Source, init_from: str | None, allowed: bool, say=print) -> list[str]:
+    """What the run that a recipe starts from was trained on that is not in its data: it may have seen images of val.
+
+    Args:
+        recipe: what will be trained.
+        source: its data.
+        init_from: run folder, or None.
+        allowed: whether to go on with other data.
+        say: gets a line on it.
+
+    Returns:
+        What has changed, see `keras_cifar.data_record.data_changes`; empty without a run to start from.
+
+    Raises:
+        InputError: the data is not the same, and that is not allowed.
+    """
+    if init_from is None:
+        return []
+    parent = open_run(init_from)
+    record = parent.data_record
+    if "image_shape" not in record and parent.recipe.image_size != recipe.image_size:
+        record["image_shape"] = None  # it may differ, and with it the pixels
+    changes = data_changes(record, source, parent.recipe)
+    check_changes(changes, init_from, allowed, say)
+    return [f"level {parent.recipe.level}, which it started from: {change}" for change in changes]
+
+
+@dataclasses.dataclass
+class _Start:
+    """What a run begins or resumes with, checked before anything is written.
+
+    Attributes:
+        recipe: what to train.
+        run: its folder.
+        source: its data.
+        local: what is true on this machine only.
+        state: of the interrupted run, or None.
+        changes: of the data, that are allowed already.
+        allowed: whether the data of an interrupted run may have changed.
+    """
+
+    recipe: Recipe
+    run: Run
+    source: Source
+    local: dict
+    state: tuple | None
+    changes: list[str]
+    allowed: bool
+
+    def load(self):
+        """Train and val.
+
+        Raises:
+            InputError: one of them is empty.
+        """
+        train_split = self.source.load("train", self.recipe.split_seed, self.recipe.limit)
+        val = self.source.load("val", self.recipe.split_seed)
+        if len(train_split) < 1 or len(val) < 1:
+            raise InputError(
+                f"Expected enough images for train and val, but {self.source.label} has {len(train_split)} and "
+                f"{len(val)}; add images."
+            )
+        return train_split, val
+
+    def environment(self, train_split, val, say) -> dict:
+        """What environment.json is to hold: of an interrupted run, what it held, and what is new.
+
+        Raises:
+            InputError: the state was reached in another arithmetic or on other data.
+        """
+        compute, data = (
+            describe_compute(self.recipe),
+            describe_data(self.source, train_split, val, self.recipe.split_seed),
+        )
+        found = describe_environment(self.recipe, compute, data)
+        if self.state is not None and self.run.file("environment.json").is_file():
+            before = self.run.environment
+            _check_compute(self.run, before, compute)
+            self._check_data(before, data, say)
+            found = {**found, **before, **(data if self.changes else {})}
+            _note_threads(found, before, say)
+        if self.changes:
+            found["changed_data"] = list(dict.fromkeys([*found.get("changed_data", []), *self.changes]))
+        return found
+
+    def _check_data(self, before, data, say):
+        changes = data_changes(before, self.source, self.recipe)
+        if any(before.get(name, data[name]) != data[name] for name in ("images", "class_names", "image_shape")):
+            raise InputError(
+                f"Expected as many images of the same classes and size to go on with {self.run.path}, but "
+                f"{', '.join(changes) or 'they are of another size'}; name the same data, or pass --overwrite to "
+                "start again."
+            )
+        check_changes(changes, self.run.path, self.allowed, say)
+        self.changes = [*self.changes, *changes]
+
+
+def _check_compute(run, before, compute):
     """Steps that were taken in one arithmetic do not go on in another."""
-    if not (run.file("state.npz").is_file() and run.file("environment.json").is_file()):
-        return
     for field, ours in compute.items():
-        if (theirs := run.environment.get(field, ours)) != ours:
+        if (theirs := before.get(field, ours)) != ours:
             raise InputError(
                 f"Expected to go on with {field} {theirs} in {run.path}, but this machine has {ours} now; choose it "
                 "with --precision or KERAS_CIFAR_ENGINE, or pass --overwrite to start again."
             )
 
 
+def _note_threads(environment, before, say):
+    """The same numbers to the bit come from the same number of threads only: another one is said and recorded."""
+    now, then = thread_count(), before.get("threads", before.get("cpus"))
+    if then is not None and now != then:
+        environment["resumed_with_threads"] = [*before.get("resumed_with_threads", []), now]
+        say(
+            f"Going on with {now} threads, after {then}: the result is as good, but not to the bit that of a run that "
+            f"was not interrupted; TF_NUM_INTRAOP_THREADS={then} makes it so"
+        )
+
+
 class _Training:
     """The model of one run on its way from the first to the last step."""
 
-    def __init__(self, recipe: Recipe, run: Run, source: Source, model: keras.Model, overwrite, local, say):
-        self.recipe, self.run, self.source, self.model, self.say = recipe, run, source, model, say
-        train_split = source.load("train", recipe.split_seed, recipe.limit)
-        val = source.load("val", recipe.split_seed)
-        if len(train_split) < 1 or len(val) < 1:
-            raise InputError(
-                f"Expected enough images for train and val, but {source.label} has {len(train_split)} and {len(val)}; "
-                "add images."
-            )
-        compute = describe_compute(recipe)
-        environment = describe_environment(recipe, compute, train_split.fingerprint(), source.label)
-        run.begin(recipe, overwrite)
-        _check_compute(run, compute)
-        write_json(run.file("environment.json"), environment)
-        write_json(run.file("local.json"), local)
-        source.say_notes(say)
+    def __init__(self, start: _Start, model: keras.Model, overwrite, save_seconds, say):
+        self.recipe, self.run, self.source, self.model, self.say = start.recipe, start.run, start.source, model, say
+        self.save_seconds = save_seconds
+        train_split, val = start.load()
+        environment = start.environment(train_split, val, say)
+        self.run.begin(self.recipe, overwrite)
+        write_json(self.run.file("environment.json"), environment)
+        write_json(self.run.file("local.json"), start.local)
+        self.source.say_notes(say)
         say(
-            f"{len(train_split)} training and {len(val)} val images, {len(source.class_names)} classes, "
-            f"{compute['precision']}, what does not train on {compute['engine']} in {compute['engine_precision']}"
+            f"{len(train_split)} training and {len(val)} val images, {len(self.source.class_names)} classes, "
+            f"{environment['precision']}, what does not train on {environment['engine']} in "
+            f"{environment['engine_precision']}"
         )
-        part = TrainedPart(recipe, model, train_split, val)
+        part = TrainedPart(self.recipe, model, train_split, val)
         if part.no_room:
             say(f"No room to store what does not train in {cache_folder()}: it is computed at every step")
-        self.fit = Fit(recipe, part)
-        self._restore()
+        self.fit = Fit(self.recipe, part)
+        self._restore(start.state)
 
-    def _restore(self):
-        state = self.run.load_state()
+    def _restore(self, state):
         if state is None:
             return
         try:
@@ -239,7 +370,7 @@ class _Training:
                 bar.update(self.fit.progress.step - bar.n)
                 if row is not None:
                     self._end_epoch(row)
-                if row is not None or time.monotonic() - saved > SAVE_SECONDS:
+                if row is not None or time.monotonic() - saved > self.save_seconds:
                     self.run.save_state(*self.fit.state())
                     saved = time.monotonic()
         except DivergedError as error:

@@ -6,6 +6,8 @@ code in a checkpoint is ever run, and PyTorch is not needed to read one.
 """
 
 import collections
+import contextlib
+import functools
 import hashlib
 import importlib.util
 import json
@@ -13,14 +15,15 @@ import os
 import pathlib
 import pickle
 import re
-import shutil
 import socket
+import sys
 import tempfile
 import zipfile
 
 import numpy as np
 
 from keras_cifar.errors import InputError
+from keras_cifar.files import can_write, temporary_folder
 from keras_cifar.program import install_hint
 
 # Storage classes of a PyTorch checkpoint, by the little-endian NumPy type that holds their bytes.
@@ -47,8 +50,44 @@ _CONNECT_SECONDS = 5.0
 
 
 def cache_dir() -> pathlib.Path:
-    """Folder for converted weights and stored features: `$KERAS_CIFAR_CACHE` or `~/.cache/keras_cifar`."""
-    return pathlib.Path(os.environ.get("KERAS_CIFAR_CACHE") or "~/.cache/keras_cifar").expanduser()
+    """Folder for converted weights and stored features: `$KERAS_CIFAR_CACHE` or `~/.cache/keras_cifar`.
+
+    Where that cannot be written, as in a container that runs as another user, it is one of this user in the system's
+    temporary folder, which is said once.
+
+    Raises:
+        InputError: that cannot be written either.
+    """
+    return _usable_folder(os.environ.get("KERAS_CIFAR_CACHE") or "~/.cache/keras_cifar")
+
+
+@functools.cache
+def _usable_folder(chosen):
+    with contextlib.suppress(RuntimeError):  # no home
+        if _is_usable(folder := pathlib.Path(chosen).expanduser()):
+            return folder
+    instead = pathlib.Path(tempfile.gettempdir()) / f"keras_cifar-cache-{os.getuid()}"
+    with contextlib.suppress(OSError):
+        instead.mkdir(mode=0o700, exist_ok=True)
+        if instead.lstat().st_uid == os.getuid() and _is_usable(instead):  # nobody else has put weights there
+            print(
+                f"{chosen} cannot be written: weights and features are kept in {instead}; KERAS_CIFAR_CACHE names "
+                "another folder",
+                file=sys.stderr,
+            )
+            return instead
+    raise InputError(
+        f"Expected a folder to keep weights and features in, but neither {chosen} nor {instead} can be written; name "
+        "one with KERAS_CIFAR_CACHE."
+    )
+
+
+def _is_usable(folder):
+    """Whether a cache can be written, and what another user may have left in it."""
+    if not can_write(folder):
+        return False
+    held = [*folder.glob("*"), *folder.glob("*/*.lock")]
+    return all(can_write(path) if path.is_dir() else os.access(path, os.W_OK) for path in held)
 
 
 class _Storage:
@@ -199,19 +238,18 @@ def write_timm_folder(folder: str | os.PathLike, architecture: str, tensors: dic
 
     folder = pathlib.Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = pathlib.Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        save_file({n: np.ascontiguousarray(t) for n, t in tensors.items()}, partial / "model.safetensors")
+    with temporary_folder("weights", folder.parent) as partial:
+        save_file({n: np.ascontiguousarray(t) for n, t in tensors.items()}, f"{partial}/model.safetensors")
         # `pretrained_cfg` marks the folder as timm's for KerasHub.
         config = {"architecture": architecture, "num_classes": 1000, "pretrained_cfg": {"tag": "local"}}
-        (partial / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        if not folder.exists():
-            os.replace(partial, folder)
-    except OSError:
-        if not folder.exists():  # else another process was first, with the same content
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        pathlib.Path(partial, "config.json").write_text(json.dumps(config), encoding="utf-8")
+        pathlib.Path(partial, ".lock").unlink()
+        try:
+            if not folder.exists():
+                os.replace(partial, folder)
+        except OSError:
+            if not folder.exists():  # else another process was first, with the same content
+                raise
     return str(folder)
 
 

@@ -131,7 +131,7 @@ def _export_tiny_run(root):
     run = train(recipe, root / "run")
     build_core = module.build_core
     (root / "files").mkdir()
-    (root / "files" / ".partial-level4_fp32-left.onnx").touch()  # as by a killed process; no test may see it
+    (root / "files" / ".partial-level4_fp32-left0000.onnx").touch()  # as by a killed process; no test may see it
 
     def build_and_keep(model):
         core = build_core(model)

@@ -16,7 +16,7 @@ def made_source(label="made", class_names=("cat", "dog", "owl"), images=600):
     """A source whose splits are random images with a teacher's labels."""
     teacher = _teacher(len(class_names))
 
-    def read(split):
+    def read(split, split_seed):
         random = np.random.default_rng(len(split))
         pixels = random.integers(0, 256, (images, *SHAPE)).astype(np.uint8)
         return Split(pixels, _logits(pixels, teacher).argmax(axis=1))
@@ -43,7 +43,7 @@ def made_evaluation(run, source, classifier, split="test"):
     return evaluate_split(
         classifier, source, split, split_seed=0, batch_size=100, views="both", headline="plain",
         figures=run.file(f"evaluation_{split}.json"), picture=run.file("confusion.png"),
-        details={"engine": "numpy", "precision": "float64"},
+        details={"engine": "numpy", "precision": "float64"}, owner=run.path,
     )  # fmt: skip
 
 

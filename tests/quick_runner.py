@@ -21,6 +21,9 @@ class QuickRunner:
     def __init__(self, seconds=0.0, fail=lambda recipe: None):
         self.seconds, self.fail = seconds, fail
 
+    def begin(self, folder):
+        pass
+
     def forget(self):
         pass
 

@@ -99,7 +99,7 @@ def test_default_folders_of_any_data():
 
     folder = default_run_dir(resolve_recipe(1, data="folder:a/my photos"))
     assert str(folder) == "runs/folder-a_my photos-resnet18-seed0/level1"
-    for name in NAMES:
+    for name in (name for name in NAMES if "\0" not in name):  # which no path holds
         folder = default_run_dir(resolve_recipe(1, data=f"folder:/x/{name}/"))
         assert len(folder.parts) == 3 and len(folder.parts[1].encode()) < 200
         assert file_name(f"folder-/x/{name}") in str(folder) and folder.name == f"level{LEVELS[1].level}"

@@ -8,7 +8,7 @@ from PIL import Image
 import cli
 from export.classifier import OnnxClassifier
 from export.evaluate_onnx import evaluate_onnx
-from keras_cifar.datasets import open_source
+from keras_cifar.datasets import Source, Split, open_source
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate_run import evaluate_run
 from keras_cifar.metrics import calibration_error
@@ -137,8 +137,21 @@ def test_tta_inside_cannot_be_left_out(files, capsys):
     assert "has it inside" in capsys.readouterr().err
 
 
-def test_run_takes_no_data_option(exported, capsys):
-    assert cli.main(["evaluate", str(exported["run"]), "--skip-bad-images"]) == 2
-    assert "--skip-bad-images only with an .onnx file" in capsys.readouterr().err
-    assert cli.main(["evaluate", str(exported["run"]), "--data", "digits"]) == 2
-    assert "--data only with an .onnx file" in capsys.readouterr().err
+def test_changed_data_is_refused_and_recorded_where_it_is_allowed(files, capsys, monkeypatch):
+    path = str(files / "level4_fp32.onnx")
+    assert cli.main(["evaluate", path, "--split", "test"]) == 0
+    before = {p: p.read_bytes() for p in files.iterdir()}
+    load = Source.load
+
+    def changed(self, split, *args):
+        found = load(self, split, *args)
+        return Split(255 - found.images, found.labels)
+
+    monkeypatch.setattr(Source, "load", changed)
+    for split in ("val", "test"):
+        assert cli.main(["evaluate", path, "--split", split]) == 2
+        error = capsys.readouterr().err
+        assert f"{split} has other pixels or labels" in error and len(error.strip().splitlines()) == 1
+    assert {p: p.read_bytes() for p in files.iterdir()} == before
+    assert cli.main(["evaluate", path, "--split", "val", "--no-tta", "--allow-changed-data"]) == 0
+    assert json.loads((files / "level4_fp32.evaluation_val.json").read_text())["changed_data"]

@@ -1,6 +1,10 @@
 """A tiny run exported for real: the gate, the four files, INT8's budget, card, labels and Triton."""
 
 import json
+import multiprocessing
+import os
+import signal
+import sys
 
 import numpy as np
 import onnx
@@ -9,6 +13,7 @@ import pytest
 
 import cli
 from export import export_run as module
+from export.card import is_edited
 from export.classifier import OnnxClassifier
 from export.export_run import VARIANTS
 from export.graph import finish, float32_model
@@ -17,6 +22,7 @@ from export.temperature import calibration, fit_temperature
 from keras_cifar.datasets import open_source
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate_run import evaluate_run
+from keras_cifar.files import leftovers
 from keras_cifar.metrics import calibration_error, cross_entropy
 from keras_cifar.model import load_classifier
 from keras_cifar.runs import open_run
@@ -225,6 +231,40 @@ def test_replaced_file_has_nothing_of_the_old_one(exported, tmp_path):
         run.file("evaluation_test.json").unlink()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["labels.txt", "m.md", "m.onnx"]
     assert OnnxClassifier(path).metadata["test"] == test["plain"] != test["tta"], "of the view that the file has"
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="forks a process that has loaded TensorFlow")
+@pytest.mark.parametrize("names_given", [0, 1, 2])  # labels.txt, card, file
+def test_an_export_that_is_killed_is_completed_by_the_same_command(exported, val, tmp_path, names_given):
+    folder, variant = tmp_path / "files", module.Variant(False, False)
+    metadata = open_file(exported, "fp32").metadata
+    core = onnx.load(exported["core"])
+    by_view = onnx_logits_by_view(finish(core, tta=True, by_view=True).SerializeToString(), val.images, 64, "")
+    paths, cores = {variant: folder / "m.onnx"}, {False: module._Core(core, by_view)}
+    given, replace = [], os.replace
+
+    def replace_or_die(old, new):
+        if len(given) == names_given:
+            os.kill(os.getpid(), signal.SIGKILL)
+        given.append(new)
+        replace(old, new)
+
+    def write():
+        os.replace = replace_or_die
+        module._write(paths, cores, {variant: metadata}, val, None, lambda line: None)
+
+    process = multiprocessing.get_context("fork").Process(target=write)
+    process.start()
+    process.join(100)
+    assert process.exitcode == -signal.SIGKILL and not paths[variant].exists()
+    assert len(list(folder.glob("[!.]*"))) == names_given and list(folder.glob(".partial-m-*.onnx"))
+    for path in paths.values():  # what the command looks at first
+        module._check_free(path, None, bool(leftovers(path)))
+    module._write(paths, cores, {variant: metadata}, val, None, lambda line: None)
+    assert {path.name for path in folder.iterdir()} == {"m.onnx", "m.md", "labels.txt"}
+    assert not is_edited(paths[variant], OnnxClassifier(paths[variant]).metadata)
+    with pytest.raises(InputError, match="--overwrite"):
+        module._check_free(paths[variant], None, bool(leftovers(paths[variant])))
 
 
 def test_other_backends_are_told_which_one_exports(exported, tmp_path, capsys, monkeypatch):

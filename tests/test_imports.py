@@ -17,7 +17,7 @@ ROWS = [
     {"folders", "weights", "kernel_gradient", "step"},
     {"fold"},
     {"backbones", "datasets", "evaluate"},
-    {"precision"},
+    {"precision", "data_record"},
     {"model"},
     {"runs", "engine"},
     {"features", "plots"},
@@ -60,7 +60,7 @@ def imported(path):
 MODULES = sorted(p for p in (ROOT / "keras_cifar").glob("*.py") if p.stem not in ("__init__", "__main__"))
 # What `predict` and `evaluate` of a file load.
 WITHOUT_TENSORFLOW = ("images", "timing", "metrics", "tta", "evaluate", "evaluate_split", "datasets", "folders",
-                      "listing", "plots", "files")  # fmt: skip
+                      "listing", "data_record", "plots", "files")  # fmt: skip
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)

@@ -85,6 +85,7 @@ def test_seeds_share_a_row(tmp_path):
         write_json(runs[1].file("environment.json"), {**environment, **changes})
         assert [len(group) for group in group_seeds(find_runs([str(tmp_path)]))] == [1, 1]
     write_json(runs[1].file("environment.json"), environment)
+    runs[1].file("evaluation_test.json").unlink()
     made_evaluation(runs[1], made_source(images=500), made_classifier(3, 1))
     assert len(group_seeds(runs)) == 2  # tested on other images
     runs[1].file("evaluation_test.json").unlink()

@@ -93,9 +93,9 @@ def test_only_the_best_trials_weights_are_kept_and_have_the_scores_they_claim(fi
 def test_val_is_halved_by_the_seed_and_test_is_never_read():
     source = open_source("digits")
 
-    def read(split):
+    def read(split, split_seed):
         assert split != "test"
-        return source.read(split)
+        return source.read(split, split_seed)
 
     halves = []
     for seed in (0, 0, 1):
@@ -290,6 +290,23 @@ def test_level_4_trials_start_from_the_run_they_are_given(tmp_path):
     (found,) = tmp_path.glob("tune-level4/trials/*/best.keras")
     ours, theirs = (load_classifier(path).get_weights() for path in (found, parent.file("best.keras")))
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_the_width_of_a_head_that_comes_from_another_level_is_not_searched(tmp_path):
+    for options in ({}, {"init_from": "/no/such/run"}):
+        with pytest.raises(InputError, match="no recipe.json" if options else r"head_width .* from level 3"):
+            quick_search(Plan(tiny_recipe(4), "learning_rate,head_width", trials=2), tmp_path / "s", **options)
+    assert not (tmp_path / "s").exists()
+    quick_search(Plan(tiny_recipe(3), "head_width", trials=2), tmp_path / "s")
+
+
+def test_what_a_killed_search_left_is_swept(tmp_path):
+    plan = Plan(tiny_recipe(1), trials=2)
+    quick_search(plan, tmp_path / "s")
+    left = tmp_path / "s" / "trials" / "trial_1" / ".partial-best-abcd1234.keras"
+    left.touch()
+    quick_search(plan, tmp_path / "s")
+    assert not left.exists()
 
 
 def test_no_trial_starts_after_the_time_is_up_and_a_later_call_goes_on(tmp_path):

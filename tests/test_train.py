@@ -18,13 +18,13 @@ from keras_cifar.datasets import Split, open_source
 from keras_cifar.engine import compile_inference
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate import predict_logits
-from keras_cifar.files import read_json
+from keras_cifar.files import read_json, write_json
 from keras_cifar.fit import TrainedPart
 from keras_cifar.graph import split_at_head, split_at_trainable
 from keras_cifar.model import build_model, load_classifier
 from keras_cifar.recipes import LEVELS
 from keras_cifar.runs import Run
-from keras_cifar.train import train
+from keras_cifar.train import _HANDED_DOWN, PARENT_FIELDS, train
 
 EVERY_STEP = {"KERAS_CIFAR_SAVE_SECONDS": "0"}
 ENGINE = "openvino" if importlib.util.find_spec("openvino") else "keras"
@@ -95,6 +95,14 @@ def test_level_4_trains_a_missing_level_3_and_says_so(tmp_path):
     assert any("continues level 3" in line and "training it" in line for line in lines)
 
 
+def test_a_level_that_is_trained_on_the_way_fits_whatever_the_next_one_is(tmp_path):
+    recipe = tiny_recipe(4, limit=16, head_width=32, taps=("P5",), split_seed=3)
+    train(recipe, tmp_path / "level4", say=lambda line: None)
+    parent = Run(tmp_path / "level3").recipe
+    assert (parent.head_width, parent.taps, parent.split_seed, parent.limit) == (32, ("P5",), 3, 16)
+    assert set(PARENT_FIELDS) <= set(_HANDED_DOWN)
+
+
 def test_a_parent_of_another_size_is_refused(finished, tmp_path):
     with pytest.raises(InputError, match="image_size=64"):
         train(tiny_recipe(4, image_size=64), tmp_path / "x", init_from=str(finished.path), say=lambda line: None)
@@ -128,6 +136,32 @@ def test_steps_in_one_arithmetic_do_not_go_on_in_another(tmp_path):
         train(tiny_recipe(1), run.path, say=lambda line: None)
     assert run.environment == {"precision": "mixed_bfloat16"}
     assert train(tiny_recipe(1), run.path, overwrite=True, say=lambda line: None).is_finished
+
+
+def test_another_number_of_threads_is_said_and_recorded(tmp_path, monkeypatch):
+    run, save_state = Run(tmp_path / "r"), Run.save_state
+
+    def save_and_stop(self, *state):
+        save_state(self, *state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "save_state", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_recipe(1, epochs=2), run.path, say=lambda line: None)
+    monkeypatch.setattr(Run, "save_state", save_state)
+    threads, lines = run.environment["threads"], []
+    write_json(run.file("environment.json"), {**run.environment, "threads": threads + 5})
+    train(tiny_recipe(1, epochs=2), run.path, say=lines.append)
+    assert sum(f"with {threads} threads, after {threads + 5}" in line for line in lines) == 1
+    assert run.environment["threads"] == threads + 5 and run.environment["resumed_with_threads"] == [threads]
+
+
+@pytest.mark.parametrize("text", ["abc", "-1", "nan"])
+def test_a_variable_that_is_no_number_is_one_sentence(tmp_path, monkeypatch, text):
+    monkeypatch.setenv("KERAS_CIFAR_SAVE_SECONDS", text)
+    with pytest.raises(InputError, match="KERAS_CIFAR_SAVE_SECONDS to be a number of at least 0"):
+        train(tiny_recipe(1), tmp_path / "r")
+    assert not (tmp_path / "r").exists()
 
 
 def test_foreign_folder_is_refused_and_kept(tmp_path):

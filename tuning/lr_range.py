@@ -15,7 +15,7 @@ from keras_cifar.recipes import Recipe
 from keras_cifar.runs import Run
 from tuning.plots import plot_range_test
 from tuning.search_space import check_range_test
-from tuning.trial import TrialRunner, default_search_dir, make_runner
+from tuning.trial import ENVIRONMENT, PLAN, TrialRunner, default_search_dir, make_runner
 
 _CSV, _PNG = "lr_range.csv", "lr_range.png"
 _SMOOTHING = 0.9
@@ -35,6 +35,7 @@ def lr_range(
     high: float = 1.0,
     steps: int = 300,
     say=print,
+    allow_changed_data: bool = False,
 ) -> tuple[pathlib.Path, float]:
     """Runs the range test of a recipe; writes lr_range.csv and lr_range.png into the folder of its search.
 
@@ -44,6 +45,7 @@ def lr_range(
         data_dir: see `keras_cifar.train.train`, as `init_from` and `skip_bad_images`.
         low, high, steps: see `run_range_test`.
         say: gets each line for the user.
+        allow_changed_data: see `keras_cifar.train.train`.
 
     Returns:
         The folder and the suggested rate.
@@ -54,8 +56,11 @@ def lr_range(
     check_range_test(low, high, steps)
     folder = pathlib.Path(folder or default_search_dir(recipe))
     with Run(folder).lock():
-        runner = make_runner(recipe, folder, data_dir, init_from, skip_bad_images, say)
+        runner = make_runner(recipe, folder, data_dir, init_from, skip_bad_images, say, allow_changed_data)
         curve = make_curve(*run_range_test(runner, recipe, low, high, steps))
+        if not (folder / PLAN).is_file():
+            (folder / ENVIRONMENT).unlink(missing_ok=True)  # an earlier test's
+        runner.begin(folder, is_search=False)
         write_curve(folder, curve, f"Level {recipe.level}, {recipe.backbone}")
     say(
         f"{len(curve['loss'])} steps from {low:.3g} to {curve['learning_rate'][-1]:.3g}; the loss falls fastest at "

@@ -10,20 +10,21 @@ import time
 
 import keras_tuner
 
+from keras_cifar.data_record import is_same_place
 from keras_cifar.errors import InputError
-from keras_cifar.files import read_json, write_json
-from keras_cifar.runs import Run
-from keras_cifar.train import find_parent
+from keras_cifar.files import read_json, sweep_partials, write_json
+from keras_cifar.runs import Run, open_run
+from keras_cifar.train import PARENT_FIELDS, find_parent
 from tuning.distributed import PatientClient, check_role, role, serve, wait_for_chief
 from tuning.oracles import OBJECTIVE, make_oracle
 from tuning.report import describe, format_values, write_report, write_trials
 from tuning.search_space import Plan, check_minutes
-from tuning.trial import RESULT, TrialRunner, default_search_dir, make_runner
+from tuning.trial import ENVIRONMENT, PLAN, RESULT, TrialRunner, default_search_dir, make_runner
 
-_PLAN, _TRIALS = "search.json", "trials"
-_RESULTS = ("trials.csv", "best_recipe.json", "summary.json", "search.png", "environment.json", _PLAN)
+_TRIALS = "trials"
+_RESULTS = ("trials.csv", "best_recipe.json", "summary.json", "search.png", ENVIRONMENT, PLAN)
 # What a range test may have left in the folder before the search.
-_RANGE_TEST = ("lr_range.csv", "lr_range.png", "environment.json")
+_RANGE_TEST = ("lr_range.csv", "lr_range.png", ENVIRONMENT)
 
 
 class FatalInputError(keras_tuner.errors.FatalError, InputError):
@@ -123,6 +124,7 @@ def search(
     worker: str | None = None,
     say=print,
     runner=None,
+    allow_changed_data: bool = False,
 ) -> pathlib.Path:
     """Searches, or goes on with a search where it was interrupted, and reports; the test images are never read.
 
@@ -138,6 +140,7 @@ def search(
         worker: name of this worker of the chief; None to be the chief.
         say: gets each line for the user.
         runner: called without arguments, gives what runs the trials; None for a `TrialRunner` of the plan's recipe.
+        allow_changed_data: see `keras_cifar.train.train`; also where the data is not what it was when the search began.
 
     Returns:
         The search's folder.
@@ -149,21 +152,42 @@ def search(
     check_minutes(max_minutes)
     folder, address = pathlib.Path(folder or default_search_dir(plan.recipe)), check_role(chief, worker)
 
-    start = (plan.recipe, folder, data_dir, init_from, skip_bad_images, say)
-    runner = runner or functools.partial(make_runner, *start)
+    _check_searched(plan, init_from)
+    start = (plan.recipe, folder, data_dir, init_from, skip_bad_images, say, allow_changed_data)
+    runner = runner or functools.partial(make_runner, *start, overwrite and worker is None)
     with role(address, worker):
         if worker is not None:
             _work(plan, folder, address, worker, runner, say)
             return folder
         with Run(folder).lock():
-            _open(plan, folder, overwrite)
+            _check_folder(plan, folder, overwrite)
             if address is not None:  # the workers would each train it
                 find_parent(*start)
+            elif overwrite or not (folder / PLAN).is_file():  # what cannot be used is said before anything is removed
+                runner = functools.partial(lambda made: made, runner())
+            _begin(plan, folder, overwrite)
             deadline = max_minutes and time.monotonic() + 60 * max_minutes
             _lead(plan, folder, address, deadline, runner, say)
             for line in describe(write_report(folder, plan.recipe, plan.ranges), folder):
                 say(line)
     return folder
+
+
+def _check_searched(plan, init_from):
+    """Raises InputError where a field decides the form of a head that the trials take from the run they start from."""
+    fields = [found.field for found in plan.ranges if found.field in PARENT_FIELDS]
+    if not fields or (init_from is None and plan.recipe.continues is None):
+        return
+    level = plan.recipe.continues
+    if init_from is not None:
+        parent = open_run(init_from).recipe
+        if any(getattr(parent, name) != getattr(plan.recipe, name) for name in ("taps", "head", "head_width")):
+            return  # every trial starts from a new head
+        level = parent.level
+    raise InputError(
+        f"Expected fields of level {plan.recipe.level} that its trials can differ in, but {fields[0]} is that of the "
+        f"head which they all take from level {level}; leave it out, or search it at the level that makes the head."
+    )
 
 
 def _oracle(plan):
@@ -188,6 +212,7 @@ def _lead(plan, folder, address, deadline, runner, say):
         serve(oracle, address)
     elif len(oracle.end_order) < oracle.max_trials:
         tuner.runner = runner()
+        tuner.runner.begin(folder)
         tuner.search()
 
 
@@ -195,39 +220,51 @@ def _work(plan, folder, address, worker, runner, say):
     """Runs the trials that the chief hands out."""
     with Run(folder / "workers" / worker).lock():
         wait_for_chief(address, say)
-        if not (folder / _PLAN).is_file():
+        if not (folder / PLAN).is_file():
             raise InputError(
-                f"Expected the folder that the chief writes to, but {folder} holds no {_PLAN}; share the chief's "
+                f"Expected the folder that the chief writes to, but {folder} holds no {PLAN}; share the chief's "
                 "folder and name it with --search-dir."
             )
         _refuse_other(plan, folder)
-        tuner = Tuner(plan, folder, _oracle(plan), runner(), say)
+        made = runner()
+        made.begin(folder)
+        tuner = Tuner(plan, folder, _oracle(plan), made, say)
         tuner.search()
         say(f"The chief has no more trials for worker {worker}")
 
 
-def _open(plan, folder, overwrite):
-    """Writes the plan into the folder, after checking that it may stand there."""
-    if not (folder / _PLAN).is_file():
+def _check_folder(plan, folder, overwrite):
+    """Raises InputError where a search cannot stand in the folder; removes only what killed processes have left."""
+    if not (folder / PLAN).is_file():
         foreign = [p.name for p in folder.iterdir() if p.name not in (".lock", "workers", *_RANGE_TEST)]
         if foreign:
             raise InputError(
                 f"Expected a new folder or a search in {folder}, but it holds other files ({foreign[0]}); choose "
                 "another --search-dir."
             )
-    elif overwrite:
+        return
+    sweep_partials(folder, deep=True)
+    if not overwrite:
+        _refuse_other(plan, folder)
+
+
+def _begin(plan, folder, overwrite):
+    """Writes the plan into the folder, after removing what an overwritten search has left."""
+    if overwrite:
         shutil.rmtree(folder / _TRIALS, ignore_errors=True)
         for name in _RESULTS:
             (folder / name).unlink(missing_ok=True)
-    else:
-        _refuse_other(plan, folder)
-    write_json(folder / _PLAN, plan.identity())
+    if not (folder / PLAN).is_file():
+        (folder / ENVIRONMENT).unlink(missing_ok=True)  # a range test's
+    write_json(folder / PLAN, plan.identity())
 
 
 def _refuse_other(plan, folder):
     """Raises InputError where the folder holds a search that differs."""
-    old, new = read_json(folder / _PLAN), plan.identity()
+    old, new = read_json(folder / PLAN), plan.identity()
     old, new = ({**found, **found.pop("recipe", {})} for found in (old, new))
+    if is_same_place(old.get("data", ""), new["data"]):
+        old["data"] = new["data"]
     changed = [f"{name} was {old.get(name)} and is now {new.get(name)}" for name in new if old.get(name) != new[name]]
     if changed:
         raise InputError(

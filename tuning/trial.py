@@ -10,15 +10,17 @@ import time
 import keras
 import numpy as np
 
+from keras_cifar.data_record import check_changes, data_changes, describe_data
 from keras_cifar.datasets import Source, open_source, stratified_split
 from keras_cifar.engine import describe_compute
 from keras_cifar.environment import describe_environment
 from keras_cifar.files import atomic_path, read_json, write_json
 from keras_cifar.fit import Fit, TrainedPart
-from keras_cifar.recipes import Recipe
+from keras_cifar.recipes import Recipe, recipe_from_dict
 from keras_cifar.runs import Run
-from keras_cifar.train import default_run_dir, enable_determinism, find_parent, start_model
+from keras_cifar.train import default_run_dir, enable_determinism, find_parent, parent_changes, start_model
 
+PLAN, ENVIRONMENT = "search.json", "environment.json"
 RESULT, CORRECT, WEIGHTS = "result.json", "correct.npy", "best.keras"
 
 
@@ -33,6 +35,7 @@ class TrialRunner:
     Attributes:
         watched: indices of the half of val that stops a trial at its best epoch.
         ranked: indices of the half that scores it; stratified, divided by the recipe's seed.
+        changes: of the data since the search began or the run to start from was trained, which are allowed.
     """
 
     def __init__(self, recipe: Recipe, source: Source, init_from: str | None = None):
@@ -40,7 +43,25 @@ class TrialRunner:
         self.train = source.load("train", recipe.split_seed, recipe.limit)
         self.val = source.load("val", recipe.split_seed)
         self.watched, self.ranked = stratified_split(self.val.labels, 0.5, recipe.seed)
+        self.recipe, self.changes = recipe, []
         self._built = None
+
+    def begin(self, folder: pathlib.Path, is_search: bool = True) -> None:
+        """Writes environment.json into a folder, or adds to it that the data has changed.
+
+        Args:
+            folder: of the search.
+            is_search: whether the search in the folder goes on with the data, and not just a range test beside it.
+        """
+        path, data = folder / ENVIRONMENT, describe_data(self.source, self.train, self.val, self.recipe.split_seed)
+        before = read_json(path) if path.is_file() else {}
+        if before and not self.changes:
+            return
+        found = {**describe_environment(self.recipe, describe_compute(self.recipe), data), **before}
+        if self.changes:
+            found |= data if is_search else {}
+            found["changed_data"] = list(dict.fromkeys([*before.get("changed_data", []), *self.changes]))
+        write_json(path, found)
 
     def prepare(self, recipe: Recipe) -> tuple[keras.Model, TrainedPart]:
         """The recipe's classifier at its initial weights, and the part of it that trains.
@@ -143,22 +164,38 @@ def default_search_dir(recipe: Recipe) -> pathlib.Path:
 
 
 def make_runner(
-    recipe: Recipe, folder: pathlib.Path, data_dir=None, init_from=None, skip_bad_images=False, say=print
+    recipe: Recipe,
+    folder: pathlib.Path,
+    data_dir=None,
+    init_from=None,
+    skip_bad_images=False,
+    say=print,
+    allow_changed_data=False,
+    overwrite=False,
 ) -> TrialRunner:
-    """Opens data and the weights to start from, and writes environment.json into the search's folder.
+    """Opens data and the weights to start from; writes nothing but the level that the recipe continues.
 
     Args:
         recipe: of the search.
         folder: of the search; the level that the recipe continues is looked for beside it.
         data_dir: see `keras_cifar.train.train`, as the rest.
+        overwrite: whether what a search has left in the folder does not count.
+
+    Raises:
+        InputError: the data or the weights cannot be used, or the data is not that of the search in the folder.
     """
     enable_determinism()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each trial compiles
-    init_from = find_parent(recipe, folder, data_dir, init_from, skip_bad_images, say)
+    init_from = find_parent(recipe, folder, data_dir, init_from, skip_bad_images, say, allow_changed_data)
     source = open_source(recipe.data, data_dir, recipe.image_size, skip_bad_images)
+    changes = parent_changes(recipe, source, init_from, allow_changed_data, say)
+    if (folder / PLAN).is_file() and (folder / ENVIRONMENT).is_file() and not overwrite:
+        searched = recipe_from_dict(read_json(folder / PLAN)["recipe"])
+        since = data_changes(read_json(folder / ENVIRONMENT), source, searched)
+        check_changes(since, folder, allow_changed_data, say)
+        changes += since
     runner = TrialRunner(recipe, source, init_from)
-    environment = describe_environment(recipe, describe_compute(recipe), runner.train.fingerprint(), source.label)
-    write_json(folder / "environment.json", environment)
+    runner.changes = changes
     source.say_notes(say)
     say(
         f"{len(runner.train):,} training images; of {len(runner.val):,} val images {len(runner.watched):,} choose a "
