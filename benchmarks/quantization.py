@@ -13,18 +13,16 @@ import sys
 import tempfile
 
 import numpy as np
-import onnxruntime
 
+from benchmarks.run_int8 import BATCH
 from export.export_run import calibration_images
-from export.graph import LOGITS, build_core, float32_model
+from export.graph import build_core, float32_model
 from export.qdq import PAIR_SAFE, WeightGrid, channels_that_may_saturate
 from export.quantize import Quantizer
 from keras_cifar.evaluate_run import load_run
 from keras_cifar.metrics import top1
 from keras_cifar.runs import open_run
-from keras_cifar.timing import interleaved_seconds, median_rates
 
-_BATCH = 64
 _FLOAT = "float32"
 _AS_THEY_COME = float("inf")
 GRIDS = {
@@ -67,7 +65,7 @@ def measure(run_path: str, data_dir: str | None = None, limit: int | None = None
         found = {runtime: _in_a_process(runtime, files, folder) for runtime in RUNTIMES}
     rows = [_row(name, runtime, cores[name], found, labels) for name in cores for runtime in RUNTIMES]
     result = {"level": run.recipe.level, "backbone": run.recipe.backbone, "image_size": run.recipe.image_size,
-              "val_images": len(images), "batch": _BATCH, "rows": rows}  # fmt: skip
+              "val_images": len(images), "batch": BATCH, "rows": rows}  # fmt: skip
     print(table(result))
     return result
 
@@ -75,7 +73,7 @@ def measure(run_path: str, data_dir: str | None = None, limit: int | None = None
 def _in_a_process(runtime, files, folder):
     """Logits (N, C) and images a second of each file, in a process whose environment decides about instructions."""
     output = folder / "logits.npz"
-    command = [sys.executable, "-m", "benchmarks.quantization", runtime, folder / "images.npy", output, *files.values()]
+    command = [sys.executable, "-m", "benchmarks.run_int8", runtime, folder / "images.npy", output, *files.values()]
     environment = {**os.environ, **RUNTIMES[runtime]}
     done = subprocess.run(list(map(str, command)), env=environment, check=True, capture_output=True, text=True)
     rates = json.loads(done.stdout.splitlines()[-1])
@@ -115,36 +113,3 @@ def table(result: dict) -> str:
             f"{row['images_per_second']:.0f} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def _session(runtime, file):
-    """images -> logits."""
-    if runtime.startswith("openvino"):
-        from export.session import OpenVinoSession
-
-        session = OpenVinoSession(file.read_bytes())
-        return lambda images: session.run(images, LOGITS)
-    options = onnxruntime.SessionOptions()
-    if runtime.endswith("exact"):
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run([LOGITS], {"images": images})[0]
-
-
-def _worker(runtime, images, output, *files):
-    """Writes the logits of each file, and prints its speed as JSON."""
-    images, files = np.load(images), [pathlib.Path(file) for file in files]
-    sessions = {file.stem: _session(runtime, file) for file in files}
-    starts = range(0, len(images), _BATCH)
-    logits = {
-        name: np.concatenate([session(images[start : start + _BATCH]) for start in starts])
-        for name, session in sessions.items()
-    }
-    np.savez(output, **logits)
-    batch = np.resize(images, (_BATCH, *images.shape[1:]))
-    ways = {name: lambda session=session: session(batch) for name, session in sessions.items()}
-    print(json.dumps(median_rates(interleaved_seconds(ways, rounds=5, calls=2), _BATCH)))
-
-
-if __name__ == "__main__":
-    _worker(*sys.argv[1:])
