@@ -107,7 +107,7 @@ def _summary(metadata, path, size):
 
 
 def _use(name):
-    command = markdown_code(f"python cli.py predict {shlex.quote(name)} photo.jpg")
+    command = markdown_code(f"keras-cifar predict {shlex.quote(name)} photo.jpg")
     literal = repr(name) if set(name) & set('"\\') or not name.isprintable() else f'"{name}"'
     return _USE.format(literal=literal, command=command)
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from keras_cifar.environment import cpu_flags, cpu_name, has_accelerator, package_versions
 from keras_cifar.errors import InputError
 from keras_cifar.program import install_hint
-from keras_cifar.weights import HUB_PRESETS, cache_dir, efficientnet_lite0_package, hub_preset_cached, hub_reachable
+from keras_cifar.weights import HUB_PRESETS, efficientnet_lite0_package, hub_preset_cached, hub_reachable
 
 _UNREACHABLE = "the hub cannot be reached: pass --weights PATH, or copy ~/.cache/kagglehub from a machine with network"
 _VECTORS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
@@ -105,10 +105,12 @@ def _extras():
 def _cache():
     """Where converted weights and stored features go, and whether they can."""
     chosen = os.environ.get("KERAS_CIFAR_CACHE") or "~/.cache/keras_cifar"
-    refused = "missing", "cache", f"{chosen} cannot be written: set KERAS_CIFAR_CACHE to a folder that can"
+    refused = "missing", "cache", (
+        f"{chosen} cannot be written, a temporary folder takes its place: set KERAS_CIFAR_CACHE to one that can"
+    )  # fmt: skip
     try:
-        folder = cache_dir()
-    except (InputError, RuntimeError):  # the latter where the user has no home
+        folder = pathlib.Path(chosen).expanduser()
+    except RuntimeError:  # the user has no home
         return refused
     parent = next(place for place in (folder, *folder.absolute().parents) if os.path.exists(place))
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
