@@ -71,22 +71,25 @@ def measure(run_path: str, data_dir: str | None = None, limit: int | None = None
 
 
 def _in_a_process(runtime, files, folder):
-    """Logits (N, C) and images a second of each file, in a process whose environment decides about instructions."""
+    """Logits (N, C) and images a second of each file that runs, in a process whose environment decides how."""
     output = folder / "logits.npz"
     command = [sys.executable, "-m", "benchmarks.run_int8", runtime, folder / "images.npy", output, *files.values()]
     environment = {**os.environ, **RUNTIMES[runtime]}
-    done = subprocess.run(list(map(str, command)), env=environment, check=True, capture_output=True, text=True)
+    done = subprocess.run(list(map(str, command)), env=environment, check=True, stdout=subprocess.PIPE, text=True)
     rates = json.loads(done.stdout.splitlines()[-1])
     with np.load(output) as logits:
-        return {name: (logits[file.stem], rates[file.stem]) for name, file in files.items()}
+        return {name: (logits[file.stem], rates[file.stem]) for name, file in files.items() if file.stem in rates}
 
 
 def _row(name, runtime, core, found, labels):
+    if name not in found[runtime]:
+        return {"weights": name, "runtime": runtime, "runs": False}
     logits, rate = found[runtime][name]
     exact = found["onnxruntime"][_FLOAT][0]
     return {
         "weights": name,
         "runtime": runtime,
+        "runs": True,
         "top1": top1(logits, labels),
         "points": 100 * (top1(logits, labels) - top1(exact, labels)),
         "from_float32": float(np.abs(logits - exact).max()),
@@ -107,6 +110,9 @@ def table(result: dict) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in result["rows"]:
+        if not row["runs"]:
+            lines.append(f"| {row['weights']} | | {row['runtime']} | does not run | | | | |")
+            continue
         lines.append(
             f"| {row['weights']} | {row['unsafe_channels']} | {row['runtime']} | {row['top1']:.2%} | "
             f"{row['points']:+.2f} | {row['from_float32']:.2f} | {row['from_exact']:.2f} | "
