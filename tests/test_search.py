@@ -107,6 +107,17 @@ def test_val_is_halved_by_the_seed_and_test_is_never_read():
     assert np.array_equal(halves[0], halves[1]) and not np.array_equal(halves[0], halves[2])
 
 
+def test_one_val_image_cannot_be_halved():
+    source = open_source("digits")
+
+    def read(split, split_seed):
+        whole = source.read(split, split_seed)
+        return Split(whole.images[:1], whole.labels[:1]) if split == "val" else whole
+
+    with pytest.raises(InputError, match="at least 2 val images"):
+        TrialRunner(tiny_recipe(1), dataclasses.replace(source, read=read))
+
+
 def test_the_epoch_is_chosen_without_the_ranking_half(tmp_path):
     source, recipe = open_source("digits"), tiny_recipe(1, epochs=3, limit=200, learning_rate=0.01)
     runner = TrialRunner(recipe, source)

@@ -14,6 +14,7 @@ from keras_cifar.data_record import check_changes, data_changes, describe_data
 from keras_cifar.datasets import Source, open_source, stratified_split
 from keras_cifar.engine import describe_compute
 from keras_cifar.environment import describe_environment
+from keras_cifar.errors import InputError
 from keras_cifar.files import atomic_path, read_json, write_json
 from keras_cifar.fit import Fit, TrainedPart
 from keras_cifar.recipes import Recipe, recipe_from_dict
@@ -42,6 +43,11 @@ class TrialRunner:
         self.source, self.init_from = source, init_from
         self.train = source.load("train", recipe.split_seed, recipe.limit)
         self.val = source.load("val", recipe.split_seed)
+        if len(self.val) < 2:
+            raise InputError(
+                f"Expected at least 2 val images to divide between trials' epochs and ranks, but {source.label} has "
+                f"{len(self.val)}; add images, or a val/ folder."
+            )
         self.watched, self.ranked = stratified_split(self.val.labels, 0.5, recipe.seed)
         self.recipe, self.changes = recipe, []
         self._built = None
