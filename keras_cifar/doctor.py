@@ -68,7 +68,7 @@ def _backend():
     """What Keras will choose: the variable, else its configuration file, else TensorFlow."""
     config = os.path.join(os.path.expanduser(os.environ.get("KERAS_HOME") or "~/.keras"), "keras.json")
     try:
-        configured = json.loads(pathlib.Path(config).read_text()).get("backend", "tensorflow")
+        configured = json.loads(pathlib.Path(config).read_text(encoding="utf-8")).get("backend", "tensorflow")
     except (OSError, ValueError, AttributeError):
         configured = "tensorflow"
     return os.environ.get("KERAS_BACKEND") or configured

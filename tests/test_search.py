@@ -75,7 +75,7 @@ def test_a_search_leaves_what_it_should(finished):
 def test_stored_features_save_the_passes_that_the_output_says(finished):
     summary = read_json(finished[1] / "summary.json")
     assert summary["passes_saved"] == 5 * 3 * (48 + 288)
-    assert summary["passes_done"] in (0, 48 + 288)
+    assert summary["passes_done"] in (0, 48, 288, 48 + 288)  # another test may have stored those of train or of val
 
 
 def test_only_the_best_trials_weights_are_kept_and_have_the_scores_they_claim(finished):
