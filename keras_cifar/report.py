@@ -79,7 +79,8 @@ def group_seeds(runs: list[Run]) -> list[list[Run]]:
     """
     keys, tests = [], {}
     for run in runs:
-        rest = dataclasses.replace(run.recipe, seed=0, precision="auto", data="digits")
+        recipe = dataclasses.asdict(run.recipe).items()
+        rest = tuple((name, value) for name, value in recipe if name not in ("seed", "precision", "data"))
         key = rest, run.precisions, run.environment["data"], run.environment["data_fingerprint"]
         test = (run.evaluation("test") or {}).get("data_fingerprint")
         keys.append((key, test))

@@ -92,6 +92,13 @@ def test_seeds_share_a_row(tmp_path):
     assert len(group_seeds(runs)) == 1 and ", 1 of 2 seeds |" in markdown_table(runs)
 
 
+def test_seeds_of_a_folder_share_a_row_whatever_their_crops(tmp_path):
+    """A crop of large images is none that other data sets allow."""
+    for seed in (0, 1):
+        made_run(tmp_path / f"seed{seed}", seed=seed, data=f"folder:copy{seed}", image_size=64, crop_padding=32)
+    assert [len(group) for group in group_seeds(find_runs([str(tmp_path)]))] == [2]
+
+
 def test_without_predictions_the_interval_is_that_of_one_seed(tmp_path):
     runs = [made_run(tmp_path / f"seed{seed}", seed=seed) for seed in (0, 1)]
     with_them = markdown_table(runs)
