@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 import re
 import unicodedata
@@ -23,6 +24,7 @@ from keras_cifar.listing import (
     identity,
     list_by_class,
     list_images,
+    name_in_utf8,
 )
 
 VAL_FRACTION = 0.2
@@ -150,7 +152,7 @@ def open_folder(
         given[split] = [image for listing in listings.values() for image in listing.images]
         notes += _describe(split, "val" not in splits, listings, left_out, class_names)
     _check_apart(read, above, splits)
-    return ImageFolder(os.path.basename(os.path.abspath(root)), class_names, given, notes)
+    return ImageFolder(_name(root), class_names, given, notes)
 
 
 def _check_root(root):
@@ -165,8 +167,7 @@ def _unwrapped(folder):
     """The folder inside one that holds nothing but one of the same name, as archives are often unpacked."""
     while True:
         folders, left_out = _look(folder, ancestors(folder))
-        name = os.path.basename(os.path.abspath(folder))
-        if left_out[_BESIDE] or [inner.casefold() for inner in folders] != [name.casefold()]:
+        if left_out[_BESIDE] or [inner.casefold() for inner in folders] != [_name(folder).casefold()]:
             return folder
         (inner,) = folders.values()
         if not _look(inner, ancestors(folder))[0]:
@@ -196,7 +197,7 @@ def _find_splits(root, training, flat_is_test):
             "a class and no split."
         )
     left = [f"{_listed(others)} (no split)"] * bool(others) + [describe_left_out(left_out)] * bool(left_out)
-    notes = [f"{os.path.basename(os.path.abspath(root))}: left out {', '.join(left)}"] if left else []
+    notes = [f"{_name(root)}: left out {', '.join(left)}"] if left else []
     return {split: _unwrapped(folders[splits[split][0]]) for split in SPLIT_NAMES if split in splits}, notes
 
 
@@ -268,8 +269,12 @@ def _look(folder, above):
         elif entry.is_symlink() and identity(entry.path) in above:
             left_out[READ_ALREADY] += 1
         else:
-            folders[entry.name] = entry.path
+            folders[name_in_utf8(entry.name)] = entry.path
     return dict(sorted(folders.items())), left_out
+
+
+def _name(folder):
+    return name_in_utf8(os.path.basename(os.path.abspath(folder)))
 
 
 def _holds_images_only(folder):
@@ -343,11 +348,11 @@ def _check_filled(split, listings, left_out, root, is_cut):
 
 
 def _check_apart(read, above, splits):
-    for split in read.keys() - {"train"}:
-        if read.get("train", set()) & read[split] - above:
+    for first, second in itertools.combinations(read, 2):
+        if read[first] & read[second] - above:
             raise InputError(
-                f"Expected other images in {split} than in train, but links in {splits['train']} and {splits[split]} "
-                "lead to the same folder; remove them."
+                f"Expected other images in {second} than in {first}, but by links {splits[first]} and "
+                f"{splits[second]} hold the same folder; remove the links."
             )
 
 

@@ -94,7 +94,7 @@ def list_by_class(
             continue
         seen.add(folder)
         for entry, kind in entries(path, listing.left_out):
-            key = prefix + unicodedata.normalize("NFC", entry.name)
+            key = prefix + unicodedata.normalize("NFC", name_in_utf8(entry.name))
             if kind == IMAGE:
                 listing.images.append(ImageFile(key, entry.path, entry.stat().st_size))
             elif kind != FOLDER:
@@ -151,6 +151,11 @@ def _reason(suffix):
     if package := missing_reader(f"name{suffix}"):
         return f"{suffix} (pip install {package})"
     return suffix if re.fullmatch(r"\.\w{1,8}", suffix) else "file{s} without a suffix"
+
+
+def name_in_utf8(name: str) -> str:
+    """The name of a file or folder as its bytes read in UTF-8, by which classes and val must not follow the locale."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 def identity(folder: str) -> tuple[int, int]:

@@ -1,13 +1,15 @@
 """Which folders are splits and classes, which images become val, and what a person is told."""
 
 import os
+import subprocess
+import sys
 
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from keras_cifar.errors import InputError
 from keras_cifar.folders import VAL_FRACTION, hold_out, open_folder
-from keras_cifar.images import missing_reader
 from keras_cifar.listing import ImageFile
 
 
@@ -96,14 +98,13 @@ def test_class_that_is_called_like_a_split(tmp_path):
 
 def test_line_says_what_was_read_and_left_out(tmp_path):
     root = make(tmp_path / "photos", *classes("train", "abc"), *classes("test", "ac"), "raw/1.png", "test/loose.png")
-    for name in ("train/a/Thumbs.db", "train/a/._0.png", "train/b/x.HEIC", "train/b/notes.txt", "test/c/.DS_Store"):
+    for name in ("train/a/Thumbs.db", "train/a/._0.png", "train/b/x.MP4", "train/b/notes.txt", "test/c/.DS_Store"):
         (root / name).write_bytes(b"")
     (root / "train" / "__MACOSX").mkdir()
     (root / "train" / "b" / "gone.png").symlink_to("nowhere")
-    read, heic = (6, "1 .heic (pip install pillow-heif), ") if missing_reader("x.heic") else (7, "")
     assert open_folder(root).notes == [
         "photos: left out raw/ (no split)",
-        f"train and val: {read} images of 3 classes, val is cut from them; left out 3 hidden or system files, {heic}1 "
+        "train and val: 6 images of 3 classes, val is cut from them; left out 3 hidden or system files, 1 .mp4, 1 "
         ".txt, 1 broken link",
         "test: 4 images of 2 of 3 classes (none of b); left out 1 hidden or system file, 1 image beside the folders",
     ]
@@ -140,6 +141,24 @@ def test_links_between_classes_and_splits(tmp_path):
     (root / "train" / "b" / "more").symlink_to(root / "test" / "b")
     with pytest.raises(InputError, match="other images in test than in train"):
         open_folder(root)
+    (root / "train" / "b" / "more").unlink()
+    (root / "val").symlink_to("test")
+    with pytest.raises(InputError, match="other images in test than in val"):
+        open_folder(root)
+
+
+def test_classes_and_val_do_not_follow_the_locale(tmp_path):
+    root = make(tmp_path / "größe", *classes(".", ["Käse", "b"], count=20))
+    code = (
+        "import sys; from keras_cifar.folders import open_folder; found = open_folder(sys.argv[1]); "
+        "print(ascii([found.name, found.class_names, [file.key for file in found.files('val')]]))"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, root]
+    done = subprocess.run(command, env={**os.environ, **plain}, capture_output=True, text=True)
+    found = open_folder(root)
+    assert done.stdout.strip() == ascii([found.name, found.class_names, [file.key for file in found.files("val")]])
+    assert "Käse" in found.class_names, done.stderr
 
 
 def test_linked_class_folders_are_classes(tmp_path):

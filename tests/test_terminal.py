@@ -9,11 +9,11 @@ import sys
 
 import onnx
 import pytest
+from keras_cifar.text import literal, safe_terminal
 from PIL import Image
 from tqdm import tqdm
 
 import cli
-from keras_cifar.text import literal, safe_terminal
 
 RED = "\x1b[31mred\x9b0m"
 NAMES = [f"a {RED}\n\tb\r", "größe 😀 \u202eevil", os.fsdecode(b"\xff")]
