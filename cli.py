@@ -24,9 +24,10 @@ import tempfile
 from keras_cifar.checks import Number, parse_number
 from keras_cifar.errors import InputError
 from keras_cifar.files import is_onnx_name
+from keras_cifar.names import visible
 from keras_cifar.program import as_started, install_hint, program
 from keras_cifar.recipes import LEVELS, OPTIONS, RULES, flag, load_changes, recipe_to_dict, resolve_recipe
-from keras_cifar.text import literal, safe_terminal
+from keras_cifar.terminal import safe_terminal
 
 _LEVELS = [*map(str, LEVELS), "all"]
 
@@ -442,7 +443,8 @@ def _demo(args):
 def _import_quietly():
     """Imports TensorFlow with its native start-up messages held back, and shown only if it fails."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    for name in ("absl", "tensorflow"):  # it warns that each level and trial compiles
+        logging.getLogger(name).setLevel(logging.ERROR)
     sys.stderr.flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as held:
@@ -471,7 +473,7 @@ def _run(argv):
         args = _parser().parse_args(argv)
         code = args.function(args)
     except InputError as error:
-        print(literal(f"error: {error}"), file=sys.stderr)
+        print(visible(f"error: {error}"), file=sys.stderr)
         return 2
     except (KeyboardInterrupt, SystemError) as error:
         if not isinstance(error.__cause__ or error, KeyboardInterrupt):  # C code can turn one into the other
@@ -485,7 +487,7 @@ def _run(argv):
         reason = (str(error.strerror or error).splitlines() or [type(error).__name__])[0]
         where = f" {error.filename}" if error.filename else " a file"
         message = f"error: Expected to read or write{where}, but: {reason}; mend that and repeat."
-        print(literal(message), file=sys.stderr)
+        print(visible(message), file=sys.stderr)
         return 2
     return code or 0
 

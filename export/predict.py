@@ -18,7 +18,7 @@ from keras_cifar.errors import InputError
 from keras_cifar.files import is_onnx_name
 from keras_cifar.images import decode_image, error_text
 from keras_cifar.listing import is_ignored, list_images
-from keras_cifar.text import literal
+from keras_cifar.names import visible
 
 _BATCH = 64
 _DECODERS = 4
@@ -184,12 +184,12 @@ def format_predictions(rows: list[Prediction], form: str) -> str:
 
 def _table(rows):
     """One line a row, whatever is in the names."""
-    paths = [literal(row.path) for row in rows]
+    paths = [visible(row.path) for row in rows]
     width = max(map(len, paths))
     lines = []
     for path, row in zip(paths, rows, strict=True):
         classes = "  ".join(f"{name} {100 * probability:.1f} %" for name, probability in row.classes)
-        lines.append(f"{path:{width}}  {literal(classes or f'cannot be read: {row.error}')}")
+        lines.append(f"{path:{width}}  {visible(classes or f'cannot be read: {row.error}')}")
     return "\n".join(lines) + "\n"
 
 

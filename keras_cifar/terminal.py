@@ -1,30 +1,21 @@
-"""What users name (classes, files, runs) as text for a terminal: literal, whatever its characters and the encoding."""
+"""What is printed: any text in any encoding of a terminal, which shows it and does not obey it."""
 
 import contextlib
 import re
 import sys
 
-# What moves the cursor or changes how a terminal shows text: control characters, the separators of lines and
-# paragraphs, and what reverses the direction of writing. Tabs and line ends are for whoever prints a table.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+from keras_cifar.names import visible
+
 _CURSOR = re.compile("(\r|\n|\x1b\\[A)*")  # how progress bars go back to their line
-
-
-def literal(text: str) -> str:
-    """A name or a message as one line: what a terminal would obey instead of showing is escaped as in Python."""
-    return _escaped(text).replace("\t", "\\t").replace("\n", "\\n")
-
-
-def _escaped(text):
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+_IN_A_LINE = re.compile(r"[^\n\t]+")  # tabs and line ends are for whoever prints a table
 
 
 @contextlib.contextmanager
 def safe_terminal():
     """Within it, whatever is printed can be, in any encoding, and no terminal obeys it.
 
-    What the encoding of stdout or stderr lacks is escaped, and on a terminal control characters are too; a file or
-    another program gets those as they are.
+    What the encoding of stdout or stderr lacks is escaped, and on a terminal what does not show is too (see
+    `keras_cifar.names.visible`); a file or another program gets that as it is.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -45,8 +36,12 @@ class _Guard:
         return getattr(self._stream, name)
 
     def write(self, text):
-        """Writes text with its control characters escaped, but for what moves a progress bar."""
+        """Writes text with what does not show escaped, but for what moves a progress bar."""
         if _CURSOR.fullmatch(text):
             return self._stream.write(text)
         start = "\r" if text.startswith("\r") else ""
         return self._stream.write(start + _escaped(text[len(start) :]))
+
+
+def _escaped(text):
+    return _IN_A_LINE.sub(lambda found: visible(found[0]), text)

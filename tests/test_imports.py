@@ -12,8 +12,8 @@ from conftest import ROOT
 ROWS = [
     {"errors", "libraries"},
     {"checks", "program"},
-    {"recipes", "metrics", "files", "images", "timing", "text", "names"},
-    {"listing", "augment", "heads", "tta", "graph", "optimizer", "environment"},
+    {"recipes", "metrics", "files", "images", "timing", "names"},
+    {"listing", "terminal", "augment", "heads", "tta", "graph", "optimizer", "environment"},
     {"folders", "weights", "kernel_gradient", "step"},
     {"fold"},
     {"backbones", "datasets", "evaluate"},
@@ -45,7 +45,7 @@ PACKAGES = {
         {"export_run"},
     ],
 }
-STDLIB_ONLY = ("errors", "libraries", "checks", "program", "recipes", "text")
+STDLIB_ONLY = ("errors", "libraries", "checks", "program", "recipes", "names", "terminal")
 
 
 def imported(path):

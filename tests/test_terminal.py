@@ -9,11 +9,13 @@ import sys
 
 import onnx
 import pytest
-from keras_cifar.text import literal, safe_terminal
+from keras_cifar.text import safe_terminal
 from PIL import Image
 from tqdm import tqdm
 
 import cli
+from keras_cifar.names import visible
+from keras_cifar.terminal import safe_terminal
 
 RED = "\x1b[31mred\x9b0m"
 NAMES = [f"a {RED}\n\tb\r", "größe 😀 \u202eevil", os.fsdecode(b"\xff")]
@@ -39,8 +41,8 @@ class Terminal(io.TextIOWrapper):
     ("a\r\n\tb\0", r"a\r\n\tb\x00"),
     ("\u202egnp.\u2028exe\u2066", r"\u202egnp.\u2028exe\u2066"),
 ])  # fmt: skip
-def test_literal(name, shown):
-    assert literal(name) == shown
+def test_visible(name, shown):
+    assert visible(name) == shown
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import gc
-import logging
 import pathlib
 import time
 
@@ -191,7 +190,6 @@ def make_runner(
         InputError: the data or the weights cannot be used, or the data is not that of the search in the folder.
     """
     enable_determinism()
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each trial compiles
     init_from = find_parent(recipe, folder, data_dir, init_from, skip_bad_images, say, allow_changed_data)
     source = open_source(recipe.data, data_dir, recipe.image_size, skip_bad_images)
     changes = parent_changes(recipe, source, init_from, allow_changed_data, say)
