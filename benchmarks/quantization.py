@@ -5,12 +5,10 @@ The weights of a finished run are rounded to four grids. Each file runs in onnxr
 instruction saturates. Accuracy is val's, never test's.
 """
 
-import json
+import io
 import os
-import pathlib
 import subprocess
 import sys
-import tempfile
 
 import numpy as np
 
@@ -56,13 +54,7 @@ def measure(run_path: str, data_dir: str | None = None, limit: int | None = None
     cores = {_FLOAT: core}
     for name, grid in GRIDS.items():
         cores[name] = Quantizer(core, calibration_images(run, source), grid).quantize()
-    with tempfile.TemporaryDirectory(prefix="keras_cifar-benchmark-") as folder:
-        folder = pathlib.Path(folder)
-        np.save(folder / "images.npy", images)
-        files = {name: folder / f"{i}.onnx" for i, name in enumerate(cores)}
-        for name, file in files.items():
-            file.write_bytes(cores[name].SerializeToString())
-        found = {runtime: _in_a_process(runtime, files, folder) for runtime in RUNTIMES}
+    found = {runtime: _in_a_process(runtime, cores, images) for runtime in RUNTIMES}
     rows = [_row(name, runtime, cores[name], found, labels) for name in cores for runtime in RUNTIMES]
     result = {"level": run.recipe.level, "backbone": run.recipe.backbone, "image_size": run.recipe.image_size,
               "val_images": len(images), "batch": BATCH, "rows": rows}  # fmt: skip
@@ -70,15 +62,19 @@ def measure(run_path: str, data_dir: str | None = None, limit: int | None = None
     return result
 
 
-def _in_a_process(runtime, files, folder):
+def _in_a_process(runtime, cores, images):
     """Logits (N, C) and images a second of each file that runs, in a process whose environment decides how."""
-    output = folder / "logits.npz"
-    command = [sys.executable, "-m", "benchmarks.run_int8", runtime, folder / "images.npy", output, *files.values()]
+    files = [np.frombuffer(core.SerializeToString(), np.uint8) for core in cores.values()]
+    given = io.BytesIO()
+    np.savez(given, images, *files)
+    command = [sys.executable, "-m", "benchmarks.run_int8", runtime]
     environment = {**os.environ, **RUNTIMES[runtime]}
-    done = subprocess.run(list(map(str, command)), env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    rates = json.loads(done.stdout.splitlines()[-1])
-    with np.load(output) as logits:
-        return {name: (logits[file.stem], rates[file.stem]) for name, file in files.items() if file.stem in rates}
+    done = subprocess.run(command, input=given.getvalue(), env=environment, check=True, stdout=subprocess.PIPE)
+    with np.load(io.BytesIO(done.stdout)) as answer:
+        numbered = {name: (f"logits_{i}", f"rate_{i}") for i, name in enumerate(cores)}
+        return {
+            name: (answer[logits], float(answer[rate])) for name, (logits, rate) in numbered.items() if rate in answer
+        }
 
 
 def _row(name, runtime, core, found, labels):

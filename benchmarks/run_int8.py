@@ -1,7 +1,10 @@
-"""Runs files for `benchmarks.quantization`, in a process whose environment decides about the CPU's instructions."""
+"""Runs files for `benchmarks.quantization`, in a process whose environment decides about the CPU's instructions.
 
-import json
-import pathlib
+Images and files come from the standard input, what was found goes to the standard output, both as NumPy archives.
+"""
+
+import io
+import os
 import sys
 
 import numpy as np
@@ -16,14 +19,14 @@ BATCH = 64
 def _session(runtime, file):
     """images -> logits."""
     if runtime.startswith("openvino"):
-        session = OpenVinoSession(file.read_bytes())
+        session = OpenVinoSession(file)
         return lambda images: session.run(images, LOGITS)
     import onnxruntime  # after export.session, which settles what it finds in the environment
 
     options = onnxruntime.SessionOptions()
     if runtime.endswith("exact"):
         options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     return lambda images: session.run([LOGITS], {"images": images})[0]
 
 
@@ -31,21 +34,32 @@ def _logits(session, images):
     return np.concatenate([session(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
 
 
-def _run(runtime, images, output, *files):
-    """Writes the logits of each file that runs at all, and prints its speed as JSON."""
-    images, sessions, logits = np.load(images), {}, {}
-    for file in map(pathlib.Path, files):
+def _measure(runtime, images, files):
+    """`logits_N` (N, C) and `rate_N`, images a second, of each file that runs at all."""
+    sessions, found = {}, {}
+    for i, file in enumerate(files):
         try:
-            sessions[file.stem] = _session(runtime, file)
-            logits[file.stem] = _logits(sessions[file.stem], images)
+            session = _session(runtime, file.tobytes())
+            found[f"logits_{i}"] = _logits(session, images)
         except RuntimeError as error:  # OpenVINO has no kernel for every layer on every CPU
-            sessions.pop(file.stem, None)
-            print(f"{runtime} cannot run {file.name}: {error}", file=sys.stderr)
-    np.savez(output, **logits)
+            print(f"{runtime} cannot run file {i}: {error}", file=sys.stderr)
+        else:
+            sessions[i] = session
     batch = np.resize(images, (BATCH, *images.shape[1:]))
-    ways = {name: lambda session=session: session(batch) for name, session in sessions.items()}
-    print(json.dumps(median_rates(interleaved_seconds(ways, rounds=5, calls=2), BATCH)))
+    ways = {f"rate_{i}": lambda session=session: session(batch) for i, session in sessions.items()}
+    return found | median_rates(interleaved_seconds(ways, rounds=5, calls=2), BATCH)
+
+
+def main():
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print must not get among the numbers
+    with np.load(io.BytesIO(sys.stdin.buffer.read())) as given:
+        images, *files = (given[name] for name in given.files)
+    found = io.BytesIO()
+    np.savez(found, **_measure(sys.argv[1], images, files))
+    with answer:
+        answer.write(found.getvalue())
 
 
 if __name__ == "__main__":
-    _run(*sys.argv[1:])
+    main()
