@@ -9,7 +9,6 @@ import sys
 
 import onnx
 import pytest
-from keras_cifar.text import safe_terminal
 from PIL import Image
 from tqdm import tqdm
 
