@@ -127,14 +127,17 @@ def train_levels(
         return [train(recipes[0], run_dir, data_dir, init_from, overwrite, skip_bad_images, say, allow_changed_data)]
     if init_from is not None:
         raise InputError("Expected --init-from with one level, but got it with --level all; name one --level.")
-    runs = []
-    for recipe in recipes:
-        run = Run(pathlib.Path(run_dir) / f"level{recipe.level}" if run_dir else default_run_dir(recipe))
-        if run.is_finished and run.recipe == recipe and not overwrite:
+    runs = [Run(pathlib.Path(run_dir) / f"level{each.level}" if run_dir else default_run_dir(each)) for each in recipes]
+    kept = [not overwrite and run.is_finished and run.recipe == each for run, each in zip(runs, recipes, strict=True)]
+    ladder = list(zip(recipes, runs, kept, strict=True))
+    for recipe, run, is_kept in ladder:  # what stands in the way of a later level is said before the first one trains
+        if not is_kept:
+            run.check(recipe, overwrite)
+    for recipe, run, is_kept in ladder:
+        if is_kept:
             say(f"Level {recipe.level} is finished in {run.path}: kept")
         else:
             train(recipe, run.path, data_dir, None, overwrite, skip_bad_images, say, allow_changed_data)
-        runs.append(run)
     return runs
 
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT, needs_bfloat16, run_until_killed, tiny_options, tiny_recipe
+from made_run import made_run
 
 from keras_cifar import features
 from keras_cifar.augment import view_images, view_table
@@ -24,7 +25,7 @@ from keras_cifar.graph import split_at_head, split_at_trainable
 from keras_cifar.model import build_model, load_classifier
 from keras_cifar.recipes import LEVELS
 from keras_cifar.runs import Run
-from keras_cifar.train import _HANDED_DOWN, PARENT_FIELDS, train
+from keras_cifar.train import _HANDED_DOWN, PARENT_FIELDS, train, train_levels
 
 EVERY_STEP = {"KERAS_CIFAR_SAVE_SECONDS": "0"}
 ENGINE = "openvino" if importlib.util.find_spec("openvino") else "keras"
@@ -368,3 +369,10 @@ def test_the_oldest_features_make_room(tmp_path, monkeypatch):
 def test_diverging_loss_is_said(tmp_path):
     with pytest.raises(InputError, match="--learning-rate"):
         train(tiny_recipe(2, learning_rate=1e38, epochs=3), tmp_path / "r", say=lambda line: None)
+
+
+def test_ladder_that_a_later_level_stands_in_the_way_of_trains_nothing(tmp_path):
+    made_run(tmp_path / "level3", level=3, evaluated=(), batch_size=7)
+    with pytest.raises(InputError, match="level3, but it is finished"):
+        train_levels([tiny_recipe(level) for level in LEVELS], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["level3"]
