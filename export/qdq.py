@@ -261,13 +261,11 @@ class _Placement:
         if layer.bias is not None:
             parts.append((2, layer.bias, layer.bias_scales, 0, 0))
         for place, integers, scales, point, axis in parts:
-            name = node.input[place]
+            name = f"{node.name}/{place}"  # of this layer: two layers may share a weight or bias, but not its steps
             points = np.full(len(scales), point, integers.dtype)
             arrays = {"quantized": integers, "scale": scales, "zero_point": points}
             inputs = [self._constant(f"{name}/{part}", array) for part, array in arrays.items()]
-            restore = helper.make_node(
-                "DequantizeLinear", inputs, [_after(name)], f"{node.name}/dequantize_{place}", axis=axis
-            )
+            restore = helper.make_node("DequantizeLinear", inputs, [_after(name)], f"{name}/dequantize", axis=axis)
             self._nodes.append(restore)
             node.input[place] = _after(name)
 

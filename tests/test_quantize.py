@@ -158,6 +158,117 @@ def test_nothing_is_written_to_the_temporary_folder(core, images, monkeypatch, t
     Quantizer(core, images).costs()
 
 
+# Every kind of layer; the first and the last convolution share their bias.
+_KINDS = """<ir_version: 8, opset_import: ["" : 17]>
+kinds (uint8[batch,16,16,3] images) => (float[batch,10] logits)
+{
+    pixels = Cast<to = 1>(images)
+    x = Transpose<perm = [0, 3, 1, 2]>(pixels)
+    a = Conv<pads = [1, 1, 1, 1], strides = [2, 2]>(x, w40_3_3_3, b40)
+    ar = Relu(a)
+    m = MaxPool<kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]>(ar)
+    d = Conv<group = 40, pads = [1, 1, 1, 1]>(m, w40_1_3_3, c40)
+    low = Constant<value_float = 0.0>()
+    high = Constant<value_float = 1.5>()
+    dr = Clip(d, low, high)
+    p = Conv(dr, w40_40_1_1)
+    s = Add(m, p)
+    sr = Relu(s)
+    g = Conv<group = 2, pads = [0, 1, 2, 1]>(sr, w40_20_3_3, b40)
+    t = Add(g, sr)
+    pooled = GlobalAveragePool(t)
+    f = Flatten(pooled)
+    h = Gemm<transB = 1>(f, w64_40, b64)
+    hr = Relu(h)
+    logits = MatMul(hr, w64_10)
+}"""
+
+
+@pytest.fixture(scope="module")
+def kinds():
+    core, random = onnx.parser.parse_model(_KINDS), np.random.default_rng(0)
+    for i, node in enumerate(core.graph.node):
+        node.name = f"{node.op_type}{i}"
+    names = dict.fromkeys(name for node in core.graph.node for name in node.input if name[1:2].isdigit())
+    for name in names:
+        shape = [int(size) for size in name[1:].split("_")]
+        values = (
+            random.standard_t(3, shape) / np.sqrt(np.prod(shape[1:])) if name[0] == "w" else random.normal(size=shape)
+        )
+        values *= 1 / 128 if name == "w40_3_3_3" else 1
+        core.graph.initializer.append(onnx.numpy_helper.from_array(values.astype(np.float32), name))
+    return core, random.integers(0, 256, (32, 16, 16, 3)).astype(np.uint8)
+
+
+def test_every_kind_of_layer_is_quantised_as_by_onnxruntime(kinds):
+    core, images = kinds
+    quantizer = Quantizer(core, images, FULL, bias_correction=False)
+    model = quantizer.quantize(narrow_in_float=False)
+    onnx.checker.check_model(model, full_check=True)
+    theirs = quantized_by_onnxruntime(core, images, quantizer._before_layers())
+    assert sorted(n.op_type for n in model.graph.node) == sorted(n.op_type for n in theirs.graph.node)
+    ours = run_as_written(model, images)
+    exact = OnnxSession(core.SerializeToString()).run(images, LOGITS)
+    assert np.abs(ours - run_as_written(theirs, images)).max() < 1e-4 * np.abs(exact).max()
+    assert np.abs(ours - exact).mean() < 0.05 * np.abs(exact).mean()
+    fused = OnnxSession(model.SerializeToString()).run(images, LOGITS)
+    assert np.abs(ours - fused).max() < 0.02 * np.abs(exact).max(), "onnxruntime's integers: ties may differ"
+
+
+def layer_inputs(model, images):
+    """(node, 8-bit input, its zero point, integer weights) of each layer of a quantised model."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    restored = [[producers[name].input for name in node.input[:2]] for node in layers]
+    probed = onnx.ModelProto()
+    probed.CopyFrom(model)
+    del probed.graph.output[:]
+    probed.graph.output.extend(onnx.ValueInfoProto(name=inputs[0]) for inputs, _ in restored)
+    session = onnxruntime.InferenceSession(probed.SerializeToString(), providers=["CPUExecutionProvider"])
+    for node, (inputs, weights), found in zip(layers, restored, session.run(None, {"images": images}), strict=True):
+        yield node, found, constants[inputs[2]], constants[weights[0]]
+
+
+def rows_of(node, values, zero_point, weights):
+    """What each output multiplies: activations (groups, N, K) and weights (groups, K, C)."""
+    options = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type != "Conv":
+        return values[None], (weights.T if options.get("transB") else weights)[None]
+    groups, (top, left, bottom, right) = options.get("group", 1), options.get("pads", [0] * 4)
+    padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=zero_point)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, weights.shape[2:], (2, 3)).transpose(1, 0, 2, 3, 4, 5)
+    windows = windows.reshape(groups, -1, *windows.shape[1:]).transpose(0, 2, 3, 4, 1, 5, 6)
+    rows = windows.reshape(groups, -1, np.prod(weights.shape[1:]))
+    return rows, weights.reshape(groups, -1, rows.shape[-1]).transpose(0, 2, 1)
+
+
+def saturating_matmul(rows, weights, order):
+    """uint8 (N, K) times int8 (K, C), neighbours of an order of K added in 16 bits, as `vpmaddubsw` does."""
+    total = 0
+    for first, second in np.pad(order, (0, len(order) % 2), constant_values=-1).reshape(-1, 2):
+        pair = np.multiply.outer(rows[:, first], weights[first])
+        pair += np.multiply.outer(rows[:, second], weights[second]) if second >= 0 else 0
+        total = total + np.clip(pair, -32768, 32767)
+    return total
+
+
+@pytest.mark.parametrize(("grid", "saturates"), [(PAIR_SAFE, False), (FULL, True)], ids=["safe", "full"])
+def test_layers_are_exact_where_pairs_saturate(kinds, grid, saturates):
+    core, images = kinds
+    model = Quantizer(core, images, grid).quantize(narrow_in_float=False)
+    random, wrong, layers = np.random.default_rng(0), 0, 0
+    for node, values, zero_point, weights in layer_inputs(model, images):
+        for rows, matrix in zip(*rows_of(node, values, zero_point, weights), strict=True):
+            rows, matrix = random.permutation(rows)[:200].astype(np.int32), matrix.astype(np.int32)
+            brightest = np.full_like(rows[:1], 255)
+            for some in (rows, brightest, 255 * random.integers(0, 2, rows.shape)):
+                found = saturating_matmul(some, matrix, random.permutation(len(matrix)))
+                wrong += np.sum(found != some @ matrix)
+        layers += 1
+    assert layers == 6 and (wrong > 0) == saturates
+
+
 # Channel 0 is a thousand times the red, channel 1 a little of the green: in 8 bits for both the green is lost. The
 # other 38 channels make the first layer too wide to stay in float by itself.
 _FRAGILE = f"""<ir_version: 8, opset_import: ["" : 17]>
