@@ -3,12 +3,14 @@
 import abc
 import hashlib
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
 
 from export.opset import read_opset
 from export.session import PROVIDERS, OnnxSession, OpenVinoSession
+from keras_cifar.checks import Number, show
 from keras_cifar.errors import InputError
 from keras_cifar.images import decode_image, error_text, fit_square, is_encoded, is_path, read_whole, upright_rgb
 
@@ -16,6 +18,7 @@ PRETRAINED = pathlib.Path(__file__).parent / "pretrained" / "cifar10_efficientne
 BATCH_SIZE = 64
 _OPSET = 17
 _MAX_BYTES = 2**30
+_MAX_THREADS = 1024
 _OUTPUTS = ["logits", "probabilities"]
 
 
@@ -60,8 +63,7 @@ class Classifier(abc.ABC):
         return [self.class_names[i] for i in self.predict_logits(images, batch_size).argmax(axis=1)]
 
     def _predict(self, images, output, batch_size):
-        if batch_size < 1:
-            raise InputError(f"Expected a batch_size of at least 1, but got {batch_size}; pass a larger number.")
+        batch_size = Number(1, whole=True, example=BATCH_SIZE).check("batch_size", batch_size)
         items = _as_items(images)
         found = [np.empty((0, len(self.class_names)), np.float32)]
         for start in range(0, len(items), batch_size):
@@ -71,17 +73,17 @@ class Classifier(abc.ABC):
         return np.concatenate(found)
 
     def _fitted(self, item):
-        if is_encoded(item):
+        is_picture = isinstance(item, Image.Image)
+        if is_picture or is_encoded(item):
             try:
-                return decode_image(item, self.side)
+                return fit_square(upright_rgb(item), self.side) if is_picture else decode_image(item, self.side)
             except Exception as error:
-                where = item if is_path(item) else "the bytes or the open file"
+                others = "a Pillow image" if is_picture else "the bytes or the open file"
+                where = item if is_path(item) else others
                 raise InputError(
                     f"Expected an image in {where}, but it cannot be read ({error_text(error, where)}); mend or remove "
                     "it."
                 ) from error
-        if isinstance(item, Image.Image):
-            return fit_square(upright_rgb(item), self.side)
         pixels = _checked(np.asarray(item), 3)
         return pixels if pixels.shape[:2] == (self.side, self.side) else fit_square(Image.fromarray(pixels), self.side)
 
@@ -92,7 +94,7 @@ def _as_items(images):
         return [images]
     if isinstance(images, np.ndarray):
         return images[None] if _checked(images, 3, 4).ndim == 3 else images
-    return list(images)
+    return list(images) if isinstance(images, Iterable) else [images]
 
 
 def _checked(pixels, *ranks):
@@ -130,7 +132,8 @@ class OnnxClassifier(Classifier):
             raise InputError(
                 f"Expected a --provider among {', '.join(PROVIDERS)}, but got {provider!r}; choose one of them."
             )
-        path = PRETRAINED if path is None or path == "" else path
+        threads = Number(0, _MAX_THREADS, whole=True).check("threads", threads)
+        path = PRETRAINED if path is None or (isinstance(path, str) and not path) else path
         self.path = pathlib.Path(path) if is_path(path) else None
         model = _read(self.path or path)
         session = _start(model, self.path or "the bytes", threads)
@@ -166,14 +169,28 @@ def _reopen(kind, source, provider, threads, digest):
 
 
 def _read(source):
+    if not is_encoded(source):
+        raise InputError(
+            f"Expected the path of an .onnx file, its bytes or an open file, but got {show(source)}; pass one that "
+            "`export` wrote."
+        )
     if not is_path(source):
         try:
             return read_whole(source, _MAX_BYTES)
-        except (ValueError, OSError) as error:
+        except Exception as error:  # as of whatever the file is
             raise InputError(
                 f"Expected the bytes of an .onnx file or a file opened to read them, but: {error}; pass one that "
                 "`export` wrote."
             ) from error
+    try:
+        return _read_path(source)
+    except OSError as error:
+        raise InputError(
+            f"Expected an .onnx file, but {source} cannot be read ({error.strerror}); name one that `export` wrote."
+        ) from error
+
+
+def _read_path(source):
     if not source.is_file():
         what = "is a folder" if source.is_dir() else "does not exist"
         raise InputError(f"Expected an .onnx file, but {source} {what}; name one that `export` wrote.")

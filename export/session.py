@@ -26,7 +26,10 @@ class OnnxSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL
         options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        # Without its fallback, which prints that it tries again when a model is damaged.
+        self._session = onnxruntime.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
         self.inputs = {value.name: (value.type, value.shape) for value in self._session.get_inputs()}
         self.outputs = [value.name for value in self._session.get_outputs()]
 

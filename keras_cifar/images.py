@@ -1,7 +1,6 @@
 """Image files to pixels: upright, RGB, a square of the size asked for. Data sets and deployed files share it."""
 
 import contextlib
-import ctypes
 import functools
 import io
 import logging
@@ -176,10 +175,14 @@ class _Quiet:
     """Within it, Pillow's warnings and libtiff's messages do not reach the terminal; those of others do.
 
     Both are settings of the process: the first thread that enters changes them, the last one that leaves puts them
-    back, and so none leaves them changed.
+    back, and so none leaves them changed. A process that is forked meanwhile starts with a lock of its own.
     """
 
     def __init__(self):
+        self._reset()
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self):
         self._lock, self._inside = threading.Lock(), 0
 
     def __enter__(self):
@@ -211,9 +214,12 @@ def _libtiff_setters():
     None where Pillow has no libtiff, or one whose functions cannot be reached.
     """
     try:
-        library = ctypes.CDLL(Image.core.__file__)  # loaded already; names are looked up in what it links to, too
+        import ctypes  # which some builds of Python lack
+
+        # Loaded already; names are looked up in what it links to, too. To set a pointer needs no release of the GIL.
+        library = ctypes.PyDLL(Image.core.__file__)
         setters = [library.TIFFSetWarningHandler, library.TIFFSetErrorHandler]
-    except (OSError, AttributeError):
+    except (ImportError, OSError, AttributeError):
         return []
     for setter in setters:
         setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
@@ -226,14 +232,22 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def fit_square(image: Image.Image, side: int) -> np.ndarray:
-    """An RGB image centre-cropped to a square and resized (bicubic) to (side, side, 3) uint8."""
+    """An RGB image centre-cropped to a square and resized (bicubic) to (side, side, 3) uint8.
+
+    Raises:
+        ValueError: the image has no pixels.
+    """
+    if 0 in image.size:
+        raise ValueError("no pixels")
     return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))
 
 
 def error_text(error: Exception, path: str | os.PathLike) -> str:
     """The first line of why a file could not be read, without its path."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return "not an image that Pillow can open" if "cannot identify image" in first else first.replace(str(path), "file")
+    if "cannot identify image" in first:
+        return "not an image that Pillow can open"
+    return first.replace(f"'{path}'", "file")  # without the quotes, a short path could be a part of any word
 
 
 def _to_rgb(image):

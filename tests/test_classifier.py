@@ -81,7 +81,7 @@ def test_pillow_images_and_batch_sizes(path, images):
     pictures = [Image.fromarray(image).convert("RGBA") for image in images[:2]]
     assert np.allclose(classifier.predict_logits(pictures), expected, atol=1e-5)
     assert np.allclose(classifier.predict_logits(pictures[0]), expected[:1], atol=1e-5)
-    for size in (0, -1):
+    for size in (0, -1, 2.5, None, "2"):
         with pytest.raises(InputError, match="batch_size"):
             classifier.predict(images, batch_size=size)
 
@@ -101,6 +101,9 @@ def test_arrays_of_other_sizes_are_resized_as_files_are(path, tmp_path):
     np.zeros((2, 32, 32, 4), np.uint8),
     np.zeros((0, 0, 3), np.uint8),
     [np.zeros((2, 32, 32, 3), np.uint8)],
+    [None],
+    None,
+    5,
 ])  # fmt: skip
 def test_pixels_of_another_form_are_refused(path, wrong):
     with pytest.raises(InputError, match="Expected uint8 RGB"):
@@ -189,6 +192,36 @@ def test_a_model_may_be_bytes_or_an_open_file(path, images):
         OnnxClassifier(io.StringIO("text"))
 
 
+class Breaking:
+    def read(self, size):
+        raise RuntimeError("the connection broke")
+
+
+@pytest.mark.parametrize(("wrong", "words"), [
+    (5, "but got 5"),
+    (np.zeros(3, np.uint8), "but got array"),
+    (Breaking(), "the connection broke"),
+    ("a" * 5000, "cannot be read|does not exist"),
+])  # fmt: skip
+def test_what_is_no_model_is_refused(wrong, words):
+    with pytest.raises(InputError, match=words):
+        OnnxClassifier(wrong)
+
+
+@pytest.mark.parametrize("threads", [-1, 1.5, "2", 10**6])
+def test_threads_are_a_number(threads, path):
+    with pytest.raises(InputError, match="threads"):
+        OnnxClassifier(path, threads=threads)
+
+
+def test_pillow_images_without_pixels_are_refused(path, images):
+    closed, broken = (Image.open(io.BytesIO(data)) for data in (encoded(images)[0], encoded(images)[0][:60]))
+    closed.close()
+    for wrong in (closed, broken, Image.new("RGB", (0, 5))):
+        with pytest.raises(InputError, match="in a Pillow image, but it cannot be read"):
+            OnnxClassifier(path).predict(wrong)
+
+
 def test_encoded_images_wherever_a_path_is_taken(path, images, tmp_path):
     classifier = OnnxClassifier(path)
     expected, data = classifier.predict_logits(list(images)), encoded(images)
@@ -216,6 +249,12 @@ def renamed(model):
     model.graph.input[0].name = "pixels"
 
 
+def unreadable_name(path):
+    model = path.read_bytes()
+    assert b"Slice" in model
+    return model.replace(b"Slice", b"Sl\xfbce", 1)
+
+
 def without_metadata(model):
     del model.metadata_props[:]
 
@@ -237,6 +276,7 @@ WRONG = {
         lambda path: path.read_bytes()[:99] + bytes(9999) + path.read_bytes()[9999:],
         "damaged or truncated",
     ),
+    "a name that is no text": (unreadable_name, "damaged or truncated"),
     "other input": (lambda path: changed(path, renamed), "another model (inputs pixels"),
     "no metadata": (lambda path: changed(path, without_metadata), "another model"),
     "opset 13": (lambda path: changed(path, of_opset(13)), "has opset 13"),
@@ -251,8 +291,10 @@ def test_wrong_files_are_one_sentence(name, path, tmp_path, capfd):
         (tmp_path / "m.onnx").write_bytes(make(path))
     for command in (["predict", str(tmp_path / "m.onnx"), str(ROOT)], ["evaluate", str(tmp_path / "m.onnx")]):
         assert cli.main(command) == 2
-        error = capfd.readouterr().err
-        assert words in error and len(error.strip().splitlines()) == 1 and error.startswith("error: Expected")
+        out, error = capfd.readouterr()
+        assert (
+            not out and words in error and len(error.strip().splitlines()) == 1 and error.startswith("error: Expected")
+        )
 
 
 def test_huge_file_is_not_read(tmp_path):

@@ -1,5 +1,7 @@
 import concurrent.futures
 import io
+import multiprocessing
+import pathlib
 import struct
 import subprocess
 import sys
@@ -11,7 +13,16 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from keras_cifar.images import MAX_BYTES, MAX_JPEG_PIXELS, decode_image, fit_square, image_suffixes, missing_reader
+from keras_cifar.images import (
+    _QUIET,
+    MAX_BYTES,
+    MAX_JPEG_PIXELS,
+    decode_image,
+    error_text,
+    fit_square,
+    image_suffixes,
+    missing_reader,
+)
 
 
 def saved(path, pixels, **options):
@@ -221,6 +232,27 @@ def test_noise_of_libraries_is_held_back_and_that_of_others_is_not(noisy, capfd)
     assert not out and not err and warnings.filters == before
     load_as_others_do(noisy)
     assert capfd.readouterr().err, "of a program's own TIFFs"
+
+
+def test_a_forked_process_does_not_wait_for_a_thread_it_lacks(noisy):
+    context = multiprocessing.get_context("fork")
+    with _QUIET._lock:  # as another thread may at the moment of the fork
+        process = context.Process(target=refuse, args=[noisy])
+        process.start()
+    process.join(60)
+    assert process.exitcode == 0 or process.kill()
+
+
+def test_why_a_file_cannot_be_read_is_legible(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    for path in ("", "a"):
+        with pytest.raises(OSError) as caught:
+            decode_image(path, 8)
+        assert error_text(caught.value, path) == "is a folder"
+    with pytest.raises(OSError) as caught:
+        pathlib.Path("a").read_bytes()
+    assert error_text(caught.value, "a").endswith("directory: file")
 
 
 def test_warnings_of_pillow_are_held_back_and_those_of_others_are_not(tmp_path):
