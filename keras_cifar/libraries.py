@@ -47,12 +47,10 @@ def import_openvino():
 @contextlib.contextmanager
 def _hidden(name):
     """Within it, importing a module fails as if it were not installed."""
-    before = sys.modules.get(name)
+    before = {name: sys.modules[name]} if name in sys.modules else {}
     sys.modules[name] = None
     try:
         yield
     finally:
-        if before is None:
-            sys.modules.pop(name, None)
-        else:
-            sys.modules[name] = before
+        del sys.modules[name]
+        sys.modules.update(before)

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, tiny_options
 from PIL import Image
 
-from keras_cifar.libraries import ENVIRONMENT, configure_libraries
+from keras_cifar.libraries import ENVIRONMENT, _hidden, configure_libraries
 
 # Ends a process, which may be a child, that looks up or talks to anything but its own machine, and writes down what.
 GUARD = """
@@ -133,3 +133,13 @@ def test_openvino_is_whole_without_its_telemetry(home):
     )
     done = run_python(code, home)
     assert done.returncode == 0 and written(home) == said(home) == [], done.stderr
+
+
+@pytest.mark.parametrize("before", [{}, {"a_module": None}, {"a_module": os}], ids=str)
+def test_a_hidden_module_is_afterwards_as_before(before, monkeypatch):
+    monkeypatch.delitem(sys.modules, "a_module", raising=False)
+    for name, module in before.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    with _hidden("a_module"), pytest.raises(ImportError):
+        importlib.import_module("a_module")
+    assert {name: module for name, module in sys.modules.items() if name == "a_module"} == before
