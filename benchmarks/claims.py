@@ -35,7 +35,7 @@ NO_MEASUREMENTS = {
     r"\b\d+ epochs\b": "setting",
     r"\b[\d,]+ (?:training |val )?(?:images|units|digits|channels)\b(?!/)": "setting: how much data, how wide a layer",
     r"\b\d+x\d+\b": "shape",
-    r"8-bit": "type of numbers",
+    r"8-bit|\b16 bits\b": "type of numbers",
     r"\b(?:9?5 %|2\.5 and 97\.5 % quantiles)": "conventional level of an interval or a test",
     r"Python 3\.\d+": "version",
     r"Apache-2\.0": "licence",
