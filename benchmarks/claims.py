@@ -37,7 +37,8 @@ NO_MEASUREMENTS = {
     r"\b\d+x\d+\b": "shape",
     r"8-bit|\b16 bits\b": "type of numbers",
     r"\b(?:9?5 %|2\.5 and 97\.5 % quantiles)": "conventional level of an interval or a test",
-    r"Python 3\.\d+": "version",
+    r"Python 3\.\d+|onnxruntime 1\.\d+": "version",
+    r"more than 128(?=\s+together)": "property of the grid of INT8 weights",
     r"Apache-2\.0": "licence",
 }
 

@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from export.export_run import OnnxClassifier
+from export.classifier import PRETRAINED, OnnxClassifier
 from export.graph import LOGITS, finish
 from export.parity import onnx_logits_by_view
 from export.qdq import PAIR_SAFE, WeightGrid, channels_that_may_saturate
@@ -354,3 +354,7 @@ def test_biases_make_up_for_rounded_weights():
     lost = weights[:, 1:].sum(axis=(1, 2, 3)) * images[64:].mean()
     assert weights[:, 1:].max() < 0.5 / 127, "every small weight must round to 0"
     assert lost.mean() > 0.5 and np.abs((found - exact).mean(axis=0)).max() < 0.15
+
+
+def test_classifier_of_the_package_is_exact_on_every_cpu():
+    assert not any(channels_that_may_saturate(onnx.load(PRETRAINED)).values())
