@@ -1,7 +1,6 @@
 """Exported files against Keras, SavedModel, native PyTorch and OpenVINO: `python -m benchmarks onnx`."""
 
 import pathlib
-import tempfile
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from export.classifier import OnnxClassifier
 from export.export_run import VARIANTS
 from export.graph import build_core, finish, float32_model, set_metadata
 from export.quantize import Quantizer
+from keras_cifar.files import temporary_folder
 from keras_cifar.recipes import recipe_to_dict, resolve_recipe
 
 _SIDE, _CALIBRATION = 32, 64
@@ -23,7 +23,7 @@ def measure() -> dict:
     found = {}
     for backbone in BACKBONES:
         model = float32_model(classifier(backbone, ()))
-        with tempfile.TemporaryDirectory(prefix="keras_cifar-benchmark-") as folder:
+        with temporary_folder("benchmark") as folder:
             ways = file_ways(_files(model, pathlib.Path(folder), backbone)) | model_ways(model, folder)
             result = benchmark_ways(ways, _SIDE, rounds=_ROUNDS)
         print(f"{backbone}, {IMAGE_SIZE} px\n{describe_benchmark(result)}")

@@ -4,10 +4,10 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 import time
 
 from benchmarks.models import BACKBONES
+from keras_cifar.files import temporary_folder
 
 _LEVELS, _ROUNDS = (1, 3), 3
 _CLI = pathlib.Path(__file__).parent.parent / "cli.py"
@@ -16,7 +16,7 @@ _CLI = pathlib.Path(__file__).parent.parent / "cli.py"
 def measure() -> dict:
     """Prints a table; returns the seconds of each round by backbone and level."""
     found = {}
-    with tempfile.TemporaryDirectory(prefix="keras_cifar-benchmark-") as folder:
+    with temporary_folder("benchmark") as folder:
         for backbone in BACKBONES:
             for level in _LEVELS:
                 first, *seconds = (_to_first_step(backbone, level, pathlib.Path(folder)) for _ in range(1 + _ROUNDS))
