@@ -38,7 +38,7 @@ NO_MEASUREMENTS = {
     r"8-bit|\b16 bits\b": "type of numbers",
     r"\b(?:9?5 %|2\.5 and 97\.5 % quantiles)": "conventional level of an interval or a test",
     r"Python 3\.\d+|onnxruntime 1\.\d+": "version",
-    r"more than 128(?=\s+together)": "property of the grid of INT8 weights",
+    r"more than 128(?=\s+together)|at most 128(?=\s+together)|\b[78] bits\b": "property of the grid of INT8 weights",
     r"Apache-2\.0": "licence",
 }
 
@@ -270,6 +270,37 @@ def onnx(read: Reader) -> Iterator[Claim]:
     )
 
 
+def quantization(read: Reader) -> Iterator[Claim]:
+    """INT8 by the grid of its weights."""
+    found = read(f"{_RESULTS}/quantization.json")
+    rows = {(row["weights"], row["runtime"]): row for row in found["rows"]}
+    yield Claim(_BENCHMARKS, "level {}, {:,} images of val):\n", (found["level"], found["val_images"]))
+    plain, capped = (rows["signed, 8 bits", runtime] for runtime in ("openvino", "openvino, AVX2"))
+    yield Claim(
+        _BENCHMARKS,
+        "{:,} channels may saturate, and OpenVINO held to AVX2 reaches {:.2f} % where it reaches {:.2f} % with VNNI; "
+        "logits move by up to {:.1f}.",
+        (plain["unsafe_channels"], 100 * capped["top1"], 100 * plain["top1"], capped["from_exact"]),
+    )
+    safe = {runtime: rows["signed, pairs within 128", runtime] for runtime in ("openvino", "openvino, AVX2")}
+    same = [{name: row[name] for name in ("top1", "from_exact", "changed")} for row in safe.values()]
+    yield Claim(
+        _BENCHMARKS,
+        "OpenVINO reaches {:.2f} % on both, its logits equally far from exact ones; onnxruntime takes {:.0f} images/s "
+        "against {:.0f} as they come",
+        (100 * safe["openvino"]["top1"], rows["signed, pairs within 128", "onnxruntime"]["images_per_second"],
+         rows["signed, 8 bits", "onnxruntime"]["images_per_second"]),
+        holds=same[0] == same[1] and not safe["openvino"]["unsafe_channels"],
+    )  # fmt: skip
+    unsigned = {runtime: rows["unsigned, 8 bits", runtime] for runtime in ("onnxruntime", "openvino, AVX2")}
+    yield Claim(
+        _BENCHMARKS,
+        "without VNNI kernels ({:.0f} images/s)",
+        (unsigned["onnxruntime"]["images_per_second"],),
+        holds=not unsigned["openvino, AVX2"]["runs"],
+    )
+
+
 def choices(read: Reader) -> Iterator[Claim]:
     """What was chosen on val."""
     level1 = {(row["image_size"], row["dropout"], row["learning_rate"], row["epochs"]): row["val_top1"]
@@ -339,7 +370,7 @@ def intervals(read: Reader) -> Iterator[Claim]:
 
 SOURCES = (
     ladder, long_ladder, packaged, tuning_level1, tuning_level3, gradients, step, startup, evaluate, memory, level1,
-    onnx, choices, choices_of_views, choices_of_padding, intervals,
+    onnx, quantization, choices, choices_of_views, choices_of_padding, intervals,
 )  # fmt: skip
 
 
