@@ -189,7 +189,7 @@ def _made_documents(root, write):
         made.append(name)
         with tempfile.TemporaryDirectory() as folder:
             copy = pathlib.Path(folder) / document.parent.name / document.name
-            shutil.copytree(document.parent, copy.parent, ignore=shutil.ignore_patterns("*.keras", "*.npz"))
+            shutil.copytree(document.parent, copy.parent, ignore=shutil.ignore_patterns("*.keras", "state.npz"))
             make(copy)
             new, old = copy.read_text(encoding="utf-8"), _text(document)
             if new == old:

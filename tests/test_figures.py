@@ -125,7 +125,7 @@ def test_a_document_that_code_makes_is_compared_and_written(root):
     right = (root / "results" / "export" / "README.md").read_text()
     replace(root / "README.md", "# Title", "<!-- from results/export/README.md -->\n<!-- end -->")
     assert found(root) == ["README.md:2 differs from results/export/README.md"]
-    replace(root / "results" / "export" / "README.md", "level1_fp32.onnx | ", "level1_fp32.onnx | 9")
+    replace(root / "results" / "export" / "README.md", "level4_fp32.onnx | ", "level4_fp32.onnx | 9")
     assert "results/export/README.md:3 differs from what its files give" in found(root)
     assert found(root, write=True) == []
     assert (root / "results" / "export" / "README.md").read_text() == right

@@ -275,13 +275,14 @@ def test_where_all_trials_fail_the_reason_is_said(tmp_path):
 @pytest.mark.parametrize(("trials", "search_fields"), [
     (12, "learning_rate"), pytest.param(30, "learning_rate,dropout", marks=pytest.mark.slow)])  # fmt: skip
 def test_memory_does_not_grow_with_trials(trials, search_fields, tmp_path):
-    used = []
-    plan = Plan(tiny_recipe(1), search_fields, trials=trials)
-    search(plan, tmp_path / "s", say=lambda line: line.startswith("trial ") and used.append(memory()))
-    assert len(used) == trials + 1
     third = trials // 3  # a rebuilt model comes and goes: medians, 1.2 MiB a trial
-    grown = statistics.median(used[-third:]) - statistics.median(used[-2 * third : -third])
-    assert grown < third * 1.2 * 2**20, [u >> 20 for u in used]
+    limit, grown = third * 1.2 * 2**20, []
+    while len(grown) < 3 and min(grown, default=limit) >= limit:  # what leaks does each time; other tests' do once
+        used, plan = [], Plan(tiny_recipe(1), search_fields, trials=trials)
+        search(plan, tmp_path / f"s{len(grown)}", say=lambda line: line.startswith("trial ") and used.append(memory()))  # noqa: B023
+        assert len(used) == trials + 1
+        grown.append(statistics.median(used[-third:]) - statistics.median(used[-2 * third : -third]))
+    assert min(grown) < limit, [growth >> 20 for growth in map(int, grown)]
 
 
 def test_executions_are_averaged_over_seeds(tmp_path):
