@@ -9,7 +9,7 @@ import numpy as np
 
 from export.classifier import OnnxClassifier
 from export.session import OpenVinoSession
-from keras_cifar.environment import cpu_name, package_versions, utc_now
+from keras_cifar.environment import cpu_count, cpu_name, package_versions, utc_now
 from keras_cifar.errors import InputError
 from keras_cifar.files import check_output, temporary_folder, write_json
 from keras_cifar.plots import plot_rates
@@ -146,12 +146,8 @@ def benchmark_ways(ways: dict, side: int, batches: tuple[int, ...] = BATCHES, ro
                 "calls": len(latency),
                 "milliseconds": {f"p{p}": float(np.percentile(latency, p)) for p in told},
             }
-    return {"taken": utc_now(), "cpu": cpu_name(), "cpus": _cores(), "packages": package_versions(), "side": side,
+    return {"taken": utc_now(), "cpu": cpu_name(), "cpus": cpu_count(), "packages": package_versions(), "side": side,
             "batches": list(batches), "ways": found}  # fmt: skip
-
-
-def _cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def describe_benchmark(result: dict) -> str:
