@@ -241,25 +241,34 @@ def _train(args):
     _import_quietly()
     from keras_cifar.train import train_levels
 
-    runs = train_levels(
-        recipes, args.run_dir, args.data_dir, args.init_from, args.overwrite, args.skip_bad_images,
-        allow_changed_data=args.allow_changed_data,
-    )  # fmt: skip
+    runs = train_levels(recipes, _job(args, args.run_dir))
     print(f"next: {program()} evaluate {runs[-1].path} --split test")
 
 
-def _lr_range(args):
-    from tuning.search_space import check_range_test
+def _access(args):
+    """How a command reaches its images."""
+    from keras_cifar.access import DataAccess
 
-    recipe = _resolve(args, args.level)
-    check_range_test(args.low, args.high, args.steps)
+    # Of a training, --data is a field of its recipe.
+    data = None if hasattr(args, "level") else args.data
+    return DataAccess(data, args.data_dir, args.skip_bad_images, args.allow_changed_data)
+
+
+def _job(args, folder):
+    from keras_cifar.job import Job
+
+    return Job(folder, _access(args), args.init_from, getattr(args, "overwrite", False))
+
+
+def _lr_range(args):
+    from tuning.search_space import RangeTest
+
+    recipe, test = _resolve(args, args.level), RangeTest(args.low, args.high, args.steps)
+    test.check()
     _import_quietly()
     from tuning.lr_range import lr_range
 
-    folder, suggestion = lr_range(
-        recipe, args.search_dir, args.data_dir, args.init_from, args.skip_bad_images, args.low, args.high, args.steps,
-        allow_changed_data=args.allow_changed_data,
-    )  # fmt: skip
+    folder, suggestion = lr_range(recipe, test, _job(args, args.search_dir))
     around = f"{suggestion / 10:.2g}:{suggestion * 10:.2g}"
     print(f"next: {program()} tune --level {args.level} --search learning_rate={around} --search-dir {folder}")
 
@@ -267,20 +276,18 @@ def _lr_range(args):
 def _tune(args):
     if importlib.util.find_spec("keras_tuner") is None:
         raise InputError(f"Expected KerasTuner to search with, but it is not installed; {install_hint('tune')}.")
-    from tuning.distributed import check_role
+    from tuning.distributed import Team
     from tuning.search_space import Plan, check_minutes
 
     plan = Plan(_resolve(args, args.level), args.search, args.oracle, args.trials, args.executions_per_trial)
     plan.check()
     check_minutes(args.max_minutes)
-    check_role(args.chief, args.worker)
+    team = Team(args.chief, args.worker)
+    team.check()
     _import_quietly()
     from tuning.search import search
 
-    folder = search(
-        plan, args.search_dir, args.data_dir, args.init_from, args.max_minutes, args.overwrite, args.skip_bad_images,
-        args.chief, args.worker, allow_changed_data=args.allow_changed_data,
-    )  # fmt: skip
+    folder = search(plan, _job(args, args.search_dir), args.max_minutes, team)
     if args.worker is None:
         print(f"next: {program()} train --level {args.level} --recipe {folder}/best_recipe.json")
 
@@ -302,9 +309,7 @@ def _evaluate_run(args):
     from keras_cifar.runs import open_run
 
     run = open_run(args.model)
-    result = evaluate_run(
-        run, args.split, args.tta, args.data_dir, args.data, args.skip_bad_images, args.allow_changed_data
-    )
+    result = evaluate_run(run, args.split, args.tta, _access(args))
     written = run.file(f"evaluation_{args.split}.json"), run.file("confusion.png")
     return result, f"level {run.recipe.level}", written
 
@@ -318,9 +323,7 @@ def _evaluate_file(args):
     data = args.data or classifier.metadata["recipe"]["data"]
     if data.startswith("cifar"):  # read by TensorFlow Datasets
         _import_quietly()
-    result = evaluate_onnx(
-        classifier, args.data, args.split, args.tta, args.data_dir, args.skip_bad_images, args.allow_changed_data
-    )
+    result = evaluate_onnx(classifier, args.split, args.tta, _access(args))
     if is_edited(classifier.path, classifier.metadata):
         print(f"{card_path(classifier.path)} was edited: it is left as it is")
     return result, classifier.path.name, evaluation_paths(classifier.path, args.split)
@@ -342,10 +345,7 @@ def _export(args):
         force=args.force,
         triton=args.triton,
         overwrite=args.overwrite,
-        data_dir=args.data_dir,
-        data=args.data,
-        skip_bad_images=args.skip_bad_images,
-        allow_changed_data=args.allow_changed_data,
+        access=_access(args),
     )
     print(f"next: {program()} evaluate {paths[-1]} --split test")
 

@@ -11,8 +11,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 
+from keras_cifar.access import DataAccess
 from keras_cifar.backbones import BACKBONES
 from keras_cifar.files import atomic_path
+from keras_cifar.job import Job
 from keras_cifar.recipes import resolve_recipe
 from keras_cifar.runs import Run
 from keras_cifar.train import train
@@ -73,7 +75,7 @@ def main():
         if not run.is_finished:
             print(f"== {name}")
             with _resizing(interpolation):
-                run = train(recipe, run.path, args.data_dir)
+                run = train(recipe, Job(run.path, DataAccess(data_dir=args.data_dir)))
         for row in run.history():
             row.update(variant=name, level=level, limit=recipe.limit, epoch=int(row["epoch"]))
             rows.append({field: row[field] for field in _FIELDS})

@@ -18,6 +18,7 @@ from export.classifier import PRETRAINED, OnnxClassifier
 from export.evaluate_onnx import evaluate_onnx, evaluation_paths
 from export.export_run import VARIANTS, export_run
 from export.graph import float32_model
+from keras_cifar.access import DataAccess
 from keras_cifar.environment import cpu_name, package_versions, utc_now
 from keras_cifar.errors import InputError
 from keras_cifar.files import atomic_path, read_json, write_json, write_text
@@ -48,10 +49,11 @@ def main():
         folder = pathlib.Path(args.files) / f"level{run.recipe.level}"
         paths = [folder / f"level{run.recipe.level}_{variant.name}.onnx" for variant in VARIANTS]
         if not all(_is_evaluated(path, run) for path in paths):
-            export_run(run, folder, all_variants=True, temperature=True, overwrite=True, data_dir=args.data_dir)
+            access = DataAccess(data_dir=args.data_dir)
+            export_run(run, folder, all_variants=True, temperature=True, overwrite=True, access=access)
             for path in paths:
                 classifier = OnnxClassifier(path)
-                evaluation = evaluate_onnx(classifier, tta=classifier.has_tta, data_dir=args.data_dir)
+                evaluation = evaluate_onnx(classifier, tta=classifier.has_tta, access=access)
                 print(path.name, format_top1(_headline(evaluation)), flush=True)
         levels.append(_level(run, paths))
         write_json(RESULTS / f"level{run.recipe.level}.json", levels[-1])

@@ -21,6 +21,7 @@ from benchmarks.models import PLAIN, PRECISIONS, TORCH, has_torch
 from keras_cifar.datasets import open_source
 from keras_cifar.engine import compile_inference, describe_compute
 from keras_cifar.graph import split_at_head
+from keras_cifar.job import Job
 from keras_cifar.metrics import top1
 from keras_cifar.model import build_model
 from keras_cifar.recipes import resolve_recipe
@@ -117,7 +118,7 @@ def _ours(recipe):
         shutil.copytree(cache_dir(), folder, ignore=shutil.ignore_patterns("features"), dirs_exist_ok=True)
         os.environ["KERAS_CIFAR_CACHE"] = folder
         started = time.time()
-        run = train(recipe, pathlib.Path(folder) / "run", say=lambda line: None)
+        run = train(recipe, Job(pathlib.Path(folder) / "run", say=lambda line: None))
         ended = time.time()
         if before is None:
             del os.environ["KERAS_CIFAR_CACHE"]

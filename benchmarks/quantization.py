@@ -17,6 +17,7 @@ from export.export_run import calibration_images
 from export.graph import build_core, float32_model
 from export.qdq import PAIR_SAFE, WeightGrid, channels_that_may_saturate
 from export.quantize import Quantizer
+from keras_cifar.access import DataAccess
 from keras_cifar.evaluate_run import load_run
 from keras_cifar.metrics import top1
 from keras_cifar.runs import open_run
@@ -47,7 +48,7 @@ def measure(run_path: str, data_dir: str | None = None, limit: int | None = None
         limit: val images to use; None for all.
     """
     run = open_run(run_path)
-    model, source = load_run(run, data_dir)
+    model, source = load_run(run, access=DataAccess(data_dir=data_dir))
     val = source.load("val", run.recipe.split_seed)
     images, labels = val.images[:limit], val.labels[:limit]
     core = build_core(float32_model(model))

@@ -1,21 +1,23 @@
 """Evaluates an exported file with the evaluator of the run folders."""
 
+import dataclasses
 import os
 import pathlib
 
 from export.card import card_path, is_edited, write_card
 from export.classifier import BATCH_SIZE, OnnxClassifier
+from keras_cifar.access import DataAccess
 from keras_cifar.data_record import data_changes
-from keras_cifar.datasets import folder_path, open_source
+from keras_cifar.datasets import Expected, folder_path, open_source
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate_split import check_class_names, evaluate_split, predictions_path
 from keras_cifar.files import check_output
 from keras_cifar.recipes import recipe_from_dict
 
 
-def evaluate_onnx(classifier: OnnxClassifier, data: str | None = None, split: str = "test", tta: bool = True,
-                  data_dir: str | None = None, skip_bad_images: bool = False,
-                  allow_changed_data: bool = False) -> dict:  # fmt: skip
+def evaluate_onnx(
+    classifier: OnnxClassifier, split: str = "test", tta: bool = True, access: DataAccess | None = None
+) -> dict:
     """Writes `NAME.evaluation_SPLIT.json`, `NAME.predictions_SPLIT.npz` and `NAME.confusion.png` beside the file, and
     brings its card up to date unless somebody has edited it.
 
@@ -23,14 +25,11 @@ def evaluate_onnx(classifier: OnnxClassifier, data: str | None = None, split: st
 
     Args:
         classifier: the opened file.
-        data: see `open_source`; None for what the run was trained on. Of a folder the file's classes count, of which
-            some may be missing, and it need not have train; class folders alone are a test set, unless the run was
-            trained on them.
         split: "val" or "test".
         tta: of a file without TTA inside, evaluate flip TTA too.
-        data_dir: see `open_source`.
-        skip_bad_images: see `open_source`.
-        allow_changed_data: go on where val is not what the run had, or the data not that of the last evaluation.
+        access: its data is by default what the run was trained on. Of a folder the file's classes count, of which some
+            may be missing, and it need not have train; class folders alone are a test set, unless the run was trained
+            on them. Data that may have changed is val since the training, or what the last evaluation read.
 
     Returns:
         See `keras_cifar.evaluate_split.evaluate_split`.
@@ -43,10 +42,10 @@ def evaluate_onnx(classifier: OnnxClassifier, data: str | None = None, split: st
         raise InputError(
             f"Expected --no-tta with a file that leaves TTA out, but {path} has it inside; evaluate one without _tta."
         )
-    figures, picture, _ = evaluation_paths(path, split)
+    access, (figures, picture, _) = access or DataAccess(), evaluation_paths(path, split)
     check_output(figures)
     has_own_card = card_path(path).is_file() and not is_edited(path, classifier.metadata)
-    source = _open(classifier, data, split, data_dir, skip_bad_images)
+    source = _open(classifier, split, access)
     check_class_names(source, classifier.class_names, path)
     record = classifier.metadata.get("data_record", {})  # which files of older versions lack
     changes = data_changes(record, source, recipe_from_dict(recipe), ("val",)) if split == "val" else []
@@ -63,20 +62,24 @@ def evaluate_onnx(classifier: OnnxClassifier, data: str | None = None, split: st
         details={"engine": classifier.provider, "precision": classifier.metadata["precision"]},
         owner=path,
         changes=changes,
-        is_same_data=data is None,
-        allow_changed_data=allow_changed_data,
+        is_same_data=access.data is None,
+        allow_changed_data=access.allow_changed,
     )
     if has_own_card:
         write_card(path, classifier.metadata)
     return result
 
 
-def _open(classifier, data, split, data_dir, skip_bad_images):
-    data = data or classifier.metadata["recipe"]["data"]
-    known = {"class_names": classifier.class_names, "side": classifier.side}
-    source = open_source(data, data_dir, classifier.side, skip_bad_images, **known)
+def _open(classifier, split, access):
+    data = access.data or classifier.metadata["recipe"]["data"]
+    expected = Expected(classifier.class_names, classifier.side)
+
+    def opened(expected):
+        return open_source(data, access.data_dir, classifier.side, access.skip_bad_images, expected)
+
+    source = opened(expected)
     if split == "test" and source.folder and not _was_trained_on(classifier.metadata, data, source):
-        source = open_source(data, data_dir, classifier.side, skip_bad_images, flat_is_test=True, **known)
+        source = opened(dataclasses.replace(expected, flat_is_test=True))
     return source
 
 

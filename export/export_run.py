@@ -27,6 +27,7 @@ from export.parity import BATCH_SIZES, TOLERANCE, check_parity, compare_logits, 
 from export.quantize import CALIBRATION_IMAGES, quantize_within_budget
 from export.session import OnnxSession
 from export.temperature import calibration, fit_temperature
+from keras_cifar.access import DataAccess
 from keras_cifar.backbones import BACKBONES
 from keras_cifar.checks import Number
 from keras_cifar.data_record import IDENTITY, check_changes
@@ -74,8 +75,7 @@ class _Core:
 
 
 def export_run(run: Run, output=None, *, tta=None, int8=False, all_variants=False, temperature=False, max_drop=0.5,
-               force=False, triton=None, overwrite=False, data_dir=None, data=None, skip_bad_images=False,
-               allow_changed_data=False, say=print) -> list[pathlib.Path]:  # fmt: skip
+               force=False, triton=None, overwrite=False, access=None, say=print) -> list[pathlib.Path]:  # fmt: skip
     """Exports a finished run: converts, compares with Keras, quantises within the budget, measures, writes.
 
     Args:
@@ -90,9 +90,7 @@ def export_run(run: Run, output=None, *, tta=None, int8=False, all_variants=Fals
         triton: folder of a Triton model repository to write into, too.
         overwrite: replace files that are already there, and remove the evaluations of the old ones. Those of an export
             that was killed while it wrote need none: the same command completes them.
-        data_dir: see `open_source`; None for where the run was trained from; so is `data`.
-        skip_bad_images: see `open_source`; also where the run was trained so.
-        allow_changed_data: go on where the data is not that of the training; it is recorded in the file.
+        access: see `keras_cifar.evaluate_run.load_run`; changed data is recorded in the file.
         say: gets each line for the user.
 
     Returns:
@@ -107,6 +105,7 @@ def export_run(run: Run, output=None, *, tta=None, int8=False, all_variants=Fals
             f"Expected Keras on TensorFlow to export with, but it runs on {keras.backend.backend()}; repeat with "
             "KERAS_BACKEND=tensorflow, which loads the runs of every backend."
         )
+    access = access or DataAccess()
     max_drop = Number(0, 100, example=0.5).check("--max-drop", max_drop)
     check_triton(triton)
     tta = run.recipe.tta if tta is None else tta
@@ -116,12 +115,12 @@ def export_run(run: Run, output=None, *, tta=None, int8=False, all_variants=Fals
     for path in paths.values():
         _check_free(path, triton, overwrite or is_unfinished)
     sweep_partials(run.path)
-    model, source = load_run(run, data_dir, data, skip_bad_images)
+    model, source = load_run(run, access)
     for path in paths.values():
         check_labels(path, source.class_names)
     changes = [change for split in ("val", "train") for change in run_data_changes(run, source, split)]
     changes = list(dict.fromkeys(changes))
-    check_changes(changes, run.path, allow_changed_data, say)
+    check_changes(changes, run.path, access.allow_changed, say)
     cores, parity = _gated_cores(run, float32_model(model), source, chosen, max_drop, say)
     val = source.load("val", run.recipe.split_seed)
     table = _measure(cores, val, say)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_cifar.datasets import Source, open_source
+from keras_cifar.datasets import Expected, Source, open_source
 from keras_cifar.recipes import Recipe
 
 
@@ -24,10 +24,14 @@ class DataAccess:
     skip_bad_images: bool = False
     allow_changed: bool = False
 
-    def open(self, recipe: Recipe) -> Source:
+    def open(self, recipe: Recipe, expected: Expected | None = None) -> Source:
         """The images of a recipe; reads no pixels.
+
+        Args:
+            recipe: names the data, where this does not, and the side that images of a folder are stored at, at most.
+            expected: see `open_source`.
 
         Raises:
             InputError: nothing of that name, or it cannot be read.
         """
-        return open_source(self.data or recipe.data, self.data_dir, recipe.image_size, self.skip_bad_images)
+        return open_source(self.data or recipe.data, self.data_dir, recipe.image_size, self.skip_bad_images, expected)

@@ -151,15 +151,28 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
     return np.setdiff1d(np.arange(len(labels)), held), held
 
 
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """What the classifier that a folder is for expects of it; other data sets have it or have it not.
+
+    Attributes:
+        class_names: its classes, see `keras_cifar.folders.open_folder`; None for those of the folder.
+        side: of the images, exactly; None for their median, up to the image size.
+        flat_is_test: with `class_names`, a folder of class folders alone is the test split. Not for the folder that
+            the classifier was trained on: that one is train and val.
+    """
+
+    class_names: list[str] | None = None
+    side: int | None = None
+    flat_is_test: bool = False
+
+
 def open_source(
     data: str,
     data_dir: str | None = None,
     image_size: int = 224,
     skip_bad_images: bool = False,
-    *,
-    class_names: list[str] | None = None,
-    flat_is_test: bool = False,
-    side: int | None = None,
+    expected: Expected | None = None,
 ) -> Source:
     """Finds a data set without reading its pixels.
 
@@ -168,10 +181,7 @@ def open_source(
         data_dir: folder of prepared TFDS data sets; None for TFDS' own place, with download.
         image_size: upper bound of the side that folder images are stored at.
         skip_bad_images: leave unreadable files of a folder out, in any split, instead of refusing them.
-        class_names: for a folder that a classifier is scored on: its classes, see `keras_cifar.folders.open_folder`.
-        flat_is_test: with `class_names`, a folder of class folders alone is the test split. Not for the folder that
-            the classifier was trained on: that one is train and val.
-        side: that folder images are stored at, exactly; None for their median, up to `image_size`.
+        expected: of a folder that a trained classifier is scored on; None for a folder to train on.
 
     Raises:
         InputError: nothing of that name, or it cannot be read.
@@ -180,8 +190,9 @@ def open_source(
     if data == "digits":
         return _digits()
     if (path := folder_path(data)) is not None:
-        folder = open_folder(path, class_names, flat_is_test)
-        return _folder_source(folder, side or _stored_side(folder, image_size), skip_bad_images)
+        expected = expected or Expected()
+        folder = open_folder(path, expected.class_names, expected.flat_is_test)
+        return _folder_source(folder, expected.side or _stored_side(folder, image_size), skip_bad_images)
     return _tfds(data, data_dir)
 
 

@@ -3,6 +3,7 @@
 import pathlib
 
 from keras_cifar.evaluate_run import evaluate_run
+from keras_cifar.job import Job
 from keras_cifar.recipes import LEVELS, Recipe, resolve_recipe
 from keras_cifar.report import find_runs, markdown_tables, write_report
 from keras_cifar.train import train_levels
@@ -34,7 +35,8 @@ def run_demo(run_dir: str = "runs/demo", overwrite: bool = False, seed: int = 0,
         The report's path.
     """
     root = pathlib.Path(run_dir)
-    for run in train_levels([demo_recipe(level, seed) for level in LEVELS], root, overwrite=overwrite, say=say):
+    job = Job(root, overwrite=overwrite, say=say)
+    for run in train_levels([demo_recipe(level, seed) for level in LEVELS], job):
         if run.evaluation("test") is None:
             say(f"Evaluating level {run.recipe.level} on test, with and without flip TTA")
             evaluate_run(run, "test")

@@ -1,11 +1,13 @@
 """Evaluates a finished run on val or test and keeps the result in its folder."""
 
+import dataclasses
 import pathlib
 
 import keras
 
+from keras_cifar.access import DataAccess
 from keras_cifar.data_record import data_changes
-from keras_cifar.datasets import Source, folder_path, open_source
+from keras_cifar.datasets import Expected, Source, folder_path
 from keras_cifar.engine import compile_inference, engine_name, inference_precision
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate_split import check_class_names, evaluate_split
@@ -14,27 +16,26 @@ from keras_cifar.model import load_classifier
 from keras_cifar.runs import Run
 
 
-def load_run(
-    run: Run, data_dir: str | None = None, data: str | None = None, skip_bad_images: bool = False
-) -> tuple[keras.Model, Source]:
+def load_run(run: Run, access: DataAccess | None = None) -> tuple[keras.Model, Source]:
     """The best weights of a finished run and the data that it was trained on.
 
     Args:
         run: a finished run.
-        data_dir: see `open_source`; None for where the run was trained from.
-        data: see `open_source`; None for where the run was trained from.
-        skip_bad_images: see `open_source`; also where the run was trained so.
+        access: what differs from how the run reached its data; unreadable images are also left out where it left them.
 
     Raises:
         InputError: the data or the weights cannot be read, or have other classes or sizes.
     """
-    local, data = run.local, data or _data_of(run)
-    model = load_classifier(run.file("best.keras"))
-    skip_bad_images, names = skip_bad_images or local.get("skip_bad_images", False), run.metrics["class_names"]
-    source = open_source(
-        data, data_dir or local.get("data_dir"), run.recipe.image_size, skip_bad_images, class_names=names,
-        side=model.input_shape[1],
-    )  # fmt: skip
+    local, access = run.local, access or DataAccess()
+    data = access.data or _data_of(run)
+    model, names = load_classifier(run.file("best.keras")), run.metrics["class_names"]
+    access = dataclasses.replace(
+        access,
+        data=data,
+        data_dir=access.data_dir or local.get("data_dir"),
+        skip_bad_images=access.skip_bad_images or local.get("skip_bad_images", False),
+    )
+    source = access.open(run.recipe, Expected(names, model.input_shape[1]))
     check_class_names(source, names, run.path)
     if model.input_shape[1:] != tuple(source.image_shape):
         raise InputError(
@@ -80,10 +81,7 @@ def evaluate_run(
     run: Run,
     split: str = "test",
     tta: bool = True,
-    data_dir: str | None = None,
-    data: str | None = None,
-    skip_bad_images: bool = False,
-    allow_changed_data: bool = False,
+    access: DataAccess | None = None,
 ) -> dict:
     """Reads a split, predicts it with the run's best weights and writes `evaluation_SPLIT.json`.
 
@@ -91,8 +89,7 @@ def evaluate_run(
         run: a finished run.
         split: "val" or "test".
         tta: also evaluate flip test-time augmentation.
-        data_dir: see `load_run`, as `data` and `skip_bad_images`.
-        allow_changed_data: go on where the data is not that of the training or of the last evaluation.
+        access: see `load_run`; whether the data may differ from that of the training or of the last evaluation.
 
     Returns:
         See `keras_cifar.evaluate_split.evaluate_split`.
@@ -100,9 +97,9 @@ def evaluate_run(
     Raises:
         InputError: see `load_run` and `keras_cifar.evaluate_split.evaluate_split`.
     """
-    recipe = run.recipe
+    recipe, access = run.recipe, access or DataAccess()
     sweep_partials(run.path)
-    model, source = load_run(run, data_dir, data, skip_bad_images)
+    model, source = load_run(run, access)
     precision = run_precision(run)
     apply = compile_inference(model, recipe.batch_size, precision)
     return evaluate_split(
@@ -118,5 +115,5 @@ def evaluate_run(
         details={"backend": keras.backend.backend(), "engine": engine_name(), "precision": precision},
         owner=run.path,
         changes=run_data_changes(run, source, split),
-        allow_changed_data=allow_changed_data,
+        allow_changed_data=access.allow_changed,
     )

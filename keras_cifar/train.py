@@ -6,6 +6,7 @@ ModelCheckpoint are not atomic and restart the random streams.
 """
 
 import dataclasses
+import functools
 import pathlib
 import time
 
@@ -14,13 +15,14 @@ from tqdm import tqdm
 
 from keras_cifar.checks import Number, number_setting
 from keras_cifar.data_record import absolute_data, check_changes, data_changes, describe_data, is_same_place
-from keras_cifar.datasets import Source, open_source
+from keras_cifar.datasets import Source, Split
 from keras_cifar.engine import describe_compute
 from keras_cifar.environment import describe_environment, thread_count, utc_now
 from keras_cifar.errors import DivergedError, InputError
 from keras_cifar.features import cache_folder
 from keras_cifar.files import write_json
 from keras_cifar.fit import Fit, TrainedPart
+from keras_cifar.job import Job
 from keras_cifar.metrics import classification_metrics
 from keras_cifar.model import build_model, copy_weights, load_classifier
 from keras_cifar.names import file_name
@@ -52,29 +54,13 @@ def default_run_dir(recipe: Recipe) -> pathlib.Path:
     return pathlib.Path("runs") / f"{data}-{recipe.backbone}-seed{recipe.seed}{limit}" / f"level{recipe.level}"
 
 
-def train(
-    recipe: Recipe,
-    run_dir: str | None = None,
-    data_dir: str | None = None,
-    init_from: str | None = None,
-    overwrite: bool = False,
-    skip_bad_images: bool = False,
-    say=print,
-    allow_changed_data: bool = False,
-) -> Run:
-    """Trains a recipe, or goes on with it where it was interrupted; the test images are never read.
+def train(recipe: Recipe, job: Job | None = None) -> Run:
+    """Trains a recipe, or resumes it where it was interrupted; the test images are never read.
 
     Args:
         recipe: what to train.
-        run_dir: the run's folder; None for `default_run_dir`. A level that continues another looks
-            for that level's run beside it, and trains it there first if it is missing.
-        data_dir: see `open_source`.
-        init_from: run folder whose best weights to start from instead.
-        overwrite: replace what the folder holds.
-        skip_bad_images: see `open_source`.
-        say: gets each line for the user.
-        allow_changed_data: go on where the data is not that of the interrupted run, or of the run to start from; it is
-            recorded.
+        job: where and from what. Its folder is the run's, None for `default_run_dir`. A level that continues another
+            looks for that level's run next to it, and trains it there first if it is missing.
 
     Returns:
         The finished run.
@@ -83,96 +69,97 @@ def train(
         InputError: the folder, the data, the weights or the recipe cannot be used.
     """
     save_seconds = number_setting("KERAS_CIFAR_SAVE_SECONDS", _SAVE_SECONDS)
-    run = Run(run_dir or default_run_dir(recipe))
+    job = job or Job()
+    run = Run(job.folder or default_run_dir(recipe))
+    job = dataclasses.replace(job, folder=run.path)
     with run.lock():
-        run.check(recipe, overwrite)
-        init_from = find_parent(recipe, run.path, data_dir, init_from, skip_bad_images, say, allow_changed_data)
-        enable_determinism()
-        source = open_source(recipe.data, data_dir, recipe.image_size, skip_bad_images)
-        say(f"Level {recipe.level}: {recipe.title} ({recipe.backbone} on {source.label}, {recipe.image_size} px)")
-        source.say_notes(say)
-        model = start_model(recipe, source, init_from, say)
-        changes = parent_changes(recipe, source, init_from, allow_changed_data, say)
-        local = {
-            "data": absolute_data(recipe.data),
-            "data_dir": data_dir and str(pathlib.Path(data_dir).resolve()),
-            "skip_bad_images": skip_bad_images,
-        }
-        start = _Start(recipe, run, source, local, None if overwrite else run.load_state(), changes, allow_changed_data)
-        _Training(start, model, overwrite, save_seconds, say).finish()
+        run.check(recipe, job.overwrite)
+        start = _prepare(recipe, run, dataclasses.replace(job, init_from=find_parent(recipe, job)))
+        training = _Training(start, save_seconds)
+        training.begin()
+        training.finish()
     return run
 
 
-def train_levels(
-    recipes: list[Recipe],
-    run_dir: str | None = None,
-    data_dir: str | None = None,
-    init_from: str | None = None,
-    overwrite: bool = False,
-    skip_bad_images: bool = False,
-    say=print,
-    allow_changed_data: bool = False,
-) -> list[Run]:
+def _prepare(recipe, run, job):
+    """Opens data, weights and the state of an interrupted run, and compares them; writes nothing."""
+    enable_determinism()
+    source = job.access.open(recipe)
+    job.say(f"Level {recipe.level}: {recipe.title} ({recipe.backbone} on {source.label}, {recipe.image_size} px)")
+    source.say_notes(job.say)
+    model = start_model(recipe, source, job.init_from, job.say)
+    changes = parent_changes(recipe, source, job)
+    train_split, val = _load(recipe, source)
+    return _Start(recipe, run, job, source, model, train_split, val, changes)
+
+
+def _load(recipe, source):
+    train_split = source.load("train", recipe.split_seed, recipe.limit)
+    val = source.load("val", recipe.split_seed)
+    if len(train_split) < 1 or len(val) < 1:
+        raise InputError(
+            f"Expected enough images for train and val, but {source.label} has {len(train_split)} and {len(val)}; add "
+            "images."
+        )
+    return train_split, val
+
+
+def train_levels(recipes: list[Recipe], job: Job | None = None) -> list[Run]:
     """Trains one recipe, or several as a ladder whose finished levels are kept.
 
     Args:
-        recipes: at least one; several lie as `levelN` in `run_dir`.
-        run_dir: the run's folder for one recipe, the ladder's for several; None for the default.
-        data_dir: see `train`, as the rest.
+        recipes: at least one; several become `levelN` in the job's folder.
+        job: see `train`. Its folder is the run's for one recipe, the ladder's for several; None for the default.
 
     Returns:
         The finished runs.
     """
+    job = job or Job()
     if len(recipes) == 1:
-        return [train(recipes[0], run_dir, data_dir, init_from, overwrite, skip_bad_images, say, allow_changed_data)]
-    if init_from is not None:
+        return [train(recipes[0], job)]
+    if job.init_from is not None:
         raise InputError("Expected --init-from with one level, but got it with --level all; name one --level.")
-    runs = [Run(pathlib.Path(run_dir) / f"level{each.level}" if run_dir else default_run_dir(each)) for each in recipes]
-    kept = [not overwrite and run.is_finished and run.recipe == each for run, each in zip(runs, recipes, strict=True)]
+    root = job.folder and pathlib.Path(job.folder)
+    runs = [Run(root / f"level{each.level}" if root else default_run_dir(each)) for each in recipes]
+    kept = [
+        not job.overwrite and run.is_finished and run.recipe == each for run, each in zip(runs, recipes, strict=True)
+    ]
     ladder = list(zip(recipes, runs, kept, strict=True))
     for recipe, run, is_kept in ladder:  # what stands in the way of a later level is said before the first one trains
         if not is_kept:
-            run.check(recipe, overwrite)
+            run.check(recipe, job.overwrite)
     for recipe, run, is_kept in ladder:
         if is_kept:
-            say(f"Level {recipe.level} is finished in {run.path}: kept")
+            job.say(f"Level {recipe.level} is finished in {run.path}: kept")
         else:
-            train(recipe, run.path, data_dir, None, overwrite, skip_bad_images, say, allow_changed_data)
+            train(recipe, dataclasses.replace(job, folder=run.path))
     return runs
 
 
-def find_parent(
-    recipe: Recipe,
-    folder,
-    data_dir=None,
-    init_from=None,
-    skip_bad_images=False,
-    say=print,
-    allow_changed_data=False,
-) -> str | None:
+def find_parent(recipe: Recipe, job: Job) -> str | None:
     """The run whose best weights a recipe starts from.
 
     Args:
         recipe: what will be trained.
-        folder: where; the level that the recipe continues is beside it, and is trained there first if it is missing.
-        data_dir: see `train`, as the rest.
+        job: its folder is where; the level that the recipe continues is next to it, and is trained there first if it is
+            missing.
 
     Returns:
-        `init_from`, else the folder of the level that the recipe continues, else None.
+        The job's `init_from`, else the folder of the level that the recipe continues, else None.
 
     Raises:
         InputError: the run does not fit the recipe.
     """
+    init_from = job.init_from
     if init_from is None and recipe.continues is not None:
-        init_from = parent = pathlib.Path(folder).parent / f"level{recipe.continues}"
+        init_from = parent = pathlib.Path(job.folder).parent / f"level{recipe.continues}"
         if not Run(parent).is_finished:
-            say(
+            job.say(
                 f"Level {recipe.level} continues level {recipe.continues}, which is not finished in {parent}: "
                 "training it"
             )
             changes = {name: getattr(recipe, name) for name in _HANDED_DOWN}
-            train(resolve_recipe(recipe.continues, **changes), parent, data_dir, None, False, skip_bad_images, say,
-                  allow_changed_data)  # fmt: skip
+            train(resolve_recipe(recipe.continues, **changes), dataclasses.replace(job, folder=parent, overwrite=False))
     if init_from is not None:
         _checked_parent(recipe, init_from)
     return init_from and str(init_from)
@@ -211,15 +198,13 @@ def _checked_parent(recipe, path):
     return parent
 
 
-def parent_changes(recipe: Recipe, source: Source, init_from: str | None, allowed: bool, say=print) -> list[str]:
-    """What the run that a recipe starts from was trained on that is not in its data: it may have seen images of val.
+def parent_changes(recipe: Recipe, source: Source, job: Job) -> list[str]:
+    """How the data differs from what the run that a recipe starts from was trained on: it may have seen images of val.
 
     Args:
         recipe: what will be trained.
         source: its data.
-        init_from: run folder, or None.
-        allowed: whether to go on with other data.
-        say: gets a line on it.
+        job: names the run to start from, and says whether other data is allowed.
 
     Returns:
         What has changed, see `keras_cifar.data_record.data_changes`; empty without a run to start from.
@@ -227,14 +212,14 @@ def parent_changes(recipe: Recipe, source: Source, init_from: str | None, allowe
     Raises:
         InputError: the data is not the same, and that is not allowed.
     """
-    if init_from is None:
+    if job.init_from is None:
         return []
-    parent = open_run(init_from)
+    parent = open_run(job.init_from)
     record = parent.data_record
     if "image_shape" not in record and parent.recipe.image_size != recipe.image_size:
         record["image_shape"] = None  # it may differ, and with it the pixels
     changes = data_changes(record, source, parent.recipe)
-    check_changes(changes, init_from, allowed, say)
+    check_changes(changes, job.init_from, job.access.allow_changed, job.say)
     return [f"level {parent.recipe.level}, which it started from: {change}" for change in changes]
 
 
@@ -245,58 +230,57 @@ class _Start:
     Attributes:
         recipe: what to train.
         run: its folder.
+        job: where, and how the data is reached.
         source: its data.
-        local: what is true on this machine only.
-        state: of the interrupted run, or None.
+        model: the classifier before the first step.
+        train: training images.
+        val: val images.
         changes: of the data, that are allowed already.
-        allowed: whether the data of an interrupted run may have changed.
     """
 
     recipe: Recipe
     run: Run
+    job: Job
     source: Source
-    local: dict
-    state: tuple | None
+    model: keras.Model
+    train: Split
+    val: Split
     changes: list[str]
-    allowed: bool
 
-    def load(self):
-        """Train and val.
+    @functools.cached_property
+    def state(self):
+        """Of the interrupted run, or None."""
+        return None if self.job.overwrite else self.run.load_state()
 
-        Raises:
-            InputError: one of them is empty.
-        """
-        train_split = self.source.load("train", self.recipe.split_seed, self.recipe.limit)
-        val = self.source.load("val", self.recipe.split_seed)
-        if len(train_split) < 1 or len(val) < 1:
-            raise InputError(
-                f"Expected enough images for train and val, but {self.source.label} has {len(train_split)} and "
-                f"{len(val)}; add images."
-            )
-        return train_split, val
+    def local(self) -> dict:
+        """What is true on this machine only."""
+        access = self.job.access
+        return {
+            "data": absolute_data(self.recipe.data),
+            "data_dir": access.data_dir and str(pathlib.Path(access.data_dir).resolve()),
+            "skip_bad_images": access.skip_bad_images,
+        }
 
-    def environment(self, train_split, val, say) -> dict:
+    def environment(self) -> dict:
         """What environment.json is to hold: of an interrupted run, what it held, and what is new.
 
         Raises:
             InputError: the state was reached in another arithmetic or on other data.
         """
-        compute, data = (
-            describe_compute(self.recipe),
-            describe_data(self.source, train_split, val, self.recipe.split_seed),
-        )
+        compute = describe_compute(self.recipe)
+        data = describe_data(self.source, self.train, self.val, self.recipe.split_seed)
         found = describe_environment(self.recipe, compute, data)
         if self.state is not None and self.run.file("environment.json").is_file():
             before = self.run.environment
             _check_compute(self.run, before, compute)
-            self._check_data(before, data, say)
+            self._check_data(before, data)
             found = {**found, **before, **(data if self.changes else {})}
-            _note_threads(found, before, say)
+            _note_threads(found, before, self.job.say)
         if self.changes:
             found["changed_data"] = list(dict.fromkeys([*found.get("changed_data", []), *self.changes]))
         return found
 
-    def _check_data(self, before, data, say):
+    def _check_data(self, before, data):
         changes = data_changes(before, self.source, self.recipe)
         if any(before.get(name, data[name]) != data[name] for name in ("images", "class_names", "image_shape")):
             raise InputError(
@@ -304,7 +288,7 @@ class _Start:
                 f"{', '.join(changes) or 'they are of another size'}; name the same data, or pass --overwrite to "
                 "start again."
             )
-        check_changes(changes, self.run.path, self.allowed, say)
+        check_changes(changes, self.run.path, self.job.access.allow_changed, self.job.say)
         self.changes = [*self.changes, *changes]
 
 
@@ -332,23 +316,31 @@ def _note_threads(environment, before, say):
 class _Training:
     """The model of one run on its way from the first to the last step."""
 
-    def __init__(self, start: _Start, model: keras.Model, overwrite, save_seconds, say):
-        self.recipe, self.run, self.source, self.model, self.say = start.recipe, start.run, start.source, model, say
-        self.save_seconds = save_seconds
-        train_split, val = start.load()
-        environment = start.environment(train_split, val, say)
-        self.run.begin(self.recipe, overwrite)
+    def __init__(self, start: _Start, save_seconds: float):
+        self.start, self.save_seconds = start, save_seconds
+        self.recipe, self.run, self.source, self.model = start.recipe, start.run, start.source, start.model
+        self.say = start.job.say
+
+    def begin(self):
+        """Writes what is known before the first step, and takes up the state of an interrupted run.
+
+        Raises:
+            InputError: that state is of other data, another arithmetic or another recipe.
+        """
+        start = self.start
+        environment = start.environment()
+        self.run.begin(self.recipe, start.job.overwrite)
         write_json(self.run.file("environment.json"), environment)
-        write_json(self.run.file("local.json"), start.local)
-        self.source.say_notes(say)
-        say(
-            f"{len(train_split)} training and {len(val)} val images, {len(self.source.class_names)} classes, "
+        write_json(self.run.file("local.json"), start.local())
+        self.source.say_notes(self.say)
+        self.say(
+            f"{len(start.train)} training and {len(start.val)} val images, {len(self.source.class_names)} classes, "
             f"{environment['precision']}, what does not train on {environment['engine']} in "
             f"{environment['engine_precision']}"
         )
-        part = TrainedPart(self.recipe, model, train_split, val)
+        part = TrainedPart(self.recipe, self.model, start.train, start.val)
         if part.no_room:
-            say(f"No room to store what does not train in {cache_folder()}: it is computed at every step")
+            self.say(f"No room to store what does not train in {cache_folder()}: it is computed at every step")
         self.fit = Fit(self.recipe, part)
         self._restore(start.state)
 

@@ -44,6 +44,14 @@ def tiny_recipe(level, **changes):
     return resolve_recipe(level, **{**TINY, **changes})
 
 
+def job(folder=None, *, init_from=None, overwrite=False, say=print, **access):
+    """A `Job`, the fields of its `DataAccess` among the arguments."""
+    from keras_cifar.access import DataAccess
+    from keras_cifar.job import Job
+
+    return Job(folder, DataAccess(**access), init_from, overwrite, say)
+
+
 def tiny_options(**changes):
     options = {**TINY, **changes}
     return [part for name, value in options.items() for part in ("--" + name.replace("_", "-"), str(value))]
@@ -128,7 +136,7 @@ def _export_tiny_run(root):
     from keras_cifar.train import train
 
     recipe = dataclasses.replace(tiny_recipe(4, limit=16, tta=True), continues=None)
-    run = train(recipe, root / "run")
+    run = train(recipe, job(root / "run"))
     build_core = module.build_core
     (root / "files").mkdir()
     (root / "files" / ".partial-level4_fp32-left0000.onnx").touch()  # as by a killed process; no test may see it

@@ -4,10 +4,12 @@ import math
 import time
 
 import numpy as np
+from conftest import job
 
-from keras_cifar.files import atomic_path, write_json
+from keras_cifar.files import atomic_path
+from tuning.result import TrialResult
 from tuning.search import Plan, search
-from tuning.trial import CORRECT, RESULT, WEIGHTS
+from tuning.trial import CORRECT, WEIGHTS
 
 
 class QuickRunner:
@@ -27,7 +29,8 @@ class QuickRunner:
     def forget(self):
         pass
 
-    def run(self, recipe, folder, executions, stop_epoch, earlier, is_best, about):
+    def run(self, trial, is_best):
+        recipe, folder = trial.recipe, trial.folder
         time.sleep(self.seconds)
         if error := self.fail(recipe):
             raise error
@@ -39,13 +42,14 @@ class QuickRunner:
             (folder / WEIGHTS).write_text("weights")
         with atomic_path(folder / CORRECT) as partial:
             np.save(partial, correct)
-        result = {**about, "status": "finished", "score": score, "scores": [score], "watched_top1": score,
-                  "best_epoch": 1, "epochs": stop_epoch or recipe.epochs, "passes_saved": 0, "passes_done": 0,
-                  "seconds": self.seconds}  # fmt: skip
-        write_json(folder / RESULT, result)
+        result = TrialResult(**trial.about, score=score, scores=[score], watched_top1=score, best_epoch=1,
+                             epochs=trial.stop_epoch or recipe.epochs, passes_saved=0, passes_done=0,
+                             seconds=self.seconds)  # fmt: skip
+        result.write(folder)
         return result
 
 
-def quick_search(plan: Plan, folder, seconds=0.0, say=lambda line: None, fail=lambda recipe: None, **options):
-    """A search with a `QuickRunner`."""
-    return search(plan, folder, say=say, runner=lambda: QuickRunner(seconds, fail), **options)
+def quick_search(plan: Plan, folder, seconds=0.0, fail=lambda recipe: None, max_minutes=None, team=None, **options):
+    """A search with a `QuickRunner`; the options are those of `conftest.job`."""
+    where = job(folder, **{"say": lambda line: None, **options})
+    return search(plan, where, max_minutes, team, lambda: QuickRunner(seconds, fail))

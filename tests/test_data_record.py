@@ -7,10 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import tiny_recipe
+from conftest import job, tiny_recipe
 from PIL import Image
 
 import cli
+from keras_cifar.access import DataAccess
 from keras_cifar.data_record import data_changes, describe_data
 from keras_cifar.datasets import open_source
 from keras_cifar.errors import InputError
@@ -20,6 +21,7 @@ from keras_cifar.runs import Run
 from keras_cifar.train import parent_changes, train
 from tuning.lr_range import lr_range
 from tuning.search import Plan, search
+from tuning.search_space import RangeTest
 
 
 def silent(line):
@@ -41,8 +43,8 @@ def made_once(tmp_path_factory):
     root = tmp_path_factory.mktemp("made")
     for split, seed in (("train", 0), ("test", 1)):
         write_images(root / "photos" / split, 12, seed)
-    train(folder_recipe(root / "photos", limit=10), root / "run", say=silent)
-    train(folder_recipe(root / "photos", 3), root / "level3", say=silent)
+    train(folder_recipe(root / "photos", limit=10), job(root / "run", say=silent))
+    train(folder_recipe(root / "photos", 3), job(root / "level3", say=silent))
     interrupt(folder_recipe(root / "photos", epochs=3), root / "begun")
     return root
 
@@ -61,7 +63,7 @@ def interrupt(recipe, folder):
         patch.setenv("KERAS_CIFAR_SAVE_SECONDS", "0")
         patch.setattr(Run, "save_state", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            train(recipe, folder, say=silent)
+            train(recipe, job(folder, say=silent))
 
 
 @pytest.fixture
@@ -135,13 +137,13 @@ def test_a_second_evaluation_notices_another_test_set(photos, run):
     with pytest.raises(InputError, match="test has other pixels or labels than when it was evaluated"):
         evaluate_run(run, "test", tta=False)
     assert contents(run.path) == before
-    found = evaluate_run(run, "test", tta=False, allow_changed_data=True)
+    found = evaluate_run(run, "test", tta=False, access=DataAccess(allow_changed=True))
     assert found["times_taken"] == 2 and len(found["changed_data"]) == 1
 
 
 def test_data_given_by_a_relative_path_is_found_from_anywhere(photos, monkeypatch):
     monkeypatch.chdir(photos.parent)
-    train(folder_recipe("photos", limit=4), "relative", say=silent)
+    train(folder_recipe("photos", limit=4), job("relative", say=silent))
     run = Run(photos.parent / "relative")
     assert run.recipe.data == "folder:photos" and run.local["data"] == f"folder:{photos}"
     monkeypatch.chdir("/")
@@ -156,7 +158,7 @@ def test_data_that_has_moved_is_named_and_found(photos, run, capsys):
         assert "--data folder:PATH" in error and len(error.strip().splitlines()) == 1
     assert cli.main(["evaluate", str(run.path), "--data", f"folder:{photos.parent / 'elsewhere'}"]) == 0
     with pytest.raises(InputError, match="classes"):
-        evaluate_run(run, "val", data="digits")
+        evaluate_run(run, "val", access=DataAccess(data="digits"))
 
 
 def test_bad_images_can_be_skipped_when_a_run_is_evaluated(photos, run, capsys):
@@ -172,10 +174,10 @@ def test_resume_on_other_data_is_refused_and_nothing_is_overwritten(photos):
     before = contents(run.path)
     other_pixels(photos)
     with pytest.raises(InputError, match="train has other pixels or labels, val has other pixels or labels"):
-        train(run.recipe, run.path, say=silent)
+        train(run.recipe, job(run.path, say=silent))
     assert contents(run.path) == before
     photos, lines = photos.rename(photos.parent / "moved"), []
-    train(folder_recipe(photos, epochs=3), run.path, say=lines.append, allow_changed_data=True)
+    train(folder_recipe(photos, epochs=3), job(run.path, say=lines.append, allow_changed=True))
     assert any("Going on at step" in line for line in lines) and run.is_finished
     environment = run.environment
     assert len(environment["changed_data"]) == 2
@@ -189,7 +191,7 @@ def test_no_resume_on_another_number_of_images(photos):
     more_images(photos)
     for allowed in (False, True):
         with pytest.raises(InputError, match=r"images and had .* --overwrite"):
-            train(run.recipe, run.path, say=silent, allow_changed_data=allowed)
+            train(run.recipe, job(run.path, say=silent, allow_changed=allowed))
         assert contents(run.path) == before
 
 
@@ -198,9 +200,9 @@ def test_a_level_does_not_start_from_one_of_other_data(photos):
     other_pixels(photos)
     for options in ({}, {"init_from": str(level3)}):
         with pytest.raises(InputError, match=r"level3 has met, but train has other pixels"):
-            train(folder_recipe(photos, 4), level4, say=silent, **options)
+            train(folder_recipe(photos, 4), job(level4, say=silent, **options))
         assert {path.name for path in level4.iterdir()} == {".lock"}
-    run = train(folder_recipe(photos, 4), level4, say=silent, allow_changed_data=True)
+    run = train(folder_recipe(photos, 4), job(level4, say=silent, allow_changed=True))
     assert all(change.startswith("level 3, which it started from: ") for change in run.environment["changed_data"])
 
 
@@ -209,7 +211,7 @@ def test_a_run_to_start_from_may_have_read_the_same_data_at_another_size_and_lim
         recipe = folder_recipe(photos, 2, image_size=64)
         source = open_source(recipe.data, None, recipe.image_size)
         assert source.image_shape != tuple(run.environment["image_shape"])
-        return parent_changes(recipe, source, str(run.path), False)
+        return parent_changes(recipe, source, job(init_from=str(run.path)))
 
     assert changes() == []
     more_images(photos)
@@ -219,18 +221,18 @@ def test_a_run_to_start_from_may_have_read_the_same_data_at_another_size_and_lim
 
 def test_a_search_and_a_range_test_beside_it_keep_to_their_data(photos, tmp_path):
     plan, folder = Plan(folder_recipe(photos), trials=1), tmp_path / "s"
-    search(plan, folder, say=silent)
+    search(plan, job(folder, say=silent))
     before = contents(folder)
     other_pixels(photos)
     more = Plan(plan.recipe, trials=2)
     with pytest.raises(InputError, match="other pixels"):
-        search(more, folder, say=silent)
+        search(more, job(folder, say=silent))
     with pytest.raises(InputError, match="other pixels"):
-        lr_range(plan.recipe, folder, steps=10, say=silent)
+        lr_range(plan.recipe, RangeTest(steps=10), job(folder, say=silent))
     with pytest.raises(InputError, match="there is none"):
-        search(Plan(folder_recipe(photos / "gone")), folder, say=silent, overwrite=True)
+        search(Plan(folder_recipe(photos / "gone")), job(folder, say=silent, overwrite=True))
     assert contents(folder) == before
-    search(more, folder, say=silent, allow_changed_data=True)
+    search(more, job(folder, say=silent, allow_changed=True))
     environment = read_json(folder / "environment.json")
     assert (
         len(environment["changed_data"]) == 2

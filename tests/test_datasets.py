@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_cifar.datasets import Source, Split, open_source, stratified_split, with_cut_val
+from keras_cifar.datasets import Expected, Source, Split, open_source, stratified_split, with_cut_val
 from keras_cifar.errors import InputError
 
 
@@ -133,14 +133,14 @@ def test_folder_of_bitmaps(tmp_path):
 
 def test_labelled_images_for_a_classifier(image_folder):
     names = ["bird", "dog", "cat"]
-    source = open_source(f"folder:{image_folder}", class_names=names, flat_is_test=True, side=17)
+    source = open_source(f"folder:{image_folder}", expected=Expected(class_names=names, flat_is_test=True, side=17))
     test = source.load("test")
     assert source.class_names == names and test.images.shape == (24, 17, 17, 3) and set(test.labels) == {1, 2}
     assert test.images[test.labels == 1].mean() > test.images[test.labels == 2].mean() + 100
     with pytest.raises(InputError, match="Expected val images"):
         source.load("val")
     with pytest.raises(InputError, match="Expected test images"):
-        open_source(f"folder:{image_folder}", class_names=names).load("test")
+        open_source(f"folder:{image_folder}", expected=Expected(class_names=names)).load("test")
 
 
 def test_folder_without_test_says_so(image_folder):

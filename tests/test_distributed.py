@@ -15,7 +15,7 @@ from quick_runner import quick_search
 from keras_cifar.errors import InputError
 from keras_cifar.files import read_json
 from tuning import distributed
-from tuning.distributed import check_worker_name, parse_address
+from tuning.distributed import Team, check_worker_name, parse_address
 from tuning.report import read_results
 from tuning.search import Plan
 
@@ -48,7 +48,7 @@ def start(tmp_path):
             while meetings:
                 meetings.pop()(SECONDS)
 
-        options = {"chief": address, "worker": worker, "fail": meet}
+        options = {"team": Team(address, worker), "fail": meet}
         seconds = 0.1 if worker else 0.0
         process = context.Process(target=quick_search, args=(plan, tmp_path / "s", seconds), kwargs=options)
         process.start()
@@ -76,13 +76,11 @@ def check_like_one_process(tmp_path):
     """The trials of the distributed search are, with their scores, those of a search in one process."""
     quick_search(Plan(tiny_recipe(1), trials=TRIALS), tmp_path / "alone")
     shared, alone = (read_results(tmp_path / name) for name in ("s", "alone"))
-    assert [(r["trial"], r["values"], r["score"]) for r in shared] == [
-        (r["trial"], r["values"], r["score"]) for r in alone
-    ]
+    assert [(r.trial, r.values, r.score) for r in shared] == [(r.trial, r.values, r.score) for r in alone]
     summaries = [read_json(tmp_path / name / "summary.json") for name in ("s", "alone")]
     assert summaries[0]["corrected_interval"] == summaries[1]["corrected_interval"]
     assert len(list(tmp_path.glob("s/trials/*/best.keras"))) == 1
-    return {result["worker"] for result in shared}
+    return {result.worker for result in shared}
 
 
 def test_two_workers_share_the_trials(start, tmp_path):
@@ -124,8 +122,8 @@ def test_the_three_commands_of_the_readme_train_real_trials(tmp_path):
     outputs = [process.communicate(timeout=SECONDS)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], outputs
     results = read_results(tmp_path / "s")
-    assert [result["trial"] for result in results] == list(range(7)) and "best_recipe.json" in outputs[0]
-    assert {result["worker"] for result in results} == {"a", "b"}
+    assert [result.trial for result in results] == list(range(7)) and "best_recipe.json" in outputs[0]
+    assert {result.worker for result in results} == {"a", "b"}
 
 
 @pytest.mark.parametrize("address", ["here", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:99999", ":8765"])
@@ -143,16 +141,16 @@ def test_a_worker_needs_a_plain_name(name):
 def test_a_worker_alone_one_without_chief_and_a_taken_port_are_refused(tmp_path, monkeypatch):
     plan = Plan(tiny_recipe(1), trials=1)
     with pytest.raises(InputError, match="--worker alone"):
-        quick_search(plan, tmp_path / "s", worker="a")
+        quick_search(plan, tmp_path / "s", team=Team(worker="a"))
     monkeypatch.setattr(distributed, "CHIEF_SECONDS", 0.1)
     with pytest.raises(InputError, match="none answered"):
-        quick_search(plan, tmp_path / "s", worker="a", chief=free_address())
+        quick_search(plan, tmp_path / "s", team=Team(free_address(), "a"))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(InputError, match="free address"):
-            quick_search(plan, tmp_path / "c", chief=address)
+            quick_search(plan, tmp_path / "c", team=Team(address))
         with pytest.raises(InputError, match="--search-dir"):
-            quick_search(plan, tmp_path / "elsewhere", worker="a", chief=address)
+            quick_search(plan, tmp_path / "elsewhere", team=Team(address, "a"))
     assert not any(name.startswith("KERASTUNER_") for name in os.environ)

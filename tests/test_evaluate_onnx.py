@@ -8,6 +8,7 @@ from PIL import Image
 import cli
 from export.classifier import OnnxClassifier
 from export.evaluate_onnx import evaluate_onnx
+from keras_cifar.access import DataAccess
 from keras_cifar.datasets import Source, Split, open_source
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate_run import evaluate_run
@@ -105,7 +106,7 @@ def test_labelled_images_alone_score_a_file(files, digit_folder, tmp_path, capsy
     (tmp_path / "splits").mkdir()
     os.symlink(digit_folder, tmp_path / "splits" / "Testing")
     for folder in (digit_folder, tmp_path / "splits"):
-        found = evaluate_onnx(classifier, f"folder:{folder}")["plain"]
+        found = evaluate_onnx(classifier, access=DataAccess(data=f"folder:{folder}"))["plain"]
         assert found["images"] == chosen.sum() and np.isclose(found["top1"], expected)
         assert [name for name, recall in found["per_class"].items() if recall is not None] == ["3", "7"]
         assert "images of 2 of 10 classes" in capsys.readouterr().out
@@ -123,13 +124,13 @@ def test_folder_of_the_training_is_no_test_set(files, digit_folder, tmp_path, mo
     classifier.metadata["recipe"]["data"] = f"folder:{digit_folder}"
     for name in (None, "folder:link", "folder:./labelled/"):
         with pytest.raises(InputError, match="Expected test images"):
-            evaluate_onnx(classifier, name)
+            evaluate_onnx(classifier, access=DataAccess(data=name))
     listing = open_source(f"folder:{digit_folder}").listing("train")
     classifier.metadata |= {"recipe": {**classifier.metadata["recipe"], "data": "folder:moved"}}
-    assert evaluate_onnx(classifier, f"folder:{digit_folder}")["plain"]["images"] > 0
+    assert evaluate_onnx(classifier, access=DataAccess(data=f"folder:{digit_folder}"))["plain"]["images"] > 0
     classifier.metadata["data_record"] = {"listings": {"train": listing}}
     with pytest.raises(InputError, match="Expected test images"):
-        evaluate_onnx(classifier, f"folder:{digit_folder}")
+        evaluate_onnx(classifier, access=DataAccess(data=f"folder:{digit_folder}"))
 
 
 def test_tta_inside_cannot_be_left_out(files, capsys):

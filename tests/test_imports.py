@@ -31,7 +31,7 @@ ROW_OF = {name: i for i, row in enumerate(ROWS) for name in row}
 # Packages above keras_cifar, by rows of their own; they never import each other.
 PACKAGES = {
     "tuning": [
-        {"search_space", "distributed"},
+        {"search_space", "distributed", "result"},
         {"trial", "plots"},
         {"oracles", "lr_range"},
         {"report"},

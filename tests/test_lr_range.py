@@ -2,7 +2,7 @@ import csv
 
 import numpy as np
 import pytest
-from conftest import tiny_options, tiny_recipe
+from conftest import job, tiny_options, tiny_recipe
 from quick_runner import quick_search
 
 import cli
@@ -11,7 +11,8 @@ from keras_cifar.errors import InputError
 from keras_cifar.metrics import cross_entropy
 from tuning.lr_range import lr_range, make_curve, read_curve, run_range_test
 from tuning.search import Plan
-from tuning.trial import TrialRunner
+from tuning.search_space import RangeTest
+from tuning.trial import open_runner
 
 
 def test_the_suggestion_lies_where_a_known_loss_falls_fastest():
@@ -24,10 +25,10 @@ def test_the_suggestion_lies_where_a_known_loss_falls_fastest():
 
 def test_the_rate_grows_and_the_losses_are_single_steps():
     recipe = tiny_recipe(1, dropout=0.0)
-    runner = TrialRunner(recipe, open_source("digits"))
-    rates, _ = run_range_test(runner, recipe, 1e-6, 0.1, 40)
+    runner = open_runner(recipe, open_source("digits"))
+    rates, _ = run_range_test(runner, recipe, RangeTest(1e-6, 0.1, 40))
     assert rates[0] == pytest.approx(1e-6) and np.allclose(rates[1:] / rates[:-1], 1e5 ** (1 / 39))
-    _, steady = run_range_test(runner, recipe, 1e-12, 1e-11, 12)  # such rates change nothing
+    _, steady = run_range_test(runner, recipe, RangeTest(1e-12, 1e-11, 12))  # such rates change nothing
     part = runner.prepare(recipe)[1]
     batches = part.batches(16, recipe.seed, 0, 12)
     single = [
@@ -56,7 +57,7 @@ def test_command_writes_curve_and_picture_and_the_search_takes_them_up(tmp_path,
 def test_what_cannot_be_tested_is_one_sentence(tmp_path):
     for bad, words in (({"low": 0.0}, "--low"), ({"low": 2.0}, "--low"), ({"steps": 3}, "--steps")):
         with pytest.raises(InputError, match=words):
-            lr_range(tiny_recipe(1), tmp_path / "s", **bad)
+            lr_range(tiny_recipe(1), RangeTest(**bad), job(tmp_path / "s"))
     with pytest.raises(InputError, match="only grows"):
         make_curve(np.geomspace(0.1, 1, 50), np.linspace(1, 9, 50))
     (tmp_path / "lr_range.csv").write_text("learning_rate\nx\n")

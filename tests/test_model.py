@@ -134,8 +134,8 @@ def test_a_damaged_model_file(tmp_path):
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_train(backend, tmp_path):
     pytest.importorskip(backend)
-    code = ("from conftest import needs_bfloat16, tiny_recipe; from keras_cifar.train import train;"
-            f"run = train(tiny_recipe(2, limit=32), {str(tmp_path / 'run')!r}); assert run.is_finished")  # fmt: skip
+    code = ("from conftest import job, tiny_recipe; from keras_cifar.train import train;"
+            f"run = train(tiny_recipe(2, limit=32), job({str(tmp_path / 'r')!r})); assert run.is_finished")  # fmt: skip
     here = os.path.dirname(__file__)
     env = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join([here, os.path.dirname(here)])}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)

@@ -2,7 +2,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import tiny_recipe
+from conftest import job, tiny_recipe
 from made_run import made_classifier, made_evaluation, made_run, made_source
 from PIL import Image
 from test_names import NASTY
@@ -111,7 +111,7 @@ def test_a_picture_that_fails_costs_no_training(tmp_path):
     run.begin(tiny_recipe(1, limit=16), overwrite=False)
     for name in ("curves.png", "confusion.png"):
         (run.file(name) / "in the way").mkdir(parents=True)
-    train(run.recipe, run.path, say=lines.append)
+    train(run.recipe, job(run.path, say=lines.append))
     assert run.is_finished and run.metrics["val"]["images"] and not run.file("state.npz").exists()
     assert sum("could not be drawn (Is a directory)" in line for line in lines) == 2
     assert "val top-1" in lines[-1]

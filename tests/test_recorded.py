@@ -1,4 +1,4 @@
-"""Each level, trained tiny, gives the numbers that were recorded once: `python tests/test_recorded.py` records them anew."""
+"""Each level, trained tiny, gives the numbers recorded before: `python tests/test_recorded.py` records them anew."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ import tempfile
 
 import numpy as np
 import pytest
+from conftest import job
 
 RECORDED = pathlib.Path(__file__).parent / "recorded" / "losses.json"
 FIELDS = ("learning_rate", "train_loss", "train_top1", "val_loss", "val_top1")
@@ -19,7 +20,11 @@ def machine():
 
     versions = package_versions()
     kinds = sorted(cpu_flags() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"})
-    return {"cpu": kinds, "threads": thread_count(), "packages": {n: versions[n] for n in ("keras", "numpy", "tensorflow")}}
+    return {
+        "cpu": kinds,
+        "threads": thread_count(),
+        "packages": {n: versions[n] for n in ("keras", "numpy", "tensorflow")},
+    }
 
 
 def trained(level, folder):
@@ -38,7 +43,7 @@ def trained(level, folder):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Fit, "_end_epoch", end_and_keep)
-        run = train(tiny_recipe(level, epochs=2), folder / f"level{level}", say=lambda line: None)
+        run = train(tiny_recipe(level, epochs=2), job(folder / f"level{level}", say=lambda line: None))
     weights = load_classifier(run.file("last.keras")).get_weights()
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in weights)).hexdigest()
     return {"rows": [{name: row[name] for name in FIELDS} for row in rows[-2:]], "weights_sha256": digest}

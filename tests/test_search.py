@@ -16,7 +16,7 @@ import time
 import keras
 import numpy as np
 import pytest
-from conftest import run_until_killed, tiny_options, tiny_recipe
+from conftest import job, run_until_killed, tiny_options, tiny_recipe
 from quick_runner import quick_search
 
 import cli
@@ -30,7 +30,7 @@ from keras_cifar.runs import Run
 from tuning.oracles import ORACLES, make_oracle
 from tuning.report import corrected_gain, read_results
 from tuning.search import Plan, search
-from tuning.trial import TrialRunner
+from tuning.trial import Trial, open_runner
 
 pytestmark = pytest.mark.usefixtures("quick_files")
 needs_fork = pytest.mark.skipif(sys.platform == "darwin", reason="forks a process that has loaded TensorFlow")
@@ -56,7 +56,7 @@ def finished(tmp_path_factory):
         patch.setenv("KERAS_CIFAR_CACHE", str(tmp_path_factory.mktemp("cache")))  # where no test has stored half of it
         lines, folder = [], tmp_path_factory.mktemp("search") / "tune"
         plan = Plan(tiny_recipe(1, epochs=3), trials=4)
-        search(plan, folder, say=lines.append)
+        search(plan, job(folder, say=lines.append))
     return plan, folder, lines
 
 
@@ -86,7 +86,7 @@ def test_only_the_best_trials_weights_are_kept_and_have_the_scores_they_claim(fi
     (weights,) = folder.glob("trials/*/*.keras")
     assert weights.parent.name == best["folder"] and not list(folder.glob("trials/*/execution*"))
     source = open_source("digits")
-    val, runner = source.load("val"), TrialRunner(plan.recipe, source)
+    val, runner = source.load("val"), open_runner(plan.recipe, source)
     right = predict_logits(load_classifier(weights).predict_on_batch, val.images).argmax(1) == val.labels
     assert np.mean(right[runner.ranked]) == pytest.approx(best["score"], abs=0.5 / len(runner.ranked))
     assert np.mean(right[runner.watched]) == pytest.approx(best["watched_top1"], abs=0.5 / len(runner.watched))
@@ -101,7 +101,7 @@ def test_val_is_halved_by_the_seed_and_test_is_never_read():
 
     halves = []
     for seed in (0, 0, 1):
-        runner = TrialRunner(tiny_recipe(1, seed=seed), dataclasses.replace(source, read=read))
+        runner = open_runner(tiny_recipe(1, seed=seed), dataclasses.replace(source, read=read))
         assert sorted([*runner.watched, *runner.ranked]) == list(range(len(runner.val)))
         counts = [np.bincount(runner.val.labels[half]) for half in (runner.watched, runner.ranked)]
         assert np.abs(counts[0] - counts[1]).max() <= 1
@@ -117,20 +117,20 @@ def test_one_val_image_cannot_be_halved():
         return Split(whole.images[:1], whole.labels[:1]) if split == "val" else whole
 
     with pytest.raises(InputError, match="at least 2 val images"):
-        TrialRunner(tiny_recipe(1), dataclasses.replace(source, read=read))
+        open_runner(tiny_recipe(1), dataclasses.replace(source, read=read))
 
 
 def test_the_epoch_is_chosen_without_the_ranking_half(tmp_path):
     source, recipe = open_source("digits"), tiny_recipe(1, epochs=3, limit=200, learning_rate=0.01)
-    runner = TrialRunner(recipe, source)
-    honest = runner.run(recipe, tmp_path / "honest")
+    runner = open_runner(recipe, source)
+    honest = runner.run(Trial(0, recipe, {}, tmp_path / "honest"))
     labels = runner.val.labels.copy()
     labels[runner.ranked] = (labels[runner.ranked] + 1) % 10  # what a leak would notice
     runner.val = Split(runner.val.images, labels)
     runner.forget()
-    other = runner.run(recipe, tmp_path / "other")
-    assert (other["best_epoch"], other["watched_top1"]) == (honest["best_epoch"], honest["watched_top1"])
-    assert other["score"] != honest["score"]
+    other = runner.run(Trial(0, recipe, {}, tmp_path / "other"))
+    assert (other.best_epoch, other.watched_top1) == (honest.best_epoch, honest.watched_top1)
+    assert other.score != honest.score
 
 
 def test_best_recipe_can_be_trained(finished, tmp_path):
@@ -148,7 +148,7 @@ def test_best_recipe_can_be_trained(finished, tmp_path):
 def test_a_finished_search_is_only_reported_again(finished):
     plan, folder, _ = finished
     before, lines = rows(folder), []
-    search(plan, folder, say=lines.append)
+    search(plan, job(folder, say=lines.append))
     assert rows(folder) == before and not any(line.startswith("trial ") for line in lines)
 
 
@@ -214,34 +214,34 @@ def test_a_trial_whose_creation_was_cut_short_is_drawn_again(tmp_path):
 def test_a_killed_process_repeats_its_trial_and_keeps_the_others(tmp_path):
     options = [*tiny_options(epochs=8), "--trials", 5, "--search-dir", tmp_path / "killed"]
     run_until_killed(3, 10, "tune", "--level", 1, *options)
-    kept = {r["trial"]: r for r in read_results(tmp_path / "killed")}
+    kept = {r.trial: r for r in read_results(tmp_path / "killed")}
     assert set(kept) == {0, 1}
     plan, lines = Plan(tiny_recipe(1, epochs=8), trials=5), []
-    search(plan, tmp_path / "killed", say=lines.append)
+    search(plan, job(tmp_path / "killed", say=lines.append))
     assert any("Going on with" in line for line in lines)
-    search(plan, tmp_path / "whole", say=lines.append)
+    search(plan, job(tmp_path / "whole", say=lines.append))
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
-    after = {r["trial"]: r for r in read_results(tmp_path / "killed")}
+    after = {r.trial: r for r in read_results(tmp_path / "killed")}
     assert all(after[number] == result for number, result in kept.items())
 
 
 def test_hyperband_goes_on_with_adams_state(tmp_path):
     recipe = tiny_recipe(1, epochs=4, learning_rate=0.01)
-    runner = TrialRunner(recipe, open_source("digits"))
-    whole = runner.run(recipe, tmp_path / "whole")
-    first = runner.run(recipe, tmp_path / "first", stop_epoch=2)
-    rung = runner.run(recipe, tmp_path / "rung", stop_epoch=4, earlier=tmp_path / "first")
-    assert (first["epochs"], rung["epochs"]) == (2, 4) and rung["passes_saved"] == first["passes_saved"]
-    assert (rung["score"], rung["watched_top1"]) == (whole["score"], whole["watched_top1"])
+    runner = open_runner(recipe, open_source("digits"))
+    whole = runner.run(Trial(0, recipe, {}, tmp_path / "whole"))
+    first = runner.run(Trial(0, recipe, {}, tmp_path / "first", stop_epoch=2))
+    rung = runner.run(Trial(0, recipe, {}, tmp_path / "rung", stop_epoch=4, earlier=tmp_path / "first"))
+    assert (first.epochs, rung.epochs) == (2, 4) and rung.passes_saved == first.passes_saved
+    assert (rung.score, rung.watched_top1) == (whole.score, whole.watched_top1)
     weights = [load_classifier(tmp_path / name / "best.keras").get_weights() for name in ("whole", "rung")]
     assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
 
 
 def test_hyperband_keeps_only_states_that_can_go_on(tmp_path):
     plan, lines = Plan(tiny_recipe(1, epochs=3, batch_size=48), oracle="hyperband", trials=7), []
-    search(plan, tmp_path / "h", say=lines.append)
+    search(plan, job(tmp_path / "h", say=lines.append))
     results = read_results(tmp_path / "h")
-    assert len(results) == 8 and {result["epochs"] for result in results} == {1, 3}
+    assert len(results) == 8 and {result.epochs for result in results} == {1, 3}
     assert len(list(tmp_path.glob("h/trials/*/best.keras"))) == 1
     assert len(list(tmp_path.glob("h/trials/*/execution0"))) <= 3
 
@@ -262,7 +262,7 @@ def test_failing_trials_are_recorded_and_the_search_goes_on(tmp_path):
 
 def test_a_diverging_trial_fails_with_its_reason(tmp_path):
     plan = Plan(tiny_recipe(1, epochs=2), "learning_rate=1e37:1e38", trials=2)
-    search(plan, tmp_path / "s", say=lambda line: None)
+    search(plan, job(tmp_path / "s", say=lambda line: None))
     found = rows(tmp_path / "s")
     assert [row["status"] for row in found] == ["finished", "failed", "failed"]
     assert all("diverged at step" in row["reason"] for row in found[1:])
@@ -276,7 +276,7 @@ def test_where_all_trials_fail_the_reason_is_said(tmp_path):
 def memory_by_trial(trials, search_fields, folder):
     """Bytes that this process holds after each trial of a search."""
     used, plan = [], Plan(tiny_recipe(1), search_fields, trials=trials)
-    search(plan, folder, say=lambda line: line.startswith("trial ") and used.append(memory()))
+    search(plan, job(folder, say=lambda line: line.startswith("trial ") and used.append(memory())))
     return used
 
 
@@ -295,18 +295,18 @@ def test_memory_does_not_grow_with_trials(trials, search_fields, tmp_path):
 
 def test_executions_are_averaged_over_seeds(tmp_path):
     recipe = tiny_recipe(1, limit=16)
-    result = TrialRunner(recipe, open_source("digits")).run(recipe, tmp_path / "t", executions=2)
-    assert len(result["scores"]) == 2 and result["score"] == pytest.approx(np.mean(result["scores"]))
-    assert np.load(tmp_path / "t" / "correct.npy").mean() == pytest.approx(result["score"])
+    result = open_runner(recipe, open_source("digits")).run(Trial(0, recipe, {}, tmp_path / "t", executions=2))
+    assert len(result.scores) == 2 and result.score == pytest.approx(np.mean(result.scores))
+    assert np.load(tmp_path / "t" / "correct.npy").mean() == pytest.approx(result.score)
 
 
 def test_level_4_trials_start_from_the_run_they_are_given(tmp_path):
     from keras_cifar.train import train
 
     silent = {"say": lambda line: None}
-    parent = train(tiny_recipe(3, limit=16, batch_size=16), tmp_path / "level3", **silent)
+    parent = train(tiny_recipe(3, limit=16, batch_size=16), job(tmp_path / "level3", **silent))
     recipe = tiny_recipe(4, limit=16, learning_rate=1e-12)
-    search(Plan(recipe, trials=1), tmp_path / "tune-level4", init_from=str(parent.path), **silent)
+    search(Plan(recipe, trials=1), job(tmp_path / "tune-level4", init_from=str(parent.path), **silent))
     (found,) = tmp_path.glob("tune-level4/trials/*/best.keras")
     ours, theirs = (load_classifier(path).get_weights() for path in (found, parent.file("best.keras")))
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(ours, theirs, strict=True))
@@ -405,9 +405,9 @@ def test_weight_decay_is_searched_and_pulls_kernels_in(tmp_path):
     source, norms = open_source("digits"), []
     for weight_decay in (0.0, 300.0):
         recipe = tiny_recipe(1, epochs=2, weight_decay=weight_decay, schedule="constant")
-        runner = TrialRunner(recipe, source)
+        runner = open_runner(recipe, source)
         model, _ = runner.prepare(recipe)
-        runner.run(recipe, tmp_path / str(weight_decay))
+        runner.run(Trial(0, recipe, {}, tmp_path / str(weight_decay)))
         norms.append(np.abs(keras.ops.convert_to_numpy(model.get_layer("head").weights[0])).mean())
     assert norms[1] < 0.5 * norms[0]
 

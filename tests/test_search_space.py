@@ -9,8 +9,8 @@ from tuning.search_space import (
     FIELDS,
     ORACLE_NAMES,
     Plan,
+    RangeTest,
     check_minutes,
-    check_range_test,
     grid_points,
     search_space,
 )
@@ -92,7 +92,7 @@ def test_bad_numbers_of_a_plan_and_a_range_test_are_one_sentence(value):
     for option, call in {
         "--trials": lambda: Plan(tiny_recipe(1), trials=value).check(),
         "--executions-per-trial": lambda: Plan(tiny_recipe(1), executions=value).check(),
-        "--steps": lambda: check_range_test(1e-6, 1, value),
+        "--steps": lambda: RangeTest(1e-6, 1, value).check(),
     }.items():
         with pytest.raises(InputError, match=f"^Expected {option} to be a whole number from [^\n]*\\.$"):
             call()
@@ -101,14 +101,14 @@ def test_bad_numbers_of_a_plan_and_a_range_test_are_one_sentence(value):
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "many", True])
 def test_bad_rates_and_minutes_are_one_sentence(value):
     for option, call in {
-        "--low": lambda: check_range_test(value, 1, 300),
-        "--high": lambda: check_range_test(1e-6, value, 300),
+        "--low": lambda: RangeTest(value, 1, 300).check(),
+        "--high": lambda: RangeTest(1e-6, value, 300).check(),
         "--max-minutes": lambda: check_minutes(value),
     }.items():
         with pytest.raises(InputError, match=f"^Expected {option} to be a number [^\n]*\\.$"):
             call()
     with pytest.raises(InputError, match="--low below --high"):
-        check_range_test(1, 1, 300)
+        RangeTest(1, 1, 300).check()
     check_minutes(None)
 
 

@@ -16,7 +16,7 @@ from keras_cifar.fold import fold_batch_norms
 from keras_cifar.heads import linear_head
 from keras_cifar.kernel_gradient import kernel_gradient_way
 from keras_cifar.step import TrainSteps, learning_rates
-from tuning.trial import TrialRunner
+from tuning.trial import open_runner
 
 random = np.random.default_rng(0)
 INPUTS = random.normal(size=(12, 8, 20)).astype(np.float32)
@@ -66,7 +66,7 @@ def test_a_constant_rate_stays():
 
 @pytest.fixture(scope="module")
 def runner():
-    return TrialRunner(tiny_recipe(1), open_source("digits"))
+    return open_runner(tiny_recipe(1), open_source("digits"))
 
 
 def fit_in_calls_of(steps, runner, recipe, monkeypatch, resume_at=None):

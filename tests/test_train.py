@@ -10,7 +10,7 @@ import types
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, needs_bfloat16, run_until_killed, tiny_options, tiny_recipe
+from conftest import ROOT, job, needs_bfloat16, run_until_killed, tiny_options, tiny_recipe
 from made_run import made_run
 
 from keras_cifar import features
@@ -41,10 +41,10 @@ def test_killed_run_ends_like_one_that_was_not(tmp_path, monkeypatch, level, bat
     recipe, lines = tiny_recipe(level, epochs=3, batch_size=batch_size), []
     options = tiny_options(epochs=3, batch_size=batch_size)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(recipe, whole, say=lambda line: None)
+    train(recipe, job(whole, say=lambda line: None))
     run_until_killed(1, step, "train", "--level", level, *options, "--run-dir", killed, env=EVERY_STEP)
     assert 0 < Run(killed).load_state()[1]["step"] <= step and not Run(killed).is_finished
-    train(recipe, killed, say=lines.append)
+    train(recipe, job(killed, say=lines.append))
     assert any("Going on at step" in line for line in lines)
     for name in ("best.keras", "last.keras"):
         for a, b in zip(weights_of(whole, name), weights_of(killed, name), strict=True):
@@ -59,7 +59,7 @@ def test_killed_run_ends_like_one_that_was_not(tmp_path, monkeypatch, level, bat
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "level3"
-    return train(tiny_recipe(3), folder, say=lambda line: None)
+    return train(tiny_recipe(3), job(folder, say=lambda line: None))
 
 
 def test_run_folder_holds_what_it_should(finished):
@@ -81,7 +81,7 @@ def test_best_weights_have_the_val_accuracy_they_claim(finished):
 
 def test_level_4_goes_on_from_level_3_beside_it(finished):
     lines = []
-    run = train(tiny_recipe(4, learning_rate=1e-12), finished.path.parent / "level4", say=lines.append)
+    run = train(tiny_recipe(4, learning_rate=1e-12), job(finished.path.parent / "level4", say=lines.append))
     assert any("Starting from the backbone and head" in line for line in lines)
     assert not any("training it" in line for line in lines)
     for a, b in zip(weights_of(run.path), weights_of(finished.path, "best.keras"), strict=True):
@@ -91,14 +91,14 @@ def test_level_4_goes_on_from_level_3_beside_it(finished):
 
 def test_level_4_trains_a_missing_level_3_and_says_so(tmp_path):
     lines = []
-    train(tiny_recipe(4, limit=16), tmp_path / "level4", say=lines.append)
+    train(tiny_recipe(4, limit=16), job(tmp_path / "level4", say=lines.append))
     assert Run(tmp_path / "level3").is_finished
     assert any("continues level 3" in line and "training it" in line for line in lines)
 
 
 def test_a_level_that_is_trained_on_the_way_fits_whatever_the_next_one_is(tmp_path):
     recipe = tiny_recipe(4, limit=16, head_width=32, taps=("P5",), split_seed=3)
-    train(recipe, tmp_path / "level4", say=lambda line: None)
+    train(recipe, job(tmp_path / "level4", say=lambda line: None))
     parent = Run(tmp_path / "level3").recipe
     assert (parent.head_width, parent.taps, parent.split_seed, parent.limit) == (32, ("P5",), 3, 16)
     assert set(PARENT_FIELDS) <= set(_HANDED_DOWN)
@@ -106,26 +106,26 @@ def test_a_level_that_is_trained_on_the_way_fits_whatever_the_next_one_is(tmp_pa
 
 def test_a_parent_of_another_size_is_refused(finished, tmp_path):
     with pytest.raises(InputError, match="image_size=64"):
-        train(tiny_recipe(4, image_size=64), tmp_path / "x", init_from=str(finished.path), say=lambda line: None)
+        train(tiny_recipe(4, image_size=64), job(tmp_path / "x", init_from=str(finished.path), say=lambda line: None))
 
 
 def test_init_from_another_level_takes_the_backbone(finished, tmp_path):
     lines = []
-    train(tiny_recipe(1, limit=16), tmp_path / "x", init_from=str(finished.path), say=lines.append)
+    train(tiny_recipe(1, limit=16), job(tmp_path / "x", init_from=str(finished.path), say=lines.append))
     assert any("Starting from the backbone of" in line for line in lines)
 
 
 def test_finished_run_is_kept(finished):
     before = finished.file("best.keras").read_bytes()
     with pytest.raises(InputError, match="--overwrite"):
-        train(tiny_recipe(3), finished.path, say=lambda line: None)
+        train(tiny_recipe(3), job(finished.path, say=lambda line: None))
     assert finished.file("best.keras").read_bytes() == before
 
 
 def test_other_recipe_in_an_interrupted_run_is_refused(tmp_path):
     Run(tmp_path / "r").begin(tiny_recipe(1), overwrite=False)
     with pytest.raises(InputError, match="epochs was 1 and is now 2"):
-        train(tiny_recipe(1, epochs=2), tmp_path / "r")
+        train(tiny_recipe(1, epochs=2), job(tmp_path / "r"))
 
 
 def test_steps_in_one_arithmetic_do_not_go_on_in_another(tmp_path):
@@ -134,9 +134,9 @@ def test_steps_in_one_arithmetic_do_not_go_on_in_another(tmp_path):
     run.save_state([np.zeros(1)], {})
     run.file("environment.json").write_text('{"precision": "mixed_bfloat16"}')
     with pytest.raises(InputError, match=r"precision mixed_bfloat16 .* but this machine has float32"):
-        train(tiny_recipe(1), run.path, say=lambda line: None)
+        train(tiny_recipe(1), job(run.path, say=lambda line: None))
     assert run.environment == {"precision": "mixed_bfloat16"}
-    assert train(tiny_recipe(1), run.path, overwrite=True, say=lambda line: None).is_finished
+    assert train(tiny_recipe(1), job(run.path, overwrite=True, say=lambda line: None)).is_finished
 
 
 def test_another_number_of_threads_is_said_and_recorded(tmp_path, monkeypatch):
@@ -148,11 +148,11 @@ def test_another_number_of_threads_is_said_and_recorded(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Run, "save_state", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
-        train(tiny_recipe(1, epochs=2), run.path, say=lambda line: None)
+        train(tiny_recipe(1, epochs=2), job(run.path, say=lambda line: None))
     monkeypatch.setattr(Run, "save_state", save_state)
     threads, lines = run.environment["threads"], []
     write_json(run.file("environment.json"), {**run.environment, "threads": threads + 5})
-    train(tiny_recipe(1, epochs=2), run.path, say=lines.append)
+    train(tiny_recipe(1, epochs=2), job(run.path, say=lines.append))
     assert sum(f"with {threads} threads, after {threads + 5}" in line for line in lines) == 1
     assert run.environment["threads"] == threads + 5 and run.environment["resumed_with_threads"] == [threads]
 
@@ -161,7 +161,7 @@ def test_another_number_of_threads_is_said_and_recorded(tmp_path, monkeypatch):
 def test_a_variable_that_is_no_number_is_one_sentence(tmp_path, monkeypatch, text):
     monkeypatch.setenv("KERAS_CIFAR_SAVE_SECONDS", text)
     with pytest.raises(InputError, match="KERAS_CIFAR_SAVE_SECONDS to be a number of at least 0"):
-        train(tiny_recipe(1), tmp_path / "r")
+        train(tiny_recipe(1), job(tmp_path / "r"))
     assert not (tmp_path / "r").exists()
 
 
@@ -169,7 +169,7 @@ def test_foreign_folder_is_refused_and_kept(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     for overwrite in (False, True):
         with pytest.raises(InputError, match="other files"):
-            train(tiny_recipe(1), tmp_path, overwrite=overwrite)
+            train(tiny_recipe(1), job(tmp_path, overwrite=overwrite))
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
@@ -178,22 +178,22 @@ def test_damaged_state_is_named(tmp_path):
     run.begin(tiny_recipe(1), overwrite=False)
     run.file("state.npz").write_bytes(b"half a file")
     with pytest.raises(InputError, match=r"state\.npz"):
-        train(tiny_recipe(1), run.path, say=lambda line: None)
+        train(tiny_recipe(1), job(run.path, say=lambda line: None))
 
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path):
     with Run(tmp_path).lock(), pytest.raises(InputError, match="another process"):
-        train(tiny_recipe(1), tmp_path)
+        train(tiny_recipe(1), job(tmp_path))
 
 
 @pytest.mark.parametrize("changes", [{"level": 1}, {"level": 1, "flip": True}, {"level": 3}, {"level": 3, "views": 2}])
 def test_cut_and_folded_training_equals_plain_training(tmp_path, monkeypatch, changes):
     rate = LEVELS[changes["level"]].learning_rate  # Adam makes of rounding what the rate allows
     recipe = tiny_recipe(**changes, learning_rate=rate, epochs=3)
-    fast = train(recipe, tmp_path / "fast", say=lambda line: None)
+    fast = train(recipe, job(tmp_path / "fast", say=lambda line: None))
     monkeypatch.setattr("keras_cifar.fit.split_at_trainable", lambda model: (None, model))
     monkeypatch.setattr("keras_cifar.fit.fold_batch_norms", lambda model: model)
-    plain = train(recipe, tmp_path / "plain", say=lambda line: None)
+    plain = train(recipe, job(tmp_path / "plain", say=lambda line: None))
     for a, b in zip(weights_of(fast.path), weights_of(plain.path), strict=True):
         assert np.allclose(a, b, atol=1e-4)
     assert [row["train_loss"] for row in fast.history()] == pytest.approx(
@@ -203,10 +203,10 @@ def test_cut_and_folded_training_equals_plain_training(tmp_path, monkeypatch, ch
 
 def test_training_without_room_for_features(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_ENGINE", ENGINE)
-    stored = train(tiny_recipe(1), tmp_path / "stored", say=lambda line: None)
+    stored = train(tiny_recipe(1), job(tmp_path / "stored", say=lambda line: None))
     monkeypatch.setattr(features, "_MAX_CACHE_BYTES", 0)
     lines = []
-    without = train(tiny_recipe(1), tmp_path / "without", say=lines.append)
+    without = train(tiny_recipe(1), job(tmp_path / "without", say=lines.append))
     for a, b in zip(weights_of(stored.path), weights_of(without.path), strict=True):
         assert np.allclose(a, b, atol=1e-4)
     assert sum("No room" in line for line in lines) == 1
@@ -278,7 +278,7 @@ def test_levels_of_one_process_share_features(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path / "cache"))
     entries = []
     for level in (2, 3):
-        train(tiny_recipe(level, limit=16, views=2), tmp_path / f"level{level}", say=lambda line: None)
+        train(tiny_recipe(level, limit=16, views=2), job(tmp_path / f"level{level}", say=lambda line: None))
         entries.append({p.name for p in (tmp_path / "cache" / "features").glob("*.npy")})
     assert len(entries[0]) == 3 and entries[1] == entries[0]
     other = build_model(tiny_recipe(2, image_size=64), 10, (32, 32, 3))
@@ -368,11 +368,11 @@ def test_the_oldest_features_make_room(tmp_path, monkeypatch):
 
 def test_diverging_loss_is_said(tmp_path):
     with pytest.raises(InputError, match="--learning-rate"):
-        train(tiny_recipe(2, learning_rate=1e38, epochs=3), tmp_path / "r", say=lambda line: None)
+        train(tiny_recipe(2, learning_rate=1e38, epochs=3), job(tmp_path / "r", say=lambda line: None))
 
 
 def test_ladder_that_a_later_level_stands_in_the_way_of_trains_nothing(tmp_path):
     made_run(tmp_path / "level3", level=3, evaluated=(), batch_size=7)
     with pytest.raises(InputError, match="level3, but it is finished"):
-        train_levels([tiny_recipe(level) for level in LEVELS], tmp_path)
+        train_levels([tiny_recipe(level) for level in LEVELS], job(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["level3"]

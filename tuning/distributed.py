@@ -4,6 +4,7 @@ The gRPC is not authenticated: a private network only. The search's folder is sh
 """
 
 import contextlib
+import dataclasses
 import os
 import re
 import socket
@@ -20,21 +21,30 @@ _FAREWELL_SECONDS = 30.0
 _CHIEF = "chief"
 
 
-def check_role(chief: str | None, worker: str | None) -> tuple[str, int] | None:
-    """The chief's address, or None for a search in one process.
+@dataclasses.dataclass(frozen=True)
+class Team:
+    """The processes of a search, and which of them this one is.
 
-    Args:
-        chief: HOST:PORT of the chief; None for a search in one process.
-        worker: name of this worker; None for the chief.
-
-    Raises:
-        InputError: the address or the name has another form, or a worker has no chief.
+    Attributes:
+        chief: HOST:PORT at which the chief hands out trials; None for a search in this process alone.
+        worker: name of this worker of the chief; None to be the chief.
     """
-    if chief is None and worker is not None:
-        raise InputError("Expected --chief with --worker, but got --worker alone; name the chief's HOST:PORT.")
-    if worker is not None:
-        check_worker_name(worker)
-    return None if chief is None else parse_address(chief)
+
+    chief: str | None = None
+    worker: str | None = None
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Of the chief; None for a search in one process."""
+        return None if self.chief is None else parse_address(self.chief)
+
+    def check(self) -> None:
+        """Raises InputError where the address or the name has another form, or a worker has no chief."""
+        if self.chief is None and self.worker is not None:
+            raise InputError("Expected --chief with --worker, but got --worker alone; name the chief's HOST:PORT.")
+        if self.worker is not None:
+            check_worker_name(self.worker)
+        self.address  # noqa: B018
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -60,17 +70,12 @@ def check_worker_name(name: str) -> None:
 
 
 @contextlib.contextmanager
-def role(address: tuple[str, int] | None, worker: str | None = None):
-    """Tells KerasTuner, for the time of the block, whether this process is chief, worker or alone.
-
-    Args:
-        address: of the chief; None for a search in this process alone.
-        worker: name of this worker; None for the chief.
-    """
+def role(team: Team):
+    """Tells KerasTuner, for the time of the block, whether this process is chief, worker or alone."""
     names = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
     before = {name: os.environ.pop(name, None) for name in names}
-    if address is not None:
-        os.environ.update(zip(names, (worker or _CHIEF, address[0], str(address[1])), strict=True))
+    if (address := team.address) is not None:
+        os.environ.update(zip(names, (team.worker or _CHIEF, address[0], str(address[1])), strict=True))
     try:
         yield
     finally:

@@ -11,10 +11,11 @@ from tqdm import tqdm
 from keras_cifar.errors import InputError
 from keras_cifar.files import write_text
 from keras_cifar.fit import Fit
+from keras_cifar.job import Job
 from keras_cifar.recipes import Recipe
 from keras_cifar.runs import Run
 from tuning.plots import plot_range_test
-from tuning.search_space import check_range_test
+from tuning.search_space import RangeTest
 from tuning.trial import ENVIRONMENT, PLAN, TrialRunner, default_search_dir, make_runner
 
 _CSV, _PNG = "lr_range.csv", "lr_range.png"
@@ -25,27 +26,13 @@ _DIVERGED = 4.0
 _WARM_UP = 0.1
 
 
-def lr_range(
-    recipe: Recipe,
-    folder: str | None = None,
-    data_dir: str | None = None,
-    init_from: str | None = None,
-    skip_bad_images: bool = False,
-    low: float = 1e-6,
-    high: float = 1.0,
-    steps: int = 300,
-    say=print,
-    allow_changed_data: bool = False,
-) -> tuple[pathlib.Path, float]:
+def lr_range(recipe: Recipe, test: RangeTest | None = None, job: Job | None = None) -> tuple[pathlib.Path, float]:
     """Runs the range test of a recipe; writes lr_range.csv and lr_range.png into the folder of its search.
 
     Args:
         recipe: of the level.
-        folder: None for `default_search_dir`.
-        data_dir: see `keras_cifar.train.train`, as `init_from` and `skip_bad_images`.
-        low, high, steps: see `run_range_test`.
-        say: gets each line for the user.
-        allow_changed_data: see `keras_cifar.train.train`.
+        test: the rates and their number.
+        job: where and from what; its folder is the search's, None for `default_search_dir`.
 
     Returns:
         The folder and the suggested rate.
@@ -53,41 +40,40 @@ def lr_range(
     Raises:
         InputError: the range makes no sense, the data cannot be used, or the loss falls nowhere.
     """
-    check_range_test(low, high, steps)
-    folder = pathlib.Path(folder or default_search_dir(recipe))
+    test, job = test or RangeTest(), job or Job()
+    test.check()
+    folder = pathlib.Path(job.folder or default_search_dir(recipe))
     with Run(folder).lock():
-        runner = make_runner(recipe, folder, data_dir, init_from, skip_bad_images, say, allow_changed_data)
-        curve = make_curve(*run_range_test(runner, recipe, low, high, steps))
+        runner = make_runner(recipe, dataclasses.replace(job, folder=folder))
+        curve = make_curve(*run_range_test(runner, recipe, test))
         if not (folder / PLAN).is_file():
             (folder / ENVIRONMENT).unlink(missing_ok=True)  # an earlier test's
         runner.begin(folder, is_search=False)
         write_curve(folder, curve, f"Level {recipe.level}, {recipe.backbone}")
-    say(
-        f"{len(curve['loss'])} steps from {low:.3g} to {curve['learning_rate'][-1]:.3g}; the loss falls fastest at "
-        f"{curve['suggestion']:.3g} (suggested) and is smallest at {curve['minimum']:.3g}; the level's rate is "
+    job.say(
+        f"{len(curve['loss'])} steps from {test.low:.3g} to {curve['learning_rate'][-1]:.3g}; the loss falls fastest "
+        f"at {curve['suggestion']:.3g} (suggested) and is smallest at {curve['minimum']:.3g}; the level's rate is "
         f"{recipe.learning_rate:.3g}"
     )
-    say(f"written to {folder / _CSV} and {folder / _PNG}")
+    job.say(f"written to {folder / _CSV} and {folder / _PNG}")
     return folder, curve["suggestion"]
 
 
-def run_range_test(
-    runner: TrialRunner, recipe: Recipe, low: float, high: float, steps: int
-) -> tuple[np.ndarray, np.ndarray]:
+def run_range_test(runner: TrialRunner, recipe: Recipe, test: RangeTest) -> tuple[np.ndarray, np.ndarray]:
     """Trains with a rate that grows by the same ratio each step.
 
     Args:
         runner: whose data and model to use; its model is left at its initial weights by the next trial.
         recipe: of the level; its schedule is replaced by the growing rate.
-        low, high: first and last rate, 0 < low < high.
-        steps: at most; at least 10.
+        test: first and last rate, and the steps between them, at most.
 
     Returns:
         The rates and the losses of their steps in nats, up to where the loss diverged.
     """
+    steps, ratio = test.steps, test.high / test.low
     batches = -(-steps // max(1, len(runner.train) // min(recipe.batch_size, len(runner.train))))
     fit = Fit(dataclasses.replace(recipe, schedule="constant", epochs=batches), runner.prepare(recipe)[1])
-    rates, losses, smooth, best = low * (high / low) ** (np.arange(steps) / (steps - 1)), [], 0.0, np.inf
+    rates, losses, smooth, best = test.low * ratio ** (np.arange(steps) / (steps - 1)), [], 0.0, np.inf
     for loss in tqdm(_losses(fit, rates), desc="range test", total=steps, disable=None, leave=False):
         if not np.isfinite(loss):
             break

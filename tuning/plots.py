@@ -23,14 +23,16 @@ def plot_search(results: list[dict], field: Range, curve: dict | None, title: st
     figure = new_figure(7, 6.4 if curve is not None else 4)
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})
     axis = axes[0, 0]
-    finished = [result for result in results if result["status"] == "finished"]
-    best = max(finished, key=lambda result: result["score"])
-    _dots(axis, field.field, [r for r in finished if r["trial"] != 0 and r is not best], _TRIAL, "o", "trial")
-    _dots(axis, field.field, [r for r in finished if r["trial"] == 0], _DEFAULT, "D", "level's default")
-    _dots(axis, field.field, [best], _BEST, "*", f"best ({best['values'][field.field]:.3g})", 160)
+    finished = [result for result in results if result.is_finished]
+    best = max(finished, key=lambda result: result.score)
+    others, own = [r for r in finished if r.trial != 0 and r is not best], [r for r in finished if r.trial == 0]
+    _dots(axis, field.field, others, color=_TRIAL, marker="o", label="trial")
+    _dots(axis, field.field, own, color=_DEFAULT, marker="D", label="level's default")
+    found = f"best ({best.values[field.field]:.3g})"
+    _dots(axis, field.field, [best], color=_BEST, marker="*", label=found, s=160)
     for result in results:
-        if result["status"] != "finished":
-            axis.plot(result["values"][field.field], 0.03, "x", color=_DEFAULT, transform=axis.get_xaxis_transform())
+        if not result.is_finished:
+            axis.plot(result.values[field.field], 0.03, "x", color=_DEFAULT, transform=axis.get_xaxis_transform())
     axis.set(ylabel="top-1 on the ranking half of val", title=title)
     axis.set_xscale("log" if field.log else "linear")
     axis.grid(alpha=0.3)
@@ -41,11 +43,11 @@ def plot_search(results: list[dict], field: Range, curve: dict | None, title: st
     return figure
 
 
-def _dots(axis, name, results, color, marker, label, size=36):
+def _dots(axis, name, results, **style):
     """One dot a trial; the half of val that picked the epoch is not shown."""
     if results:
-        x, y = zip(*((result["values"][name], result["score"]) for result in results), strict=True)
-        axis.scatter(x, y, s=size, color=color, marker=marker, label=label, zorder=3)
+        x, y = zip(*((result.values[name], result.score) for result in results), strict=True)
+        axis.scatter(x, y, **{"s": 36, "zorder": 3, **style})
 
 
 @picture

@@ -8,12 +8,13 @@ import pathlib
 import numpy as np
 
 from keras_cifar.errors import InputError
-from keras_cifar.files import read_json, write_json, write_text
+from keras_cifar.files import write_json, write_text
 from keras_cifar.recipes import Recipe, recipe_to_dict, resolve_recipe
 from tuning.lr_range import read_curve
 from tuning.plots import plot_search
+from tuning.result import RESULT, TrialResult, read_result
 from tuning.search_space import Range
-from tuning.trial import CORRECT, RESULT
+from tuning.trial import CORRECT
 
 _COLUMNS = ("trial", "status", "score", "watched_top1", "best_epoch", "epochs")
 _LAST_COLUMNS = ("seconds", "worker", "reason")
@@ -21,16 +22,16 @@ _LAST_COLUMNS = ("seconds", "worker", "reason")
 _BUDGET = ("epochs", "limit")
 
 
-def read_results(folder: pathlib.Path) -> list[dict]:
-    """The results of all ended trials of a search, by number; each has `values`, what was searched."""
-    found = [read_json(path) for path in folder.glob(f"trials/trial_*/{RESULT}")]
-    return sorted(found, key=lambda result: result["trial"])
+def read_results(folder: pathlib.Path) -> list[TrialResult]:
+    """The results of all ended trials of a search, by number."""
+    found = [read_result(path) for path in folder.glob(f"trials/trial_*/{RESULT}")]
+    return sorted(found, key=lambda result: result.trial)
 
 
-def best_result(results: list[dict]) -> dict | None:
+def best_result(results: list[TrialResult]) -> TrialResult | None:
     """The finished trial with the best score, the earliest of several."""
-    finished = [result for result in results if result["status"] == "finished"]
-    return max(finished, key=lambda result: result["score"], default=None)
+    finished = [result for result in results if result.is_finished]
+    return max(finished, key=lambda result: result.score, default=None)
 
 
 def write_trials(folder: pathlib.Path, ranges: list[Range]) -> None:
@@ -39,7 +40,7 @@ def write_trials(folder: pathlib.Path, ranges: list[Range]) -> None:
     writer = csv.DictWriter(text, [*_COLUMNS, *fields, *_LAST_COLUMNS], lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for result in read_results(folder):
-        row = {**result, **result["values"]}
+        row = {**result.to_dict(), **result.values}
         writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
     write_text(folder / "trials.csv", text.getvalue())
 
@@ -101,30 +102,30 @@ def write_report(folder: pathlib.Path, recipe: Recipe, ranges: list[Range]) -> d
     write_trials(folder, ranges)
     best = best_result(results)
     if best is None:
-        reason = next((result["reason"] for result in results), "none was run")
+        reason = next((result.reason for result in results), "none was run")
         raise InputError(
             f"Expected a trial to finish, but all {len(results)} in {folder} failed ({reason}); see trials.csv and "
             "search another range."
         )
-    finished = [result for result in results if result["status"] == "finished"]
-    correct = np.stack([np.load(folder / "trials" / result["folder"] / CORRECT) for result in finished])
-    default = finished[0] if finished[0]["trial"] == 0 else None
+    finished = [result for result in results if result.is_finished]
+    correct = np.stack([np.load(folder / "trials" / result.folder / CORRECT) for result in finished])
+    default = finished[0] if finished[0].trial == 0 else None
     summary = {
         "trials": len(results),
         "failed": len(results) - len(finished),
-        "best": best,
-        "default": default,
+        "best": best.to_dict(),
+        "default": default and default.to_dict(),
         "gain": None,
         "corrected_gain": None,
         "corrected_interval": None,
         "ranking_images": correct.shape[1],
-        "passes_saved": sum(result["passes_saved"] for result in finished),
-        "passes_done": sum(result["passes_done"] for result in finished),
+        "passes_saved": sum(result.passes_saved for result in finished),
+        "passes_done": sum(result.passes_done for result in finished),
     }
     if default is not None:
         mean, low, high = corrected_gain(correct)
-        summary |= {"gain": best["score"] - default["score"], "corrected_gain": mean, "corrected_interval": [low, high]}
-    write_json(folder / "best_recipe.json", best_changes(recipe, best["values"]))
+        summary |= {"gain": best.score - default.score, "corrected_gain": mean, "corrected_interval": [low, high]}
+    write_json(folder / "best_recipe.json", best_changes(recipe, best.values))
     write_json(folder / "summary.json", summary)
     field = next((found for found in ranges if found.field == "learning_rate"), ranges[0])
     plot_search(results, field, read_curve(folder), folder / "search.png", f"Level {recipe.level}, {recipe.backbone}")

@@ -13,13 +13,15 @@ import keras_tuner
 from keras_cifar.data_record import is_same_place
 from keras_cifar.errors import InputError
 from keras_cifar.files import read_json, sweep_partials, write_json
+from keras_cifar.job import Job
 from keras_cifar.runs import Run, open_run
 from keras_cifar.train import PARENT_FIELDS, find_parent
-from tuning.distributed import PatientClient, check_role, role, serve, wait_for_chief
+from tuning.distributed import PatientClient, Team, role, serve, wait_for_chief
 from tuning.oracles import OBJECTIVE, make_oracle
 from tuning.report import describe, format_values, write_report, write_trials
+from tuning.result import TrialResult
 from tuning.search_space import Plan, check_minutes
-from tuning.trial import ENVIRONMENT, PLAN, RESULT, TrialRunner, default_search_dir, make_runner
+from tuning.trial import ENVIRONMENT, PLAN, Trial, TrialRunner, default_search_dir, make_runner
 
 _TRIALS = "trials"
 _RESULTS = ("trials.csv", "best_recipe.json", "summary.json", "search.png", ENVIRONMENT, PLAN)
@@ -74,73 +76,49 @@ class Tuner(keras_tuner.engine.base_tuner.BaseTuner):
         own = {name: getattr(self.plan.recipe, name) for name in names}
         values = own if number == 0 else {name: proposed[name] for name in names}
         folder = pathlib.Path(self.get_trial_dir(trial.trial_id))
-        about = {"trial": number, "folder": folder.name, "values": values, "worker": self.tuner_id}
         earlier = proposed.get("tuner/trial_id")
+        recipe = dataclasses.replace(self.plan.recipe, **values)
+        asked = Trial(number, recipe, values, folder, self.tuner_id, self.plan.executions, proposed.get("tuner/epochs"),
+                      pathlib.Path(self.get_trial_dir(earlier)) if earlier else None)  # fmt: skip
         try:
-            result = self.runner.run(
-                dataclasses.replace(self.plan.recipe, **values),
-                folder,
-                self.plan.executions,
-                proposed.get("tuner/epochs"),
-                pathlib.Path(self.get_trial_dir(earlier)) if earlier else None,
-                self._is_best,
-                about,
-            )
+            result = self.runner.run(asked, self._is_best)
         except InputError as error:
             raise FatalInputError(str(error)) from error
         except Exception as error:
             self.runner.forget()
             first = (str(error).strip().splitlines() or [""])[0]
-            result = {"status": "failed", "reason": f"{type(error).__name__}: {first}", **about}
-            write_json(folder / RESULT, result)
+            result = TrialResult(**asked.about, status="failed", reason=f"{type(error).__name__}: {first}")
+            result.write(folder)
         self.say(_trial_line(result, self.plan.trials))
-        if result["status"] == "failed":
-            raise keras_tuner.errors.FailedTrialError(result["reason"])
-        return {OBJECTIVE: result["score"]}
+        if not result.is_finished:
+            raise keras_tuner.errors.FailedTrialError(result.reason)
+        return {OBJECTIVE: result.score}
 
     def _is_best(self, score):
         return all(t.score is None or score > t.score for t in self.oracle.get_best_trials(1))
 
 
 def _trial_line(result, trials):
-    text = f"trial {result['trial']}/{trials}  {format_values(result['values'])}  "
-    if result["status"] == "failed":
-        return f"{text}failed: {result['reason']}"
+    text = f"trial {result.trial}/{trials}  {format_values(result.values)}  "
+    if not result.is_finished:
+        return f"{text}failed: {result.reason}"
     return (
-        f"{text}top-1 {result['score']:.4f} on the ranking half  epoch {result['best_epoch']}/{result['epochs']}  "
-        f"{result['seconds']:.0f} s"
+        f"{text}top-1 {result.score:.4f} on the ranking half  epoch {result.best_epoch}/{result.epochs}  "
+        f"{result.seconds:.0f} s"
     )
 
 
 def search(
-    plan: Plan,
-    folder: str | None = None,
-    data_dir: str | None = None,
-    init_from: str | None = None,
-    max_minutes: float | None = None,
-    overwrite: bool = False,
-    skip_bad_images: bool = False,
-    chief: str | None = None,
-    worker: str | None = None,
-    say=print,
-    runner=None,
-    allow_changed_data: bool = False,
+    plan: Plan, job: Job | None = None, max_minutes: float | None = None, team: Team | None = None, runner=None
 ) -> pathlib.Path:
-    """Searches, or goes on with a search where it was interrupted, and reports; the test images are never read.
+    """Searches, or resumes a search where it was interrupted, and reports; the test images are never read.
 
     Args:
         plan: what to search.
-        folder: of the search; None for `default_search_dir`. Chief and workers share it.
-        data_dir: see `open_source`.
-        init_from: see `keras_cifar.train.train`.
+        job: where and from what; its folder is the search's, None for `default_search_dir`. Chief and workers share it.
         max_minutes: after which no trial starts; None for no limit.
-        overwrite: start the search in the folder again.
-        skip_bad_images: see `open_source`.
-        chief: HOST:PORT at which the chief of several machines hands out trials; None to run them here.
-        worker: name of this worker of the chief; None to be the chief.
-        say: gets each line for the user.
+        team: of several machines; None to run all trials here.
         runner: called without arguments, gives what runs the trials; None for a `TrialRunner` of the plan's recipe.
-        allow_changed_data: see `keras_cifar.train.train`; also where the data is not what it was when the search began.
 
     Returns:
         The search's folder.
@@ -148,28 +126,31 @@ def search(
     Raises:
         InputError: the plan, the folder, the data or the address cannot be used, or no trial finished.
     """
+    job, team = job or Job(), team or Team()
     plan.check()
     check_minutes(max_minutes)
-    folder, address = pathlib.Path(folder or default_search_dir(plan.recipe)), check_role(chief, worker)
-
-    _check_searched(plan, init_from)
-    start = (plan.recipe, folder, data_dir, init_from, skip_bad_images, say, allow_changed_data)
-    runner = runner or functools.partial(make_runner, *start, overwrite and worker is None)
-    with role(address, worker):
-        if worker is not None:
-            _work(plan, folder, address, worker, runner, say)
+    team.check()
+    folder = pathlib.Path(job.folder or default_search_dir(plan.recipe))
+    job = dataclasses.replace(job, folder=folder, overwrite=job.overwrite and team.worker is None)
+    _check_searched(plan, job.init_from)
+    runner = runner or functools.partial(make_runner, plan.recipe, job)
+    with role(team):
+        if team.worker is not None:
+            _work(plan, job, team, runner)
             return folder
         with Run(folder).lock():
-            _check_folder(plan, folder, overwrite)
-            if address is not None:  # the workers would each train it
-                find_parent(*start)
-            elif overwrite or not (folder / PLAN).is_file():  # what cannot be used is said before anything is removed
+            _check_folder(plan, folder, job.overwrite)
+            if team.address is not None:  # the workers would each train it
+                find_parent(plan.recipe, job)
+            elif (
+                job.overwrite or not (folder / PLAN).is_file()
+            ):  # what cannot be used is said before anything is removed
                 runner = functools.partial(lambda made: made, runner())
-            _begin(plan, folder, overwrite)
+            _begin(plan, folder, job.overwrite)
             deadline = max_minutes and time.monotonic() + 60 * max_minutes
-            _lead(plan, folder, address, deadline, runner, say)
+            _lead(plan, job, team.address, deadline, runner)
             for line in describe(write_report(folder, plan.recipe, plan.ranges), folder):
-                say(line)
+                job.say(line)
     return folder
 
 
@@ -194,8 +175,9 @@ def _oracle(plan):
     return make_oracle(plan.oracle, plan.ranges, plan.trials, plan.recipe.epochs, plan.recipe.seed)
 
 
-def _lead(plan, folder, address, deadline, runner, say):
+def _lead(plan, job, address, deadline, runner):
     """Runs the trials here, or hands them to workers."""
+    folder, say = job.folder, job.say
     oracle = _oracle(plan)
     oracle.deadline, oracle.is_chief = deadline, address is not None
     oracle.after_trial = lambda: write_trials(folder, plan.ranges)
@@ -216,10 +198,11 @@ def _lead(plan, folder, address, deadline, runner, say):
         tuner.search()
 
 
-def _work(plan, folder, address, worker, runner, say):
+def _work(plan, job, team, runner):
     """Runs the trials that the chief hands out."""
+    folder, worker, say = job.folder, team.worker, job.say
     with Run(folder / "workers" / worker).lock():
-        wait_for_chief(address, say)
+        wait_for_chief(team.address, say)
         if not (folder / PLAN).is_file():
             raise InputError(
                 f"Expected the folder that the chief writes to, but {folder} holds no {PLAN}; share the chief's "

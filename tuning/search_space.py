@@ -126,12 +126,27 @@ def check_minutes(minutes: float | None) -> None:
     _MINUTES.check("--max-minutes", minutes)
 
 
-def check_range_test(low: float, high: float, steps: int) -> None:
-    """Raises InputError unless a range test can go from the rate `low` to `high` in so many steps."""
-    low, high = (RULES["learning_rate"].check(name, rate) for name, rate in (("--low", low), ("--high", high)))
-    if not low < high:
-        raise InputError(f"Expected --low below --high, but got {low:g} and {high:g}; correct them.")
-    _STEPS.check("--steps", steps)
+@dataclasses.dataclass(frozen=True)
+class RangeTest:
+    """What decides a learning-rate range test's numbers, beside the recipe.
+
+    Attributes:
+        low: first rate, above 0.
+        high: last rate, above `low`.
+        steps: at most; at least 10.
+    """
+
+    low: float = 1e-6
+    high: float = 1.0
+    steps: int = 300
+
+    def check(self) -> None:
+        """Raises InputError for the first thing that makes no sense."""
+        rule = RULES["learning_rate"]
+        low, high = (rule.check(name, rate) for name, rate in (("--low", self.low), ("--high", self.high)))
+        if not low < high:
+            raise InputError(f"Expected --low below --high, but got {low:g} and {high:g}; correct them.")
+        _STEPS.check("--steps", self.steps)
 
 
 def search_space(recipe: Recipe, search: str) -> list[Range]:

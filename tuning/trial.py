@@ -10,18 +10,50 @@ import keras
 import numpy as np
 
 from keras_cifar.data_record import check_changes, data_changes, describe_data
-from keras_cifar.datasets import Source, open_source, stratified_split
+from keras_cifar.datasets import Source, Split, stratified_split
 from keras_cifar.engine import describe_compute
 from keras_cifar.environment import describe_environment
 from keras_cifar.errors import InputError
 from keras_cifar.files import atomic_path, read_json, write_json
 from keras_cifar.fit import Fit, TrainedPart
+from keras_cifar.job import Job
 from keras_cifar.recipes import Recipe, recipe_from_dict
 from keras_cifar.runs import Run
 from keras_cifar.train import default_run_dir, enable_determinism, find_parent, parent_changes, start_model
+from tuning.result import RESULT, TrialResult, read_result
 
 PLAN, ENVIRONMENT = "search.json", "environment.json"
-RESULT, CORRECT, WEIGHTS = "result.json", "correct.npy", "best.keras"
+CORRECT, WEIGHTS = "correct.npy", "best.keras"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What a search asks a runner to train.
+
+    Attributes:
+        number: of the trial; 0 is the level's own recipe.
+        recipe: its epochs decide the schedule.
+        values: searched field -> value, as the recipe has them.
+        folder: of the trial.
+        worker: KerasTuner's name of this process.
+        executions: runs with seeds from the recipe's on, whose scores are averaged.
+        stop_epoch: the epoch to stop after, keeping the state to resume from; None for the last.
+        earlier: folder of a trial of the same recipe whose state to resume from, or None.
+    """
+
+    number: int
+    recipe: Recipe
+    values: dict
+    folder: pathlib.Path
+    worker: str = ""
+    executions: int = 1
+    stop_epoch: int | None = None
+    earlier: pathlib.Path | None = None
+
+    @property
+    def about(self) -> dict:
+        """What every result says of its trial."""
+        return {"trial": self.number, "folder": self.folder.name, "values": self.values, "worker": self.worker}
 
 
 class TrialRunner:
@@ -30,25 +62,19 @@ class TrialRunner:
     Args:
         recipe: of the search; the trials' recipes differ from it in searched fields and seed only.
         source: of the images; test is never read.
+        splits: train and val, see `open_runner`.
         init_from: see `keras_cifar.train.start_model`.
+        changes: of the data since the search began or the run to start from was trained, which are allowed.
 
     Attributes:
         watched: indices of the half of val that stops a trial at its best epoch.
         ranked: indices of the half that scores it; stratified, divided by the recipe's seed.
-        changes: of the data since the search began or the run to start from was trained, which are allowed.
     """
 
-    def __init__(self, recipe: Recipe, source: Source, init_from: str | None = None):
-        self.source, self.init_from = source, init_from
-        self.train = source.load("train", recipe.split_seed, recipe.limit)
-        self.val = source.load("val", recipe.split_seed)
-        if len(self.val) < 2:
-            raise InputError(
-                f"Expected at least 2 val images to divide between trials' epochs and ranks, but {source.label} has "
-                f"{len(self.val)}; add images, or a val/ folder."
-            )
+    def __init__(self, recipe: Recipe, source: Source, splits: tuple[Split, Split], init_from=None, changes=()):
+        self.recipe, self.source, self.init_from, self.changes = recipe, source, init_from, list(changes)
+        self.train, self.val = splits
         self.watched, self.ranked = stratified_split(self.val.labels, 0.5, recipe.seed)
-        self.recipe, self.changes = recipe, []
         self._built = None
 
     def begin(self, folder: pathlib.Path, is_search: bool = True) -> None:
@@ -90,55 +116,39 @@ class TrialRunner:
         keras.utils.clear_session()
         gc.collect()
 
-    def run(
-        self,
-        recipe: Recipe,
-        folder: pathlib.Path,
-        executions: int = 1,
-        stop_epoch: int | None = None,
-        earlier: pathlib.Path | None = None,
-        is_best=lambda score: True,
-        about: dict | None = None,
-    ) -> dict:
-        """Trains a recipe and writes its result into a folder; a result that is there already is returned.
+    def run(self, trial: Trial, is_best=lambda score: True) -> TrialResult:
+        """Trains a trial and writes its result into its folder; a result that is there already is returned.
 
         Args:
-            recipe: of the trial; its epochs decide the schedule.
-            folder: of the trial.
-            executions: runs with seeds from the recipe's on, whose scores are averaged.
-            stop_epoch: the epoch to stop after, keeping the state to go on from; None for the last.
-            earlier: folder of a trial of the same recipe whose state to go on from.
+            trial: what to train.
             is_best: whether the weights of a trial with this score are to be kept.
-            about: what to add to the result.
-
-        Returns:
-            `score` (mean top-1 on the ranking half), `scores`, `watched_top1` and `best_epoch` (of the
-            first execution), `epochs`, `seconds`, `passes_saved` (images that did not have to pass the
-            frozen part because its features were stored) and `passes_done` (to store them).
 
         Raises:
             DivergedError: the loss is not finite.
         """
+        folder = trial.folder
         if (folder / RESULT).is_file():
-            return read_json(folder / RESULT)
+            return read_result(folder / RESULT)
         started, runs = time.monotonic(), []
-        for number in range(executions):
-            each = dataclasses.replace(recipe, seed=recipe.seed + number)
-            runs.append(self._execute(each, folder, number, stop_epoch, earlier))
+        for number in range(trial.executions):
+            each = dataclasses.replace(trial.recipe, seed=trial.recipe.seed + number)
+            runs.append(self._execute(each, trial, number))
         scores = [float(np.mean(found["correct"])) for found in runs]
-        result = {**(about or {}), "status": "finished", "score": float(np.mean(scores)), "scores": scores}
-        result |= {name: runs[0][name] for name in ("watched_top1", "best_epoch", "epochs")}
-        result |= {name: sum(found[name] for found in runs) for name in ("passes_saved", "passes_done")}
-        result["seconds"] = round(time.monotonic() - started, 1)
-        if is_best(result["score"]):
+        counted = {name: sum(found[name] for found in runs) for name in ("passes_saved", "passes_done")}
+        first = {name: runs[0][name] for name in ("watched_top1", "best_epoch", "epochs")}
+        seconds = round(time.monotonic() - started, 1)
+        score = float(np.mean(scores))
+        result = TrialResult(**trial.about, score=score, scores=scores, seconds=seconds, **first, **counted)
+        if is_best(score):
             runs[0]["save_weights"]()
         with atomic_path(folder / CORRECT) as partial:
             np.save(partial, np.mean([found["correct"] for found in runs], axis=0, dtype=np.float32))
-        write_json(folder / RESULT, result)
+        result.write(folder)
         return result
 
-    def _execute(self, recipe, folder, number, stop_epoch, earlier):
+    def _execute(self, recipe, trial, number):
         """Trains once."""
+        folder, stop_epoch, earlier = trial.folder, trial.stop_epoch, trial.earlier
         model, part = self.prepare(recipe)
         fit = Fit(recipe, part, self.watched)
         if earlier is not None:
@@ -163,45 +173,50 @@ class TrialRunner:
         }
 
 
+def open_runner(recipe: Recipe, source: Source, init_from: str | None = None, changes=()) -> TrialRunner:
+    """A `TrialRunner` on the train and val images of a source; see it for the arguments.
+
+    Raises:
+        InputError: val cannot be divided.
+    """
+    train = source.load("train", recipe.split_seed, recipe.limit)
+    val = source.load("val", recipe.split_seed)
+    if len(val) < 2:
+        raise InputError(
+            f"Expected at least 2 val images to divide between trials' epochs and ranks, but {source.label} has "
+            f"{len(val)}; add images, or a val/ folder."
+        )
+    return TrialRunner(recipe, source, (train, val), init_from, changes)
+
+
 def default_search_dir(recipe: Recipe) -> pathlib.Path:
     """`runs/DATA-BACKBONE-seedS/tune-levelN`: beside the runs of the ladder."""
     return default_run_dir(recipe).with_name(f"tune-level{recipe.level}")
 
 
-def make_runner(
-    recipe: Recipe,
-    folder: pathlib.Path,
-    data_dir=None,
-    init_from=None,
-    skip_bad_images=False,
-    say=print,
-    allow_changed_data=False,
-    overwrite=False,
-) -> TrialRunner:
+def make_runner(recipe: Recipe, job: Job) -> TrialRunner:
     """Opens data and the weights to start from; writes nothing but the level that the recipe continues.
 
     Args:
         recipe: of the search.
-        folder: of the search; the level that the recipe continues is looked for beside it.
-        data_dir: see `keras_cifar.train.train`, as the rest.
-        overwrite: whether what a search has left in the folder does not count.
+        job: its folder is the search's; the level that the recipe continues is looked for next to it. To overwrite is
+            not to look at what a search has left in the folder.
 
     Raises:
         InputError: the data or the weights cannot be used, or the data is not that of the search in the folder.
     """
     enable_determinism()
-    init_from = find_parent(recipe, folder, data_dir, init_from, skip_bad_images, say, allow_changed_data)
-    source = open_source(recipe.data, data_dir, recipe.image_size, skip_bad_images)
-    changes = parent_changes(recipe, source, init_from, allow_changed_data, say)
-    if (folder / PLAN).is_file() and (folder / ENVIRONMENT).is_file() and not overwrite:
+    job, folder = dataclasses.replace(job, init_from=find_parent(recipe, job)), job.folder
+    source = job.access.open(recipe)
+    changes = parent_changes(recipe, source, job)
+    if (folder / PLAN).is_file() and (folder / ENVIRONMENT).is_file() and not job.overwrite:
         searched = recipe_from_dict(read_json(folder / PLAN)["recipe"])
         since = data_changes(read_json(folder / ENVIRONMENT), source, searched)
-        check_changes(since, folder, allow_changed_data, say)
+        check_changes(since, folder, job.access.allow_changed, job.say)
         changes += since
-    runner = TrialRunner(recipe, source, init_from)
-    runner.changes = changes
-    source.say_notes(say)
-    say(
+    runner = open_runner(recipe, source, job.init_from, changes)
+    source.say_notes(job.say)
+    job.say(
         f"{len(runner.train):,} training images; of {len(runner.val):,} val images {len(runner.watched):,} choose a "
         f"trial's epoch and {len(runner.ranked):,} rank the trials"
     )
