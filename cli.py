@@ -128,6 +128,7 @@ def _add_export_commands(add):
     export = add("export", _export, "turn a finished run into one ONNX file, compared with Keras", _EXPORT_EXAMPLES)
     export.add_argument("run", metavar="RUN", help="run folder")
     export.add_argument("--output", metavar="PATH", help="an .onnx file or a folder; default: the run folder")
+    export.add_argument("--target", metavar="NAME", default="onnx", help="kind of file; default: onnx")
     export.add_argument("--tta", action=argparse.BooleanOptionalAction, default=None, help="default: as the level")
     export.add_argument("--int8", action="store_true", help="quantise, within --max-drop")
     export.add_argument("--all", action="store_true", help="float32 and INT8, each plain and with TTA")
@@ -320,7 +321,7 @@ def _evaluate_file(args):
     from export.evaluate_onnx import evaluate_onnx, evaluation_paths
 
     classifier = OnnxClassifier(args.model, args.provider)
-    data = args.data or classifier.metadata["recipe"]["data"]
+    data = args.data or classifier.metadata.recipe["data"]
     if data.startswith("cifar"):  # read by TensorFlow Datasets
         _import_quietly()
     result = evaluate_onnx(classifier, args.split, args.tta, _access(args))
@@ -331,22 +332,13 @@ def _evaluate_file(args):
 
 def _export(args):
     _import_quietly()
-    from export.export_run import export_run
+    from export.pipeline import export_run
+    from export.plan import ExportPlan
     from keras_cifar.runs import open_run
 
-    paths = export_run(
-        open_run(args.run),
-        args.output,
-        tta=args.tta,
-        int8=args.int8,
-        all_variants=args.all,
-        temperature=args.temperature,
-        max_drop=args.max_drop,
-        force=args.force,
-        triton=args.triton,
-        overwrite=args.overwrite,
-        access=_access(args),
-    )
+    plan = ExportPlan(args.output, args.target, args.tta, args.int8, args.all, args.temperature, args.max_drop,
+                      args.force, args.triton, args.overwrite)  # fmt: skip
+    paths = export_run(open_run(args.run), plan, _access(args))
     print(f"next: {program()} evaluate {paths[-1]} --split test")
 
 

@@ -12,7 +12,7 @@ setup(
     description="From a pretrained Keras backbone to a deployed image classifier, in progressive levels",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["keras_cifar", "keras_cifar.*", "tuning", "export"]),
+    packages=find_packages(include=["keras_cifar", "keras_cifar.*", "tuning", "export", "export.*"]),
     package_data={"export": ["pretrained/*"]},
     py_modules=["cli"],
     entry_points={"console_scripts": ["keras-cifar=cli:main"]},

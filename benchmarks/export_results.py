@@ -16,12 +16,14 @@ import numpy as np
 from export.card import write_card, write_labels
 from export.classifier import PRETRAINED, OnnxClassifier
 from export.evaluate_onnx import evaluate_onnx, evaluation_paths
-from export.export_run import VARIANTS, export_run
 from export.graph import float32_model
+from export.pipeline import export_run
+from export.plan import VARIANTS, ExportPlan
 from keras_cifar.access import DataAccess
 from keras_cifar.environment import cpu_name, package_versions, utc_now
 from keras_cifar.errors import InputError
-from keras_cifar.files import atomic_path, read_json, write_json, write_text
+from keras_cifar.evaluation_file import read_evaluation
+from keras_cifar.files import atomic_path, write_json, write_text
 from keras_cifar.metrics import format_top1
 from keras_cifar.model import load_classifier
 from keras_cifar.report import find_runs
@@ -50,11 +52,11 @@ def main():
         paths = [folder / f"level{run.recipe.level}_{variant.name}.onnx" for variant in VARIANTS]
         if not all(_is_evaluated(path, run) for path in paths):
             access = DataAccess(data_dir=args.data_dir)
-            export_run(run, folder, all_variants=True, temperature=True, overwrite=True, access=access)
+            export_run(run, ExportPlan(folder, all_variants=True, temperature=True, overwrite=True), access)
             for path in paths:
                 classifier = OnnxClassifier(path)
                 evaluation = evaluate_onnx(classifier, tta=classifier.has_tta, access=access)
-                print(path.name, format_top1(_headline(evaluation)), flush=True)
+                print(path.name, format_top1(evaluation.best), flush=True)
         levels.append(_level(run, paths))
         write_json(RESULTS / f"level{run.recipe.level}.json", levels[-1])
     if args.pretrained:
@@ -69,7 +71,7 @@ def _is_evaluated(path, run):
     """Whether a file was exported from the run's weights and evaluated."""
     if not evaluation_paths(path, "test")[0].is_file():
         return False
-    return OnnxClassifier(path).metadata["weights_sha256"] == file_sha256(run.file("best.keras"))
+    return OnnxClassifier(path).metadata.weights_sha256 == file_sha256(run.file("best.keras"))
 
 
 def _install(path):
@@ -83,10 +85,6 @@ def _install(path):
     write_card(PRETRAINED, classifier.metadata)
 
 
-def _headline(evaluation):
-    return evaluation[evaluation["headline"]]
-
-
 def _level(run, paths):
     """Accuracy, size and speed of a level's files, and Keras' speed."""
     classifiers = [OnnxClassifier(path) for path in paths]
@@ -98,18 +96,17 @@ def _level(run, paths):
                    + [((False, name), (True, name)) for tta, name in keras_ways if tta])  # fmt: skip
     files = []
     for path, classifier in zip(paths, classifiers, strict=True):
-        test = _headline(read_json(evaluation_paths(path, "test")[0]))
-        parity = classifier.metadata["parity"]
-        quantization = classifier.metadata["quantization"]
-        tta = classifier.metadata["tta"]
+        test = read_evaluation(evaluation_paths(path, "test")[0]).best
+        parity, quantization = classifier.metadata.parity, classifier.metadata.quantization
+        tta = classifier.metadata.tta
         files.append({
             "file": path.name,
             "bytes": path.stat().st_size,
-            "val_top1": classifier.metadata["val"]["top1"],
+            "val_top1": classifier.metadata.val["top1"],
             "top1": test["top1"],
             "top1_interval": test["top1_interval"],
             "calibration_error": test["calibration_error"],
-            "temperature": classifier.metadata["calibration"],
+            "temperature": classifier.metadata.calibration,
             "images_per_second": rates[path.stem],
             "keras_predict_images_per_second": max(rates[way] for way in keras_ways if way[0] == tta),
             "in_float": quantization and quantization["in_float"],

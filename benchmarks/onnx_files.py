@@ -8,8 +8,9 @@ from benchmarks.interleave import result_path
 from benchmarks.models import BACKBONES, IMAGE_SIZE, classifier
 from export.benchmark import benchmark_ways, describe_benchmark, file_ways, model_ways, write_benchmark
 from export.classifier import OnnxClassifier
-from export.export_run import VARIANTS
-from export.graph import build_core, finish, float32_model, set_metadata
+from export.graph import build_core, finish, float32_model
+from export.metadata import Metadata
+from export.plan import VARIANTS
 from export.quantize import Quantizer
 from keras_cifar.files import temporary_folder
 from keras_cifar.recipes import recipe_to_dict, resolve_recipe
@@ -37,12 +38,11 @@ def _files(model, folder, backbone):
     images = np.random.default_rng(0).integers(0, 256, (_CALIBRATION, _SIDE, _SIDE, 3)).astype(np.uint8)
     core = build_core(model)
     cores = {False: core, True: Quantizer(core, images).quantize()}
-    metadata = {"class_names": [str(i) for i in range(10)], "input_size": [_SIDE, _SIDE, 3],
-                "recipe": recipe_to_dict(resolve_recipe(3, backbone=backbone))}  # fmt: skip
+    recipe, names = recipe_to_dict(resolve_recipe(3, backbone=backbone)), [str(i) for i in range(10)]
     opened = {}
     for variant in VARIANTS:
         file = finish(cores[variant.int8], variant.tta)
-        set_metadata(file, metadata | {"tta": variant.tta})
+        Metadata(names, [_SIDE, _SIDE, 3], recipe, variant.tta).store(file)
         (folder / f"{variant.name}.onnx").write_bytes(file.SerializeToString())
         opened[variant.name] = OnnxClassifier(folder / f"{variant.name}.onnx")
     return opened

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 
 from export.graph import LOGITS
-from export.session import OpenVinoSession
+from export.runtimes import OpenVinoSession
 from keras_cifar.timing import interleaved_seconds, median_rates
 
 BATCH = 64
@@ -21,7 +21,7 @@ def _session(runtime, file):
     if runtime.startswith("openvino"):
         session = OpenVinoSession(file)
         return lambda images: session.run(images, LOGITS)
-    import onnxruntime  # after export.session, which settles what it finds in the environment
+    import onnxruntime  # after export.runtimes, which settles what it finds in the environment
 
     options = onnxruntime.SessionOptions()
     if runtime.endswith("exact"):

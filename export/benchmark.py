@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 
 from export.classifier import OnnxClassifier
-from export.session import OpenVinoSession
+from export.runtimes import OpenVinoSession
 from keras_cifar.environment import cpu_count, cpu_name, package_versions, utc_now
 from keras_cifar.errors import InputError
 from keras_cifar.files import check_output, temporary_folder, write_json

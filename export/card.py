@@ -1,11 +1,14 @@
 """What goes with an exported file: model card, labels and a Triton model repository."""
 
+import dataclasses
 import pathlib
 import shlex
 import shutil
 
+from export.metadata import Metadata, VariantFigures
 from keras_cifar.errors import InputError
-from keras_cifar.files import atomic_path, read_json, write_text
+from keras_cifar.evaluation_file import read_evaluation
+from keras_cifar.files import atomic_path, write_text
 from keras_cifar.metrics import format_top1, read_confusion
 from keras_cifar.names import file_name, markdown, markdown_code, one_line, protobuf_text
 
@@ -40,28 +43,28 @@ def _labels_text(class_names):
     return "".join(f"{one_line(name)}\n" for name in class_names)
 
 
-def write_card(path: pathlib.Path, metadata: dict) -> None:
+def write_card(path: pathlib.Path, metadata: Metadata) -> None:
     """Writes the model card from the file's metadata and what `evaluate` has found beside it.
 
     Args:
         path: of the ONNX file.
-        metadata: see `OnnxClassifier.metadata`.
+        metadata: see `export.metadata.Metadata`.
     """
     write_text(card_path(path), _card_text(path, metadata))
 
 
-def new_card_text(path: pathlib.Path, metadata: dict, size: int) -> str:
+def new_card_text(path: pathlib.Path, metadata: Metadata, size: int) -> str:
     """The card of a file that is not in its place yet.
 
     Args:
         path: where it is going to be.
-        metadata: see `OnnxClassifier.metadata`.
+        metadata: see `export.metadata.Metadata`.
         size: of the file, in bytes.
     """
     return _card_text(path, metadata, size)
 
 
-def is_edited(path: pathlib.Path, metadata: dict) -> bool:
+def is_edited(path: pathlib.Path, metadata: Metadata) -> bool:
     """Whether a file's card is another than `write_card` would write now, as one that somebody has edited is."""
     card = card_path(path)
     return card.is_file() and not _holds(card, _card_text(path, metadata))
@@ -73,11 +76,12 @@ def _holds(path, text):
 
 def _card_text(path, metadata, new_size=None):
     figures = path.with_name(f"{path.stem}.evaluation_test.json")
-    evaluation = read_json(figures) if new_size is None and figures.is_file() else None
+    evaluation = read_evaluation(figures) if new_size is None and figures.is_file() else None
     size = path.stat().st_size if new_size is None else new_size
-    recipe = metadata["recipe"] | {"weights": markdown(metadata["recipe"]["weights"])}
-    named = {name: markdown(metadata[name]) for name in ("data", "title")}
-    metadata = metadata | named | {"recipe": recipe}
+    recipe = metadata.recipe | {"weights": markdown(metadata.recipe["weights"])}
+    metadata = dataclasses.replace(
+        metadata, data=markdown(metadata.data), title=markdown(metadata.title), recipe=recipe
+    )
     sections = [
         f"# {markdown(path.name)}",
         _summary(metadata, path, size),
@@ -86,21 +90,21 @@ def _card_text(path, metadata, new_size=None):
         "## Metrics\n\n" + _metrics(metadata, evaluation),
         "## Classes it is worst at\n\n" + _weaknesses(metadata, evaluation),
         "## Same as Keras\n\n" + _parity(metadata),
-        "## Variants\n\n" + variants_table(metadata["variants"]),
+        "## Variants\n\n" + variants_table(metadata.variants),
         "## Intended use\n\n"
-        + _INTENDED.format(data=metadata["data"], classes=", ".join(map(markdown, metadata["class_names"]))),
+        + _INTENDED.format(data=metadata.data, classes=", ".join(map(markdown, metadata.class_names))),
         "## Licence\n\n" + _licence(metadata),
     ]
     return "\n\n".join(section.strip() for section in sections) + "\n"
 
 
 def _summary(metadata, path, size):
-    recipe, side = metadata["recipe"], metadata["input_size"][0]
-    views = "averages the logits of the image and its mirror image" if metadata["tta"] else "looks at the image once"
+    recipe, side = metadata.recipe, metadata.input_size[0]
+    views = "averages the logits of the image and its mirror image" if metadata.tta else "looks at the image once"
     return (
-        f"An image classifier for {len(metadata['class_names'])} classes: {recipe['backbone']}, level "
-        f"{metadata['level']} ({metadata['title']}), as one ONNX file ({size / 1e6:.1f} MB, opset "
-        f"{metadata['opset']}, {metadata['precision']}). It takes uint8 RGB images ({side} x {side}, any batch size) "
+        f"An image classifier for {len(metadata.class_names)} classes: {recipe['backbone']}, level "
+        f"{metadata.level} ({metadata.title}), as one ONNX file ({size / 1e6:.1f} MB, opset "
+        f"{metadata.opset}, {metadata.precision}). It takes uint8 RGB images ({side} x {side}, any batch size) "
         f"as they are, and resizes them to {recipe['image_size']} px and normalises them inside; it {views}. "
         "Outputs: `logits` and `probabilities`."
     )
@@ -126,29 +130,29 @@ onnxruntime reports to Microsoft unless the environment variable `ORT_DISABLE_TE
 
 
 def _training(metadata):
-    recipe = metadata["recipe"]
+    recipe = metadata.recipe
     count = f"{recipe['limit']:,} of the" if recipe["limit"] else "the"
-    versions = ", ".join(f"{name} {version}" for name, version in metadata["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in metadata.versions.items())
     return (
         f"The backbone's {recipe['weights'].replace('none', 'random')} weights, then {count} training images of "
-        f"{metadata['data']} (fingerprint `{metadata['data_fingerprint'][:16]}`); val, on which the epoch was "
-        f"chosen, is not among them. Weights: sha256 `{metadata['weights_sha256']}`. Versions: {versions}."
+        f"{metadata.data} (fingerprint `{metadata.data_fingerprint[:16]}`); val, on which the epoch was "
+        f"chosen, is not among them. Weights: sha256 `{metadata.weights_sha256}`. Versions: {versions}."
     )
 
 
 def _metrics(metadata, evaluation):
     rows = ["| what | split | top-1 (95 % interval) | calibration error |", "| --- | --- | --- | --- |"]
-    rows.append(_row("this file", "val", metadata["val"]))
+    rows.append(_row("this file", "val", metadata.val))
     if evaluation:
-        rows.append(_row("this file", f"test of {markdown(evaluation['data'])}", evaluation[evaluation["headline"]]))
-    if metadata["test"]:
-        rows.append(_row(f"the Keras model it came from, {_views(metadata)}", "test", metadata["test"]))
-    if not evaluation and not metadata["test"]:
+        rows.append(_row("this file", f"test of {markdown(evaluation.data)}", evaluation.best))
+    if metadata.test:
+        rows.append(_row(f"the Keras model it came from, {_views(metadata)}", "test", metadata.test))
+    if not evaluation and not metadata.test:
         rows.append("\nTest was not read yet: `keras-cifar evaluate` adds it here.")
-    for split, found in (("Val", metadata), ("Test", evaluation or {})):
-        if "cpu_kind" in found:
-            rows.append(f"\n{split} of this file was measured on {markdown(found['cpu'])} ({found['cpu_kind']}).")
-    if calibration := metadata["calibration"]:
+    for split, found in (("Val", metadata), ("Test", evaluation)):
+        if found and found.cpu_kind:
+            rows.append(f"\n{split} of this file was measured on {markdown(found.cpu)} ({found.cpu_kind}).")
+    if calibration := metadata.calibration:
         rows.append(
             f"\nProbabilities are those of logits / {calibration['temperature']:.3f}, fitted on val; calibration "
             f"error on val {calibration['error_before']:.4f} before, {calibration['error_after']:.4f} after. This "
@@ -158,7 +162,7 @@ def _metrics(metadata, evaluation):
 
 
 def _views(metadata):
-    return "flip TTA" if metadata["tta"] else "one view"
+    return "flip TTA" if metadata.tta else "one view"
 
 
 def _row(what, split, metrics):
@@ -167,7 +171,7 @@ def _row(what, split, metrics):
 
 
 def _weaknesses(metadata, evaluation):
-    metrics, split = (evaluation[evaluation["headline"]], "test") if evaluation else (metadata["val"], "val")
+    metrics, split = (evaluation.best, "test") if evaluation else (metadata.val, "val")
     known = sorted((v, k) for k, v in metrics["per_class"].items() if v is not None)
     names, confusion, lines = list(metrics["per_class"]), read_confusion(metrics), []
     for recall, name in known[:3]:
@@ -181,7 +185,7 @@ def _weaknesses(metadata, evaluation):
 
 
 def _parity(metadata):
-    parity = metadata["parity"]
+    parity = metadata.parity
     worst = max(check["max_difference"] for check in parity["checks"])
     sizes = sorted({check["batch_size"] for check in parity["checks"]})
     text = (
@@ -189,7 +193,7 @@ def _parity(metadata):
         f"TTA and without, the float32 graph's logits differ from those of Keras by at most {worst:.1e}; "
         f"{sum(check['mismatches'] for check in parity['checks'])} predictions differ beyond ties."
     )
-    if int8 := metadata["quantization"]:
+    if int8 := metadata.quantization:
         text += (
             f" INT8 was made from it, calibrated on {int8['calibrated_on']} training images, with "
             f"{len(int8['in_float'])} of {int8['layers']} layers in float: {0 - int8['drop']:+.2f} points of val, the "
@@ -209,15 +213,15 @@ attacks, and should not decide alone where an error does harm."""
 
 
 def _licence(metadata):
-    weights = metadata["recipe"]["weights"]
+    weights = metadata.recipe["weights"]
     pretrained = {
-        "imagenet": f"The backbone's pretrained weights: {metadata['license']}.",
+        "imagenet": f"The backbone's pretrained weights: {metadata.license}.",
         "none": "The backbone was not pretrained.",
     }.get(weights, "The backbone's pretrained weights came from a file whose licence is not known here.")
-    return f"Code: Apache-2.0. {pretrained} Check the terms of the training data ({metadata['data']}) for your use."
+    return f"Code: Apache-2.0. {pretrained} Check the terms of the training data ({metadata.data}) for your use."
 
 
-def variants_table(variants: list[dict]) -> str:
+def variants_table(variants: list[VariantFigures]) -> str:
     """Size, val accuracy and speed of each variant, as a Markdown table."""
     lines = ["| variant | size, MB | val top-1 (95 % interval) | images/s at batch 64 | times fp32 |"]
     lines.append("| --- | --- | --- | --- | --- |")
@@ -240,7 +244,7 @@ def triton_path(root: str, path: pathlib.Path) -> pathlib.Path:
     return pathlib.Path(root) / file_name(path.stem) / "1" / "model.onnx"
 
 
-def write_triton(root: str, path: pathlib.Path, metadata: dict, file: pathlib.Path | None = None) -> pathlib.Path:
+def write_triton(root: str, path: pathlib.Path, metadata: Metadata, file: pathlib.Path | None = None) -> pathlib.Path:
     """Writes a folder of a Triton model repository: config.pbtxt, labels.txt and 1/model.onnx.
 
     Args:
@@ -256,8 +260,8 @@ def write_triton(root: str, path: pathlib.Path, metadata: dict, file: pathlib.Pa
     folder = copy.parent.parent
     with atomic_path(copy) as partial:
         shutil.copyfile(file or path, partial)
-    write_text(folder / "labels.txt", _labels_text(metadata["class_names"]))
-    size, classes = ", ".join(map(str, metadata["input_size"])), len(metadata["class_names"])
+    write_text(folder / "labels.txt", _labels_text(metadata.class_names))
+    size, classes = ", ".join(map(str, metadata.input_size)), len(metadata.class_names)
     name = protobuf_text(folder.name)
     write_text(folder / "config.pbtxt", _TRITON.format(name=name, batch=MAX_BATCH, size=size, classes=classes))
     return folder

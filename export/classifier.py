@@ -8,15 +8,15 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
+from export.metadata import OPSET, read_metadata
 from export.opset import read_opset
-from export.session import PROVIDERS, OnnxSession, OpenVinoSession
+from export.runtimes import RUNTIMES, OnnxSession
 from keras_cifar.checks import Number, show
 from keras_cifar.errors import InputError
 from keras_cifar.images import decode_image, error_text, fit_square, is_encoded, is_path, read_whole, upright_rgb
 
 PRETRAINED = pathlib.Path(__file__).parent / "pretrained" / "cifar10_efficientnet_lite0_int8.onnx"
 BATCH_SIZE = 64
-_OPSET = 17
 _MAX_BYTES = 2**30
 _MAX_THREADS = 1024
 _OUTPUTS = ["logits", "probabilities"]
@@ -114,12 +114,13 @@ class OnnxClassifier(Classifier):
 
     Args:
         path: the file, its bytes, or an open binary file; None for the CIFAR-10 classifier that comes with the package.
-        provider: "onnxruntime", or "openvino" where installed (extra `fast`), which runs in float32 or the file's INT8.
-        threads: of one call, for onnxruntime; 0 for its own choice.
+        provider: a name in `export.runtimes.RUNTIMES`: "onnxruntime", or "openvino" where installed (extra `fast`),
+            which runs in float32 or the file's INT8.
+        threads: of one call; 0 for the runtime's own choice.
 
     Attributes:
         path: of the file; None where bytes or an open file were given.
-        metadata: what `export` stored: recipe, metrics, versions, licence and more.
+        metadata: what `export` stored, see `export.metadata.Metadata`.
         has_tta: whether the file averages an image and its mirror image itself.
         session: what runs the file.
 
@@ -128,19 +129,15 @@ class OnnxClassifier(Classifier):
     """
 
     def __init__(self, path=None, provider: str = "onnxruntime", threads: int = 0):
-        if provider not in PROVIDERS:
-            raise InputError(
-                f"Expected a --provider among {', '.join(PROVIDERS)}, but got {provider!r}; choose one of them."
-            )
+        start = RUNTIMES[provider]
         threads = Number(0, _MAX_THREADS, whole=True).check("threads", threads)
         path = PRETRAINED if path is None or (isinstance(path, str) and not path) else path
         self.path = pathlib.Path(path) if is_path(path) else None
         model = _read(self.path or path)
-        session = _start(model, self.path or "the bytes", threads)
-        self.metadata = session.metadata
-        self.class_names, self.side = self.metadata["class_names"], self.metadata["input_size"][0]
-        self.has_tta, self.provider = self.metadata["tta"], provider
-        self.session = session if provider == "onnxruntime" else OpenVinoSession(model)
+        session, self.metadata = _start(model, self.path or "the bytes", threads)
+        self.class_names, self.side = self.metadata.class_names, self.metadata.input_size[0]
+        self.has_tta, self.provider = self.metadata.tta, provider
+        self.session = session if provider == "onnxruntime" else start(model, threads)
         source = self.path.absolute() if self.path else model
         self._origin = source, provider, threads, hashlib.sha256(model).digest()
 
@@ -203,39 +200,36 @@ def _read_path(source):
 
 
 def _start(model, path, threads):
-    """A session, after the checks that make every other file one sentence."""
+    """A session and its metadata, after the checks that make every other file one sentence."""
     opset = read_opset(model)
     if opset is None:
         raise _damaged(path)
-    if opset != _OPSET:
+    if opset != OPSET:
         raise InputError(
-            f"Expected an ONNX file of opset {_OPSET}, but {path} has opset {opset}; export the run again with this "
+            f"Expected an ONNX file of opset {OPSET}, but {path} has opset {opset}; export the run again with this "
             "version."
         )
     try:
         session = OnnxSession(model, threads)
     except Exception as error:  # onnxruntime's exceptions have no common class
         raise _damaged(path) from error
-    _check_interface(session, path)
-    return session
+    return session, _checked_metadata(session, path)
 
 
 def _damaged(path):
     return InputError(f"Expected an ONNX model in {path}, but it is damaged or truncated; copy or export it again.")
 
 
-def _check_interface(session, path):
-    """Refuses a model of another origin."""
+def _checked_metadata(session, path):
+    """What the model says of itself; refuses a model of another origin."""
     kinds = {name: (kind, shape[1:]) for name, (kind, shape) in session.inputs.items()}
     kind, size = kinds.get("images", (None, []))
     same = list(kinds) == ["images"] and kind == "tensor(uint8)" and session.outputs == _OUTPUTS and len(size) == 3
-    try:
-        metadata = session.metadata if same else {}
-    except ValueError:
-        metadata = {}
-    if not same or metadata.get("input_size") != size or not {"class_names", "tta", "recipe"} <= set(metadata):
+    metadata = read_metadata(session.properties) if same else None
+    if metadata is None or metadata.input_size != size:
         found = f"inputs {', '.join(session.inputs) or 'none'} and outputs {', '.join(session.outputs) or 'none'}"
         raise InputError(
             "Expected a classifier that `export` wrote (uint8 images in, logits and probabilities out, with "
             f"metadata), but {path} is another model ({found}); export a run."
         )
+    return metadata

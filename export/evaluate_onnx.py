@@ -10,14 +10,15 @@ from keras_cifar.access import DataAccess
 from keras_cifar.data_record import data_changes
 from keras_cifar.datasets import Expected, folder_path, open_source
 from keras_cifar.errors import InputError
-from keras_cifar.evaluate_split import check_class_names, evaluate_split, predictions_path
+from keras_cifar.evaluate_split import Subject, check_class_names, evaluate_split, predictions_path
+from keras_cifar.evaluation_file import Evaluation
 from keras_cifar.files import check_output
 from keras_cifar.recipes import recipe_from_dict
 
 
 def evaluate_onnx(
     classifier: OnnxClassifier, split: str = "test", tta: bool = True, access: DataAccess | None = None
-) -> dict:
+) -> Evaluation:
     """Writes `NAME.evaluation_SPLIT.json`, `NAME.predictions_SPLIT.npz` and `NAME.confusion.png` beside the file, and
     brings its card up to date unless somebody has edited it.
 
@@ -31,47 +32,43 @@ def evaluate_onnx(
             may be missing, and it need not have train; class folders alone are a test set, unless the run was trained
             on them. Data that may have changed is val since the training, or what the last evaluation read.
 
-    Returns:
-        See `keras_cifar.evaluate_split.evaluate_split`.
-
     Raises:
         InputError: the data cannot be read, or has other classes, or the results cannot be written.
     """
-    path, recipe, degree = classifier.path, classifier.metadata["recipe"], classifier.metadata["temperature"]
+    path, metadata = classifier.path, classifier.metadata
     if classifier.has_tta and not tta:
         raise InputError(
             f"Expected --no-tta with a file that leaves TTA out, but {path} has it inside; evaluate one without _tta."
         )
     access, (figures, picture, _) = access or DataAccess(), evaluation_paths(path, split)
     check_output(figures)
-    has_own_card = card_path(path).is_file() and not is_edited(path, classifier.metadata)
+    has_own_card = card_path(path).is_file() and not is_edited(path, metadata)
     source = _open(classifier, split, access)
     check_class_names(source, classifier.class_names, path)
-    record = classifier.metadata.get("data_record", {})  # which files of older versions lack
-    changes = data_changes(record, source, recipe_from_dict(recipe), ("val",)) if split == "val" else []
-    result = evaluate_split(
-        lambda images: classifier.predict_logits(images) / degree,
-        source,
-        split,
-        split_seed=recipe["split_seed"],
-        batch_size=BATCH_SIZE,
+    changes = []
+    if split == "val":
+        changes = data_changes(metadata.data_record, source, recipe_from_dict(metadata.recipe), ("val",))
+    subject = Subject(
+        lambda images: classifier.predict_logits(images) / metadata.temperature,
+        BATCH_SIZE,
+        metadata.recipe["split_seed"],
         views="tta" if classifier.has_tta else "both" if tta else "plain",
         headline="tta" if classifier.has_tta else "plain",
+        engine=classifier.provider,
+        precision=metadata.precision,
         figures=figures,
         picture=picture,
-        details={"engine": classifier.provider, "precision": classifier.metadata["precision"]},
         owner=path,
-        changes=changes,
-        is_same_data=access.data is None,
-        allow_changed_data=access.allow_changed,
+        is_bound=access.data is None,
     )
+    result = evaluate_split(subject, source, split, changes, access)
     if has_own_card:
-        write_card(path, classifier.metadata)
+        write_card(path, metadata)
     return result
 
 
 def _open(classifier, split, access):
-    data = access.data or classifier.metadata["recipe"]["data"]
+    data = access.data or classifier.metadata.recipe["data"]
     expected = Expected(classifier.class_names, classifier.side)
 
     def opened(expected):
@@ -85,11 +82,11 @@ def _open(classifier, split, access):
 
 def _was_trained_on(metadata, data, source):
     """Whether a folder is the one of the training, by its path or, if it was moved, by its files."""
-    recipe = metadata["recipe"]
+    recipe = metadata.recipe
     now, then = folder_path(data), folder_path(recipe["data"])
     if then is not None and os.path.realpath(now) == os.path.realpath(then):
         return True
-    listing = metadata.get("data_record", {}).get("listings", {}).get("train")
+    listing = metadata.data_record.get("listings", {}).get("train")
     return listing is not None and listing == source.listing("train", recipe["split_seed"])
 
 

@@ -4,13 +4,13 @@ The core maps `images` to `logits`. TTA, temperature and softmax are small graph
 the float core and the quantised one get the same.
 """
 
-import json
 import logging
 
 import onnx
 from onnx import compose, parser
 
-OPSET = 17
+from export.metadata import OPSET
+
 IR_VERSION = 8
 IMAGES, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
 BY_VIEW = "logits_by_view"
@@ -162,8 +162,3 @@ def cut(quantized: onnx.ModelProto, start: str | None, end: str | None, shape: t
     graph.node.extend(reversed(nodes))
     graph.initializer.extend(tensors)
     return part
-
-
-def set_metadata(model: onnx.ModelProto, values: dict) -> None:
-    """Stores each value as JSON under its key."""
-    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in values.items()})

@@ -4,7 +4,7 @@ import numpy as np
 from tqdm import tqdm
 
 from export.graph import BY_VIEW
-from export.session import OnnxSession
+from export.runtimes import OnnxSession
 from keras_cifar.errors import InputError
 from keras_cifar.tta import flip_images, mean_logits
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from export.session import OnnxSession
+from export.runtimes import OnnxSession
 
 _PROBES = "probes"
 

@@ -22,7 +22,7 @@ from export.qdq import (
     place_qdq,
     round_layer,
 )
-from export.session import OnnxSession
+from export.runtimes import OnnxSession
 from keras_cifar.errors import InputError
 from keras_cifar.metrics import top1
 from keras_cifar.tta import mean_logits

@@ -77,7 +77,7 @@ def read_group(group: list[Run]) -> Predictions | None:
     if not all(np.array_equal(one["labels"], labels) for one in found):
         return None
     right = {view: np.stack([one[view] == labels for one in found]) for view in sorted(views)}
-    fingerprint = evaluated[0].evaluation("test")["data_fingerprint"]
+    fingerprint = evaluated[0].evaluation("test").data_fingerprint
     ladders = frozenset(run.path.resolve().parent for run in evaluated)
     return Predictions(fingerprint, labels, tuple(run.recipe.seed for run in evaluated), ladders, right)
 

@@ -10,7 +10,8 @@ from keras_cifar.data_record import data_changes
 from keras_cifar.datasets import Expected, Source, folder_path
 from keras_cifar.engine import compile_inference, engine_name, inference_precision
 from keras_cifar.errors import InputError
-from keras_cifar.evaluate_split import check_class_names, evaluate_split
+from keras_cifar.evaluate_split import Subject, check_class_names, evaluate_split
+from keras_cifar.evaluation_file import Evaluation
 from keras_cifar.files import sweep_partials
 from keras_cifar.model import load_classifier
 from keras_cifar.runs import Run
@@ -82,7 +83,7 @@ def evaluate_run(
     split: str = "test",
     tta: bool = True,
     access: DataAccess | None = None,
-) -> dict:
+) -> Evaluation:
     """Reads a split, predicts it with the run's best weights and writes `evaluation_SPLIT.json`.
 
     Args:
@@ -91,9 +92,6 @@ def evaluate_run(
         tta: also evaluate flip test-time augmentation.
         access: see `load_run`; whether the data may differ from that of the training or of the last evaluation.
 
-    Returns:
-        See `keras_cifar.evaluate_split.evaluate_split`.
-
     Raises:
         InputError: see `load_run` and `keras_cifar.evaluate_split.evaluate_split`.
     """
@@ -101,19 +99,17 @@ def evaluate_run(
     sweep_partials(run.path)
     model, source = load_run(run, access)
     precision = run_precision(run)
-    apply = compile_inference(model, recipe.batch_size, precision)
-    return evaluate_split(
-        apply,
-        source,
-        split,
-        split_seed=recipe.split_seed,
-        batch_size=recipe.batch_size,
+    subject = Subject(
+        compile_inference(model, recipe.batch_size, precision),
+        recipe.batch_size,
+        recipe.split_seed,
         views="both" if tta else "plain",
         headline="tta" if recipe.tta and tta else "plain",
+        engine=engine_name(),
+        precision=precision,
         figures=run.file(f"evaluation_{split}.json"),
         picture=run.file("confusion.png"),
-        details={"backend": keras.backend.backend(), "engine": engine_name(), "precision": precision},
         owner=run.path,
-        changes=run_data_changes(run, source, split),
-        allow_changed_data=access.allow_changed,
+        backend=keras.backend.backend(),
     )
+    return evaluate_split(subject, source, split, run_data_changes(run, source, split), access)

@@ -1,19 +1,23 @@
 """Evaluates a classifier of any kind on val or test, and keeps the figures and the confusion picture."""
 
+import dataclasses
 import os
 import pathlib
 import time
 import zipfile
 import zlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from keras_cifar.access import DataAccess
 from keras_cifar.data_record import check_changes
 from keras_cifar.datasets import Source
 from keras_cifar.environment import cpu_kind, cpu_name, utc_now
 from keras_cifar.errors import InputError
 from keras_cifar.evaluate import predict_views, view_metrics
-from keras_cifar.files import atomic_path, read_json, write_json
+from keras_cifar.evaluation_file import Evaluation, read_evaluation
+from keras_cifar.files import atomic_path
 from keras_cifar.metrics import format_top1, read_confusion
 from keras_cifar.names import visible
 from keras_cifar.plots import plot_confusion
@@ -31,81 +35,95 @@ def check_class_names(source: Source, class_names: list[str], owner: str | os.Pa
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is evaluated, and where its figures go.
+
+    Attributes:
+        logits_fn: uint8 images (batch_size, H, W, 3) -> logits (batch_size, C).
+        batch_size: images a call.
+        split_seed: of the division into train and val that it was trained with.
+        views: "plain", "both" (plain and flip TTA), or "tta" where `logits_fn` averages both views itself.
+        headline: "plain" or "tta"; which of them the picture shows.
+        engine, precision, backend: see `keras_cifar.evaluation_file.Evaluation`.
+        figures: JSON to write; what it held before is counted in `times_taken`. The predictions are written next to
+            it, see `predictions_path`.
+        picture: PNG of the confusion matrix to write.
+        owner: of the figures, for messages.
+        is_bound: whether the images must be those that an earlier evaluation read, under whatever name; else only under
+            the same name.
+    """
+
+    logits_fn: Callable[[np.ndarray], np.ndarray]
+    batch_size: int
+    split_seed: int
+    views: str
+    headline: str
+    engine: str
+    precision: str
+    figures: pathlib.Path
+    picture: pathlib.Path
+    owner: str | os.PathLike
+    backend: str | None = None
+    is_bound: bool = True
+
+
 def evaluate_split(
-    logits_fn,
+    subject: Subject,
     source: Source,
     split: str,
-    *,
-    split_seed: int,
-    batch_size: int,
-    views: str,
-    headline: str,
-    figures: str | os.PathLike,
-    picture: str | os.PathLike,
-    details: dict,
-    owner: str | os.PathLike,
-    changes: list[str] = (),
-    is_same_data: bool = True,
-    allow_changed_data: bool = False,
+    changes: Sequence[str] = (),
+    access: DataAccess | None = None,
     say=print,
-) -> dict:
+) -> Evaluation:
     """Reads a split, predicts it, and writes predictions, figures and picture.
 
     Args:
-        logits_fn: uint8 images (batch_size, H, W, 3) -> logits (batch_size, C).
+        subject: what to evaluate.
         source: of the images.
         split: "val" or "test".
-        split_seed: of the division into train and val.
-        batch_size: images a call.
-        views: "plain", "both" (plain and flip TTA), or "tta" where `logits_fn` averages both views itself.
-        headline: "plain" or "tta"; which of them the picture shows.
-        figures: JSON to write; what it held before is counted in `times_taken`. The predictions are written beside
-            it, see `predictions_path`.
-        picture: PNG of the confusion matrix to write.
-        details: more values for the JSON; `engine` and `precision` among them.
-        owner: of the figures, for messages.
         changes: of the data since training, see `keras_cifar.data_record.data_changes`.
-        is_same_data: whether the images must be those that an earlier evaluation read, under whatever name; else only
-            under the same name.
-        allow_changed_data: go on with changed data; it is recorded as `changed_data`.
-        say: gets a line on that.
-
-    Returns:
-        See `keras_cifar.evaluate.view_metrics`; with `split`, `data`, `data_fingerprint` of the images, `taken`
-        (the time), `times_taken` (how often this split was evaluated), `headline`, `cpu`, `cpu_kind`,
-        `images_per_second` of a pass, and the details. With `views="tta"` there is `tta` in place of `plain`.
+        access: whether data that changed since training or since an earlier evaluation is allowed; it is recorded as
+            `changed_data`.
+        say: gets a line on changed data.
 
     Raises:
-        InputError: the data has changed since training or the last evaluation, and that is not allowed.
+        InputError: the source has no such split, or the data has changed and that is not allowed.
     """
-    images = source.load(split, split_seed)
-    earlier, fingerprint = read_json(figures) if pathlib.Path(figures).is_file() else {}, images.fingerprint()
-    if is_same_data or earlier.get("data") == source.label:
-        changes = [*changes, *_since(earlier, split, images, fingerprint)]
+    images = source.load(split, subject.split_seed)
+    earlier = read_evaluation(subject.figures) if subject.figures.is_file() else None
+    fingerprint = images.fingerprint()
+    if earlier is not None and (subject.is_bound or earlier.data == source.label):
+        changes = [*changes, *_since(earlier, images, fingerprint)]
     source.say_notes(say)
-    check_changes(changes, owner, allow_changed_data, say)
+    check_changes(changes, subject.owner, access is not None and access.allow_changed, say)
     started = time.perf_counter()
-    logits = predict_views(logits_fn, images.images, views == "both", batch_size, split)
+    logits = predict_views(subject.logits_fn, images.images, subject.views == "both", subject.batch_size, split)
     rate = len(images) * len(logits) / (time.perf_counter() - started)
-    if views == "tta":
+    if subject.views == "tta":
         logits["tta"] = logits.pop("plain")
-    result = {
-        "split": split,
-        "data": source.label,
-        "data_fingerprint": fingerprint,
-        **({"changed_data": changes} if changes else {}),
-        "taken": utc_now(),
-        "times_taken": earlier.get("times_taken", 0) + 1,
-        "headline": headline,
-        "cpu": cpu_name(),
-        "cpu_kind": cpu_kind(),
-        "images_per_second": rate,
-        **details,
-        **view_metrics(logits, images.labels, source.class_names),
-    }
-    write_predictions(predictions_path(figures), images.labels, logits)
-    write_json(figures, result)
-    plot_confusion(read_confusion(result[headline]), source.class_names, picture, f"{split}, {_VIEWS[headline]}")
+    found = view_metrics(logits, images.labels, source.class_names)
+    result = Evaluation(
+        split=split,
+        data=source.label,
+        data_fingerprint=fingerprint,
+        taken=utc_now(),
+        times_taken=1 + (earlier.times_taken if earlier else 0),
+        headline=subject.headline,
+        images_per_second=rate,
+        engine=subject.engine,
+        precision=subject.precision,
+        mcnemar_p=found.pop("mcnemar_p", None),
+        views=found,
+        backend=subject.backend,
+        cpu=cpu_name(),
+        cpu_kind=cpu_kind(),
+        changed_data=changes,
+    )
+    write_predictions(predictions_path(subject.figures), images.labels, logits)
+    result.write(subject.figures)
+    title = f"{split}, {_VIEWS[subject.headline]}"
+    plot_confusion(read_confusion(result.best), source.class_names, subject.picture, title)
     return result
 
 
@@ -139,41 +157,41 @@ def read_predictions(figures: str | os.PathLike) -> dict[str, np.ndarray] | None
         `labels` and view -> predicted classes, (N,) each; None where there are none that belong to the figures: they
         are of an earlier version, or the file is damaged.
     """
-    path, result = predictions_path(figures), read_json(figures)
+    path, result = predictions_path(figures), read_evaluation(figures)
     try:
         with np.load(path) as file:
             found = {name: file[name] for name in file.files}
         labels = found["labels"]
         for view in found.keys() & _VIEWS.keys():
-            if len(labels) != result[view]["images"] or np.mean(found[view] == labels) != result[view]["top1"]:
+            metrics = result.views[view]
+            if len(labels) != metrics["images"] or np.mean(found[view] == labels) != metrics["top1"]:
                 return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     return found
 
 
-def _since(earlier, split, images, fingerprint):
+def _since(earlier, images, fingerprint):
     """What has changed in a split since an evaluation of it."""
-    if earlier.get("data_fingerprint", fingerprint) == fingerprint:
+    if earlier.data_fingerprint == fingerprint:
         return []
-    count, taken = earlier[earlier["headline"]]["images"], earlier["taken"]
+    split, count, taken = earlier.split, earlier.best["images"], earlier.taken
     if count != len(images):
         return [f"{split} has {len(images):,} images and had {count:,} when it was evaluated ({taken})"]
     return [f"{split} has other pixels or labels than when it was evaluated ({taken})"]
 
 
-def describe_evaluation(result: dict, owner: str) -> list[str]:
+def describe_evaluation(result: Evaluation, owner: str) -> list[str]:
     """The lines that `evaluate` prints of what `evaluate_split` returned."""
-    headline = result[result["headline"]]
-    lines = [f"{result['data']} {result['split']}, {headline['images']} images, {owner}"]
+    lines = [f"{result.data} {result.split}, {result.best['images']} images, {owner}"]
     for view, name in _VIEWS.items():
-        if metrics := result.get(view):
+        if metrics := result.view(view):
             error = metrics["calibration_error"]
             lines.append(f"{name:9} top-1 {format_top1(metrics)}  calibration error {error:.4f}")
-    if "mcnemar_p" in result:
-        lines.append(f"McNemar's p that both err equally often: {result['mcnemar_p']:.3g}")
-    lines.append(_by_class(headline["per_class"]))
-    lines.append(f"speed     {result['images_per_second']:,.0f} images/s on {result['engine']}, {result['precision']}")
+    if result.mcnemar_p is not None:
+        lines.append(f"McNemar's p that both err equally often: {result.mcnemar_p:.3g}")
+    lines.append(_by_class(result.best["per_class"]))
+    lines.append(f"speed     {result.images_per_second:,.0f} images/s on {result.engine}, {result.precision}")
     return lines
 
 

@@ -1,11 +1,24 @@
 """Classification metrics on logits and labels; NumPy only."""
 
 import math
+from typing import TypedDict
 
 import numpy as np
 
 _DENSE_CLASSES = 100  # a confusion matrix of more classes is mostly zeros, and megabytes of them
 _Z = 1.959964  # the standard normal quantile of 95 %
+
+
+class Metrics(TypedDict):
+    """What `classification_metrics` says of one set of logits, as JSON values."""
+
+    images: int
+    top1: float
+    top1_interval: list[float]
+    cross_entropy: float
+    calibration_error: float
+    per_class: dict[str, float | None]
+    confusion: list
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -75,7 +88,7 @@ def _confusion_rows(counts):
     return [{str(column): int(row[column]) for column in np.flatnonzero(row)} for row in counts]
 
 
-def read_confusion(metrics: dict) -> np.ndarray:
+def read_confusion(metrics: Metrics) -> np.ndarray:
     """The counts (C, C) that `classification_metrics` returned or a JSON file holds, in either form."""
     counts = np.zeros((len(metrics["confusion"]),) * 2, np.int64)
     for row, values in zip(counts, metrics["confusion"], strict=True):
@@ -169,7 +182,7 @@ def holm(p: list[float]) -> list[float]:
     return corrected
 
 
-def classification_metrics(logits: np.ndarray, labels: np.ndarray, class_names: list[str]) -> dict:
+def classification_metrics(logits: np.ndarray, labels: np.ndarray, class_names: list[str]) -> Metrics:
     """All metrics of one set of logits, as plain JSON values.
 
     Args:

@@ -82,7 +82,8 @@ def group_seeds(runs: list[Run]) -> list[list[Run]]:
         recipe = dataclasses.asdict(run.recipe).items()
         rest = tuple((name, value) for name, value in recipe if name not in ("seed", "precision", "data"))
         key = rest, run.precisions, run.environment["data"], run.environment["data_fingerprint"]
-        test = (run.evaluation("test") or {}).get("data_fingerprint")
+        evaluation = run.evaluation("test")
+        test = evaluation and evaluation.data_fingerprint
         keys.append((key, test))
         if test is not None:
             tests.setdefault(key, test)
@@ -106,14 +107,14 @@ def markdown_table(runs: list[Run]) -> str:
     rows.append(["---"] * len(rows[0]))
     groups = group_seeds(runs)
     for group in groups:
-        recipe, tests, found = group[0].recipe, [run.evaluation("test") or {} for run in group], read_group(group)
+        recipe, tests, found = group[0].recipe, [run.evaluation("test") for run in group], read_group(group)
         rows.append([
             f"{recipe.level}. {markdown(recipe.title)}",
             markdown(_what_trains(group, groups)),
             str(len(group)),
             _over_seeds([run.metrics["val"] for run in group], None),
-            _over_seeds([test.get("plain") for test in tests], interval_of(found, "plain")),
-            _over_seeds([test.get("tta") for test in tests], interval_of(found, "tta")),
+            _over_seeds([test and test.view("plain") for test in tests], interval_of(found, "plain")),
+            _over_seeds([test and test.view("tta") for test in tests], interval_of(found, "tta")),
             f"{statistics.mean(run.metrics['seconds'] for run in group) / 60:.1f}",
             f"{max(_seconds_in_all(run) for run in group) / 60:.1f}",
             *[DOCUMENT_TEST_TOP1.get(recipe.level, "–")] * document,
@@ -260,7 +261,7 @@ def _ladder_row(group):
     found, tests = read_group(group), [run.evaluation("test") for run in group]
     row = {"level": group[0].recipe.level}
     for view in ("plain", "tta"):
-        metrics = [test[view] for test in tests if view in test]
+        metrics = [test.views[view] for test in tests if view in test.views]
         row[view] = _mean_and_interval(metrics, interval_of(found, view)) if metrics else None
     return row
 
@@ -282,7 +283,7 @@ def _describe_run(run, output, heading, say):
 
 def _weakest_classes(run):
     test = run.evaluation("test")
-    metrics, split = (test[test.get("headline", "plain")], "test") if test else (run.metrics["val"], "val")
+    metrics, split = (test.best, "test") if test else (run.metrics["val"], "val")
     known = sorted((v, name) for name, v in metrics["per_class"].items() if v is not None)
     names = ", ".join(f"{markdown(name)} {100 * v:.1f} %" for v, name in known[:3])
     return f"Weakest classes on {split}: {names}."

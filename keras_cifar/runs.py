@@ -26,6 +26,7 @@ import numpy as np
 
 from keras_cifar.data_record import is_same_place
 from keras_cifar.errors import InputError
+from keras_cifar.evaluation_file import Evaluation, read_evaluation
 from keras_cifar.files import atomic_path, read_json, sweep_partials, write_json, write_text
 from keras_cifar.recipes import Recipe, recipe_from_dict, recipe_to_dict
 
@@ -94,10 +95,10 @@ class Run:
         """What is true on this machine only."""
         return read_json(self.file("local.json")) if self.file("local.json").is_file() else {}
 
-    def evaluation(self, split: str) -> dict | None:
+    def evaluation(self, split: str) -> Evaluation | None:
         """What `evaluate` found on a split, or None."""
         path = self.file(f"evaluation_{split}.json")
-        return read_json(path) if path.is_file() else None
+        return read_evaluation(path) if path.is_file() else None
 
     def history(self) -> list[dict]:
         """The rows of history.csv, as numbers."""

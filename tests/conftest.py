@@ -132,7 +132,8 @@ def exported(tmp_path_factory, worker_id):
 
 
 def _export_tiny_run(root):
-    from export import export_run as module
+    from export import pipeline as module
+    from export.plan import ExportPlan
     from keras_cifar.train import train
 
     recipe = dataclasses.replace(tiny_recipe(4, limit=16, tta=True), continues=None)
@@ -148,6 +149,7 @@ def _export_tiny_run(root):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "build_core", build_and_keep)
-        module.export_run(run, root / "files", all_variants=True, temperature=True, max_drop=100, force=True,
+        plan = ExportPlan(root / "files", all_variants=True, temperature=True, max_drop=100, force=True,
                           triton=root / "triton")  # fmt: skip
+        module.export_run(run, plan)
     (root / "done").touch()

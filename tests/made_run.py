@@ -4,7 +4,7 @@ import numpy as np
 from conftest import tiny_recipe
 
 from keras_cifar.datasets import Source, Split
-from keras_cifar.evaluate_split import evaluate_split
+from keras_cifar.evaluate_split import Subject, evaluate_split
 from keras_cifar.files import write_json
 from keras_cifar.metrics import classification_metrics
 from keras_cifar.runs import Run
@@ -40,11 +40,9 @@ def made_classifier(classes, seed=0, noise=1.0):
 
 def made_evaluation(run, source, classifier, split="test"):
     """Evaluates a classifier into a run folder, as `evaluate` does."""
-    return evaluate_split(
-        classifier, source, split, split_seed=0, batch_size=100, views="both", headline="plain",
-        figures=run.file(f"evaluation_{split}.json"), picture=run.file("confusion.png"),
-        details={"engine": "numpy", "precision": "float64"}, owner=run.path,
-    )  # fmt: skip
+    subject = Subject(classifier, 100, 0, "both", "plain", "numpy", "float64", run.file(f"evaluation_{split}.json"),
+                      run.file("confusion.png"), run.path)  # fmt: skip
+    return evaluate_split(subject, source, split)
 
 
 def made_run(folder, level=1, seed=0, noise=1.0, source=None, evaluated=("test",), fingerprint="f" * 64, **changes):

@@ -1,5 +1,6 @@
 """Card, labels and Triton's files of the packaged classifier's metadata, under any names."""
 
+import dataclasses
 import re
 
 import pytest
@@ -8,7 +9,7 @@ from test_names import NASTY
 from export import OnnxClassifier
 from export.card import card_path, check_labels, is_edited, labels_path, write_card, write_labels, write_triton
 from keras_cifar.errors import InputError
-from keras_cifar.files import write_json
+from keras_cifar.evaluation_file import Evaluation
 from keras_cifar.names import file_name, markdown, protobuf_text
 from keras_cifar.recipes import LEVELS
 
@@ -22,11 +23,11 @@ def metadata():
 
 def named(metadata, names, **changes):
     """The metadata with other class names, most of them at fault."""
-    val = metadata["val"] | {
+    val = metadata.val | {
         "per_class": dict.fromkeys(names, 0.5),
         "confusion": [[1] * len(names) for _ in names],
     }
-    return metadata | {"class_names": names, "val": val, "title": names[2], "data": names[3]} | changes
+    return dataclasses.replace(metadata, class_names=names, val=val, title=names[2], data=names[3], **changes)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if len(name) < 30 and not set(name) & {"/", "\0"}])
@@ -78,17 +79,17 @@ def test_classes_of_any_name(tmp_path, metadata):
 def test_card_says_where_it_was_measured_and_that_int8_cannot_saturate(tmp_path, metadata):
     path = tmp_path / "a.onnx"
     path.write_bytes(b"model")
-    quantization = metadata["quantization"] | {"weights": "7 bits"}
-    values = metadata | {"cpu": "A CPU", "cpu_kind": "VNNI", "quantization": quantization}
-    write_json(tmp_path / "a.evaluation_test.json",
-               {"data": "made", "headline": "tta", "tta": values["val"], "cpu": "B_", "cpu_kind": "AMX"})  # fmt: skip
+    quantization = metadata.quantization | {"weights": "7 bits"}
+    values = dataclasses.replace(metadata, cpu="A CPU", cpu_kind="VNNI", quantization=quantization)
+    Evaluation("test", "made", "f", "now", 1, "tta", 1.0, "onnxruntime", "int8", {"tta": values.val}, cpu="B_",
+               cpu_kind="AMX").write(tmp_path / "a.evaluation_test.json")  # fmt: skip
     write_card(path, values)
     text = card_path(path).read_text(encoding="utf-8")
     assert "Val of this file was measured on A CPU (VNNI)." in text
     assert "Test of this file was measured on B\\_ (AMX)." in text
     assert "The weights (7 bits) are chosen so that" in text and "ORT_DISABLE_TELEMETRY" in text
-    del values["cpu_kind"], quantization["weights"]  # a file of an earlier version
-    write_card(path, values)
+    del quantization["weights"]  # a file of an earlier version
+    write_card(path, dataclasses.replace(values, cpu_kind=None))
     text = card_path(path).read_text(encoding="utf-8")
     assert "saturate" not in text and "A CPU" not in text
 

@@ -319,13 +319,13 @@ def test_opset_is_read_without_trust(path):
 
 
 def test_metadata_is_json(path):
-    assert json.dumps(OnnxClassifier(path).metadata)
+    assert json.dumps(OnnxClassifier(path).metadata.to_dict())
 
 
 @pytest.mark.skipif(not PRETRAINED.is_file(), reason="the package's own classifier is not there")
 def test_classifier_of_the_package_is_small_and_described(tmp_path):
     classifier = OnnxClassifier()
-    assert PRETRAINED.stat().st_size < 10 * 10**6 and classifier.metadata["precision"] == "int8"
+    assert PRETRAINED.stat().st_size < 10 * 10**6 and classifier.metadata.precision == "int8"
     assert PRETRAINED.with_name("labels.txt").read_text().split() == classifier.class_names
     assert {"airplane", "truck"} <= set(classifier.class_names)
     assert "Intended use" in PRETRAINED.with_suffix(".md").read_text()

@@ -29,10 +29,10 @@ def test_predictions_are_stored_with_the_figures(ladder):
     found, test = read_predictions(run.file("evaluation_test.json")), run.evaluation("test")
     assert path.name == "predictions_test.npz" and set(found) == {"labels", "plain", "tta"}
     assert all(array.dtype == np.uint8 and len(array) == 600 for array in found.values())
-    assert np.mean(found["tta"] == found["labels"]) == test["tta"]["top1"]
+    assert np.mean(found["tta"] == found["labels"]) == test.views["tta"]["top1"]
     before = path.read_bytes()
     made_run(run.path, 1, 0, 1.5)
-    assert path.read_bytes() == before and run.evaluation("test")["times_taken"] == 1  # begun anew
+    assert path.read_bytes() == before and run.evaluation("test").times_taken == 1  # begun anew
 
 
 def test_predictions_of_another_evaluation_are_none(tmp_path):

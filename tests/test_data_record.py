@@ -117,28 +117,28 @@ def test_changed_data_that_is_allowed_is_recorded(photos, run, capsys):
     for split in ("val", "test"):
         assert cli.main(["evaluate", str(run.path), "--split", split, "--allow-changed-data"]) == 0
         assert "because of --allow-changed-data" in capsys.readouterr().out
-        assert any("images and had" in change for change in run.evaluation(split)["changed_data"])
+        assert any("images and had" in change for change in run.evaluation(split).changed_data)
 
 
 def test_runs_of_older_versions_compare_what_they_have(photos, run):
     known = run.environment
     write_json(run.file("environment.json"), {k: v for k, v in known.items() if k in ("data", "data_fingerprint",
                                               "precision", "engine_precision", "seed", "started")})  # fmt: skip
-    assert evaluate_run(run, "val", tta=False)["data_fingerprint"] == known["val_fingerprint"]
+    assert evaluate_run(run, "val", tta=False).data_fingerprint == known["val_fingerprint"]
     other_pixels(photos)
     with pytest.raises(InputError, match="train has other images"):
         evaluate_run(run, "val", tta=False)
 
 
 def test_a_second_evaluation_notices_another_test_set(photos, run):
-    assert "changed_data" not in evaluate_run(run, "test", tta=False)
+    assert not evaluate_run(run, "test", tta=False).changed_data
     before = contents(run.path)
     other_pixels(photos, "test")
     with pytest.raises(InputError, match="test has other pixels or labels than when it was evaluated"):
         evaluate_run(run, "test", tta=False)
     assert contents(run.path) == before
     found = evaluate_run(run, "test", tta=False, access=DataAccess(allow_changed=True))
-    assert found["times_taken"] == 2 and len(found["changed_data"]) == 1
+    assert found.times_taken == 2 and len(found.changed_data) == 1
 
 
 def test_data_given_by_a_relative_path_is_found_from_anywhere(photos, monkeypatch):
@@ -166,7 +166,7 @@ def test_bad_images_can_be_skipped_when_a_run_is_evaluated(photos, run, capsys):
     assert cli.main(["evaluate", str(run.path)]) == 2
     assert "--skip-bad-images" in capsys.readouterr().err
     assert cli.main(["evaluate", str(run.path), "--skip-bad-images"]) == 0
-    assert run.evaluation("test")["plain"]["images"] == 24
+    assert run.evaluation("test").views["plain"]["images"] == 24
 
 
 def test_resume_on_other_data_is_refused_and_nothing_is_overwritten(photos):

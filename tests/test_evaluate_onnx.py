@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 
@@ -32,9 +33,10 @@ def test_file_and_run_are_evaluated_alike(exported, files, capsys):
     out = capsys.readouterr().out
     found = json.loads((files / "level4_fp32.evaluation_val.json").read_text())
     for view in ("plain", "tta"):
-        assert all(found[view][name] == expected[view][name] for name in METRICS)
-    assert found["mcnemar_p"] == expected["mcnemar_p"] and found["data_fingerprint"] == expected["data_fingerprint"]
-    assert set(expected) - set(found) == {"backend"} and set(found) < set(expected)
+        assert all(found[view][name] == expected.views[view][name] for name in METRICS)
+    assert found["mcnemar_p"] == expected.mcnemar_p and found["data_fingerprint"] == expected.data_fingerprint
+    keys = set(expected.to_dict())
+    assert keys - set(found) == {"backend"} and set(found) < keys
     assert "images/s on onnxruntime" in out and "flip TTA" in out and "level4_fp32.evaluation_val.json" in out
     with (
         Image.open(files / "level4_fp32.confusion.png") as ours,
@@ -43,7 +45,7 @@ def test_file_and_run_are_evaluated_alike(exported, files, capsys):
         assert ours.size == theirs.size
     assert cli.main(["evaluate", str(files / "level4_fp32_tta.onnx"), "--split", "val", "--data", "digits"]) == 0
     within = json.loads((files / "level4_fp32_tta.evaluation_val.json").read_text())
-    assert "plain" not in within and all(within["tta"][name] == expected["tta"][name] for name in METRICS)
+    assert "plain" not in within and all(within["tta"][name] == expected.views["tta"][name] for name in METRICS)
 
 
 def test_evaluation_on_test_goes_into_the_card(files, capsys):
@@ -66,10 +68,10 @@ def test_calibration_error_is_that_of_the_probabilities(files):
     classifier = OnnxClassifier(files / "level4_fp32.onnx")
     val = open_source("digits").load("val")
     error = calibration_error(np.log(classifier.predict_proba(val.images)), val.labels)
-    assert abs(classifier.metadata["temperature"] - 1) > 0.01
-    found = evaluate_onnx(classifier, split="val")["plain"]["calibration_error"]
+    assert abs(classifier.metadata.temperature - 1) > 0.01
+    found = evaluate_onnx(classifier, split="val").views["plain"]["calibration_error"]
     assert np.isclose(found, error, atol=1e-4) and np.isclose(
-        classifier.metadata["val"]["calibration_error"], error, atol=1e-4
+        classifier.metadata.val["calibration_error"], error, atol=1e-4
     )
 
 
@@ -106,7 +108,7 @@ def test_labelled_images_alone_score_a_file(files, digit_folder, tmp_path, capsy
     (tmp_path / "splits").mkdir()
     os.symlink(digit_folder, tmp_path / "splits" / "Testing")
     for folder in (digit_folder, tmp_path / "splits"):
-        found = evaluate_onnx(classifier, access=DataAccess(data=f"folder:{folder}"))["plain"]
+        found = evaluate_onnx(classifier, access=DataAccess(data=f"folder:{folder}")).views["plain"]
         assert found["images"] == chosen.sum() and np.isclose(found["top1"], expected)
         assert [name for name, recall in found["per_class"].items() if recall is not None] == ["3", "7"]
         assert "images of 2 of 10 classes" in capsys.readouterr().out
@@ -121,14 +123,14 @@ def test_folder_of_the_training_is_no_test_set(files, digit_folder, tmp_path, mo
     classifier = OnnxClassifier(files / "level4_fp32.onnx")
     os.symlink(digit_folder, tmp_path / "link")
     monkeypatch.chdir(tmp_path)
-    classifier.metadata["recipe"]["data"] = f"folder:{digit_folder}"
+    classifier.metadata.recipe["data"] = f"folder:{digit_folder}"
     for name in (None, "folder:link", "folder:./labelled/"):
         with pytest.raises(InputError, match="Expected test images"):
             evaluate_onnx(classifier, access=DataAccess(data=name))
     listing = open_source(f"folder:{digit_folder}").listing("train")
-    classifier.metadata |= {"recipe": {**classifier.metadata["recipe"], "data": "folder:moved"}}
-    assert evaluate_onnx(classifier, access=DataAccess(data=f"folder:{digit_folder}"))["plain"]["images"] > 0
-    classifier.metadata["data_record"] = {"listings": {"train": listing}}
+    classifier.metadata.recipe["data"] = "folder:moved"
+    assert evaluate_onnx(classifier, access=DataAccess(data=f"folder:{digit_folder}")).views["plain"]["images"] > 0
+    classifier.metadata = dataclasses.replace(classifier.metadata, data_record={"listings": {"train": listing}})
     with pytest.raises(InputError, match="Expected test images"):
         evaluate_onnx(classifier, access=DataAccess(data=f"folder:{digit_folder}"))
 

@@ -12,12 +12,14 @@ import onnx.parser
 import pytest
 
 import cli
-from export import export_run as module
+from export import pipeline as module
 from export.card import is_edited
 from export.classifier import OnnxClassifier
-from export.export_run import VARIANTS
 from export.graph import finish, float32_model
 from export.parity import BATCH_SIZES, TOLERANCE, check_parity, compare_logits, onnx_logits_by_view
+from export.plan import VARIANTS, ExportPlan, Variant
+from export.runtimes import RUNTIMES, OnnxSession, register_runtime
+from export.targets import TARGETS, Target, register_target
 from export.temperature import calibration, fit_temperature
 from keras_cifar.datasets import open_source
 from keras_cifar.errors import InputError
@@ -87,22 +89,22 @@ def test_files_are_opset_17_with_one_free_dimension(exported):
 def test_metadata_says_where_the_file_comes_from(exported, val):
     run = open_run(exported["run"])
     found = open_file(exported, "int8_tta").metadata
-    assert found["class_names"] == [str(d) for d in range(10)] and found["input_size"] == [32, 32, 3]
-    assert found["level"] == 4 and found["recipe"]["backbone"] == "tiny" and found["tta"] is True
-    assert found["weights_sha256"] == file_sha256(run.file("best.keras"))
-    assert found["data_fingerprint"] == json.loads(run.file("environment.json").read_text())["data_fingerprint"]
-    assert found["license"] == "Apache-2.0" and {"tensorflow", "onnxruntime", "onnx"} <= set(found["versions"])
-    assert found["val"]["images"] == len(val) and found["test"] is None
-    checks = found["parity"]["checks"]
+    assert found.class_names == [str(d) for d in range(10)] and found.input_size == [32, 32, 3]
+    assert found.level == 4 and found.recipe["backbone"] == "tiny" and found.tta is True
+    assert found.weights_sha256 == file_sha256(run.file("best.keras"))
+    assert found.data_fingerprint == json.loads(run.file("environment.json").read_text())["data_fingerprint"]
+    assert found.license == "Apache-2.0" and {"tensorflow", "onnxruntime", "onnx"} <= set(found.versions)
+    assert found.val["images"] == len(val) and found.test is None
+    checks = found.parity["checks"]
     assert {(c["batch_size"], c["tta"]) for c in checks} == {(b, t) for b in BATCH_SIZES for t in (False, True)}
-    assert found["parity"]["images"] == len(val) and all(c["max_difference"] < TOLERANCE for c in checks)
-    assert found["quantization"]["drop"] <= found["quantization"]["max_drop"]
-    assert [row["name"] for row in found["variants"]] == NAMES
+    assert found.parity["images"] == len(val) and all(c["max_difference"] < TOLERANCE for c in checks)
+    assert found.quantization["drop"] <= found.quantization["max_drop"]
+    assert [row["name"] for row in found.variants] == NAMES
 
 
 def test_temperature_is_in_the_probabilities_and_not_in_the_logits(exported, val):
     classifier = open_file(exported, "fp32")
-    found = classifier.metadata["calibration"]
+    found = classifier.metadata.calibration
     logits = classifier.predict_logits(val.images)
     assert np.isclose(found["error_before"], calibration_error(logits, val.labels), atol=1e-4)
     scaled = np.exp(logits / found["temperature"])
@@ -226,17 +228,19 @@ def test_replaced_file_has_nothing_of_the_old_one(exported, tmp_path):
     run = open_run(exported["run"])
     test = evaluate_run(run, "test")
     try:
-        module.export_run(run, path, tta=False, overwrite=True)
+        module.export_run(run, ExportPlan(path, tta=False, overwrite=True))
     finally:
         run.file("evaluation_test.json").unlink()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["labels.txt", "m.md", "m.onnx"]
-    assert OnnxClassifier(path).metadata["test"] == test["plain"] != test["tta"], "of the view that the file has"
+    assert OnnxClassifier(path).metadata.test == test.views["plain"] != test.views["tta"], (
+        "of the view that the file has"
+    )
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="forks a process that has loaded TensorFlow")
 @pytest.mark.parametrize("names_given", [0, 1, 2])  # labels.txt, card, file
 def test_an_export_that_is_killed_is_completed_by_the_same_command(exported, val, tmp_path, names_given):
-    folder, variant = tmp_path / "files", module.Variant(False, False)
+    folder, variant = tmp_path / "files", Variant(False, False)
     metadata = open_file(exported, "fp32").metadata
     core = onnx.load(exported["core"])
     by_view = onnx_logits_by_view(finish(core, tta=True, by_view=True).SerializeToString(), val.images, 64, "")
@@ -251,7 +255,7 @@ def test_an_export_that_is_killed_is_completed_by_the_same_command(exported, val
 
     def write():
         os.replace = replace_or_die
-        module._write(paths, cores, {variant: metadata}, val, None, lambda line: None)
+        module._write(paths, cores, {variant: metadata}, val, ExportPlan(), lambda line: None)
 
     process = multiprocessing.get_context("fork").Process(target=write)
     process.start()
@@ -260,7 +264,7 @@ def test_an_export_that_is_killed_is_completed_by_the_same_command(exported, val
     assert len(list(folder.glob("[!.]*"))) == names_given and list(folder.glob(".partial-m-*.onnx"))
     for path in paths.values():  # what the command looks at first
         module._check_free(path, None, bool(leftovers(path)))
-    module._write(paths, cores, {variant: metadata}, val, None, lambda line: None)
+    module._write(paths, cores, {variant: metadata}, val, ExportPlan(), lambda line: None)
     assert {path.name for path in folder.iterdir()} == {"m.onnx", "m.md", "labels.txt"}
     assert not is_edited(paths[variant], OnnxClassifier(paths[variant]).metadata)
     with pytest.raises(InputError, match="--overwrite"):
@@ -271,3 +275,47 @@ def test_other_backends_are_told_which_one_exports(exported, tmp_path, capsys, m
     monkeypatch.setattr(module.keras.backend, "backend", lambda: "jax")
     assert cli.main(["export", str(exported["run"]), "--output", str(tmp_path)]) == 2
     assert "KERAS_BACKEND=tensorflow" in capsys.readouterr().err
+
+
+@pytest.fixture
+def added():
+    """Names that a test has added to registries, which forget them afterwards."""
+    found = []
+    yield found
+    for registry, name in found:
+        registry.remove(name)
+
+
+def test_a_target_from_outside_is_one_registration(exported, val, tmp_path, added):
+    def write(model, metadata, path):
+        np.savez(path.open("wb"), model=np.frombuffer(model.SerializeToString(), np.uint8), tta=metadata.tta)
+
+    def open_archive(path):
+        session = OnnxSession(np.load(path)["model"].tobytes())
+        return lambda images: session.run(images, "logits")
+
+    register_target("archive", Target(".npz", write, open_archive))
+    added.append((TARGETS, "archive"))
+    run = open_run(exported["run"])
+    (path,) = module.export_run(run, ExportPlan(tmp_path, "archive", tta=False), say=lambda line: None)
+    assert path.name == "level4_fp32.npz" and path.with_suffix(".md").is_file()
+    expected = open_file(exported, "fp32").predict_logits(val.images[:8])
+    assert np.allclose(open_archive(path)(val.images[:8]), expected, atol=1e-4)
+    for plan, words in ((ExportPlan(target="x"), "--target among onnx, archive"), (ExportPlan(tmp_path, "archive",
+                        triton=str(tmp_path / "t")), "leave one of them out")):  # fmt: skip
+        with pytest.raises(InputError, match=words):
+            module.export_run(run, plan)
+
+
+def test_a_runtime_from_outside_is_one_registration(exported, val, added):
+    class Backwards(OnnxSession):
+        def run(self, images, output):
+            return super().run(images[::-1], output)[::-1]
+
+    register_runtime("backwards", Backwards)
+    added.append((RUNTIMES, "backwards"))
+    path = exported["folder"] / "level4_fp32.onnx"
+    found = OnnxClassifier(path, provider="backwards").predict_logits(val.images[:8])
+    assert np.allclose(found, OnnxClassifier(path).predict_logits(val.images[:8]), atol=1e-4)
+    with pytest.raises(InputError, match="--provider among onnxruntime, openvino, backwards"):
+        OnnxClassifier(path, provider="cuda")

@@ -74,7 +74,7 @@ def test_a_picture_that_fails_costs_a_line(tmp_path, monkeypatch, capsys, fault)
             (path / "file").touch()
     capsys.readouterr()
     plot_result(run.path, 1, run.history(), run.metrics)
-    assert made_evaluation(run, made_source(), made_classifier(3))["times_taken"] == 2
+    assert made_evaluation(run, made_source(), made_classifier(3)).times_taken == 2
     benchmark = {"ways": {"a": {"1": {"images_per_second": 1}}}, "batches": [1], "side": 8, "cpu": "x", "cpus": 1}
     write_benchmark(benchmark, tmp_path / "bench.json")
     rates = np.geomspace(1e-4, 1, 50)
@@ -83,7 +83,7 @@ def test_a_picture_that_fails_costs_a_line(tmp_path, monkeypatch, capsys, fault)
     out = capsys.readouterr().out.splitlines()
     assert len(out) == 5 and all("could not be drawn" in line and ".png" in line for line in out)
     assert (
-        run.evaluation("test")["times_taken"] == 2
+        run.evaluation("test").times_taken == 2
         and (tmp_path / "bench.json").is_file()
         and (tmp_path / "lr_range.csv").is_file()
     )

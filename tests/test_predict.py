@@ -100,7 +100,7 @@ def test_run_folder_predicts_like_its_file(exported, photos, capsys):
     for model in (exported["run"], exported["folder"] / "level4_fp32_tta.onnx"):
         assert cli.main(["predict", str(model), str(photos), "--format", "json", "--top-k", "10"]) == 0
         found.append(json.loads(capsys.readouterr().out))
-    degree = OnnxClassifier(model).metadata["temperature"]
+    degree = OnnxClassifier(model).metadata.temperature
     for run_row, file_row in zip(*found, strict=True):
         run_row, file_row = ({c["name"]: c["probability"] for c in row["classes"]} for row in (run_row, file_row))
         names = sorted(run_row)

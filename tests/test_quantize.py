@@ -12,7 +12,7 @@ from export.graph import LOGITS, finish
 from export.parity import onnx_logits_by_view
 from export.qdq import PAIR_SAFE, WeightGrid, channels_that_may_saturate
 from export.quantize import Quantizer, _fold, check_exact, quantize_within_budget
-from export.session import OnnxSession
+from export.runtimes import OnnxSession
 from keras_cifar.datasets import Split
 from keras_cifar.errors import InputError
 
@@ -80,7 +80,7 @@ def test_every_layer_of_an_exported_file_is_safe(exported):
         groups = [a.i for name in found for a in kinds[name].attribute if a.name == "group"]
         assert len(found) == 15 and set(found.values()) == {0}
         assert "Gemm" in {kinds[name].op_type for name in found} and max(groups) > 1, "also depthwise"
-    figures = OnnxClassifier(exported["folder"] / "level4_int8.onnx").metadata["quantization"]
+    figures = OnnxClassifier(exported["folder"] / "level4_int8.onnx").metadata.quantization
     assert "128" in figures["weights"]
 
 
@@ -329,7 +329,7 @@ def test_preprocessing_and_narrow_first_layers_stay_in_float(exported):
     dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
     rounded = [node.input[1] in dequantized for node in nodes if node.op_type in ("Conv", "Gemm")]
     assert rounded == [False] * 3 + [True] * 15
-    figures = OnnxClassifier(exported["folder"] / "level4_int8.onnx").metadata["quantization"]
+    figures = OnnxClassifier(exported["folder"] / "level4_int8.onnx").metadata.quantization
     assert len(figures["in_float"]) == 3 and figures["layers"] == 18
     kinds = [node.op_type for node in nodes]
     assert "Conv" in kinds[: kinds.index("QuantizeLinear")]

@@ -43,13 +43,13 @@ def test_demo_trains_every_level_and_reports(tmp_path, monkeypatch):
     for picture in pictures:
         with Image.open(report.parent / picture) as image:
             assert image.width > 300
-    taken = [run.evaluation("test")["taken"] for run in find_runs([str(tmp_path / "demo")])]
+    taken = [run.evaluation("test").taken for run in find_runs([str(tmp_path / "demo")])]
     lines.clear()
     demo.run_demo(tmp_path / "demo", say=lines.append)
     assert sum("kept" in line for line in lines) == len(LEVELS)
     runs = find_runs([str(tmp_path / "demo")])
-    assert [run.evaluation("test")["taken"] for run in runs] == taken
-    assert evaluate_run(runs[0], "test")["times_taken"] == 2
+    assert [run.evaluation("test").taken for run in runs] == taken
+    assert evaluate_run(runs[0], "test").times_taken == 2
 
 
 @pytest.mark.skipif(not RESULTS.is_dir(), reason="results/ is not there")
@@ -63,10 +63,10 @@ def test_readme_table_is_that_of_the_results():
 @pytest.mark.skipif(not RESULTS.is_dir(), reason="results/ is not there")
 def test_each_level_beats_the_one_before_it_and_tta_does_not_hurt():
     groups = [[run.evaluation("test") for run in group] for group in group_seeds(find_runs([str(RESULTS)]))]
-    headline = [statistics.mean(test["plain"]["top1"] for test in tests) for tests in groups]
+    headline = [statistics.mean(test.views["plain"]["top1"] for test in tests) for tests in groups]
     assert headline[0] >= 0.8 and headline == sorted(headline) and len(set(headline)) == len(headline)
     for test in itertools.chain(*groups):
-        assert test["tta"]["top1"] >= test["plain"]["top1"] or test["mcnemar_p"] > 0.05
+        assert test.views["tta"]["top1"] >= test.views["plain"]["top1"] or test.mcnemar_p > 0.05
 
 
 def test_seeds_share_a_row(tmp_path):
@@ -104,7 +104,7 @@ def test_without_predictions_the_interval_is_that_of_one_seed(tmp_path):
     with_them = markdown_table(runs)
     for run in runs:
         run.file("predictions_test.npz").unlink()
-    mean = np.mean([run.evaluation("test")["plain"]["top1"] for run in runs])
+    mean = np.mean([run.evaluation("test").views["plain"]["top1"] for run in runs])
     low, high = wilson_interval(mean, 600)
     assert f"% ({100 * low:.2f} to {100 * high:.2f}) |" in markdown_table(runs) != with_them
 
@@ -143,7 +143,7 @@ def test_runs_and_classes_of_any_name_are_found_in_the_report(tmp_path):
     tables = [re.sub(r"\\.", "", line) for line in text.splitlines() if line.startswith("| ")]
     assert {line.count("|") for line in tables} == {6, 10}  # of comparisons, and of levels
     for run in runs:
-        weakest = sorted((v, k) for k, v in run.evaluation("test")["plain"]["per_class"].items() if v is not None)
+        weakest = sorted((v, k) for k, v in run.evaluation("test").views["plain"]["per_class"].items() if v is not None)
         assert all(f"{markdown(name)} {100 * v:.1f} %" in text for v, name in weakest[:3])
         assert markdown(run.environment["data"]) in text and markdown(run.recipe.title) in text
 

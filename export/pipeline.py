@@ -12,7 +12,6 @@ import numpy as np
 from export.card import (
     card_path,
     check_labels,
-    check_triton,
     labels_path,
     new_card_text,
     triton_path,
@@ -20,16 +19,17 @@ from export.card import (
     write_labels,
     write_triton,
 )
-from export.classifier import OnnxClassifier
 from export.evaluate_onnx import evaluation_paths
-from export.graph import OPSET, PROBABILITIES, build_core, finish, float32_model, set_metadata
+from export.graph import PROBABILITIES, build_core, finish, float32_model
+from export.metadata import Metadata
 from export.parity import BATCH_SIZES, TOLERANCE, check_parity, compare_logits, keras_logits_by_view
+from export.plan import VARIANTS, ExportPlan, Variant
 from export.quantize import CALIBRATION_IMAGES, quantize_within_budget
-from export.session import OnnxSession
+from export.runtimes import OnnxSession
+from export.targets import TARGETS
 from export.temperature import calibration, fit_temperature
 from keras_cifar.access import DataAccess
 from keras_cifar.backbones import BACKBONES
-from keras_cifar.checks import Number
 from keras_cifar.data_record import IDENTITY, check_changes
 from keras_cifar.datasets import Source, Split, stratified_split
 from keras_cifar.environment import cpu_kind, cpu_name, package_versions, utc_now
@@ -47,22 +47,6 @@ _BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Variant:
-    """Which of the files of a run is meant."""
-
-    int8: bool
-    tta: bool
-
-    @property
-    def name(self) -> str:
-        """`fp32`, `fp32_tta`, `int8` or `int8_tta`."""
-        return ("int8" if self.int8 else "fp32") + ("_tta" if self.tta else "")
-
-
-VARIANTS = tuple(Variant(int8, tta) for int8 in (False, True) for tta in (False, True))
-
-
-@dataclasses.dataclass(frozen=True)
 class _Core:
     """A core that passed its gate: graph, logits (2, N, C) on val, figures of the INT8 budget."""
 
@@ -74,22 +58,14 @@ class _Core:
         return mean_logits(*self.by_view) if variant.tta else self.by_view[0]
 
 
-def export_run(run: Run, output=None, *, tta=None, int8=False, all_variants=False, temperature=False, max_drop=0.5,
-               force=False, triton=None, overwrite=False, access=None, say=print) -> list[pathlib.Path]:  # fmt: skip
+def export_run(
+    run: Run, plan: ExportPlan | None = None, access: DataAccess | None = None, say=print
+) -> list[pathlib.Path]:
     """Exports a finished run: converts, compares with Keras, quantises within the budget, measures, writes.
 
     Args:
         run: a finished run.
-        output: an `.onnx` file, or a folder; None for the run's folder.
-        tta: flip TTA inside the file; None for what the level evaluates with.
-        int8: quantise, within `max_drop`.
-        all_variants: write fp32 and INT8, each plain and with TTA, into the folder.
-        temperature: divide the logits by a temperature fitted on val before the softmax.
-        max_drop: points of val top-1 that INT8 may lose.
-        force: write INT8 even if it is not faster than float here.
-        triton: folder of a Triton model repository to write into, too.
-        overwrite: replace files that are already there, and remove the evaluations of the old ones. Those of an export
-            that was killed while it wrote need none: the same command completes them.
+        plan: what to write.
         access: see `keras_cifar.evaluate_run.load_run`; changed data is recorded in the file.
         say: gets each line for the user.
 
@@ -105,15 +81,13 @@ def export_run(run: Run, output=None, *, tta=None, int8=False, all_variants=Fals
             f"Expected Keras on TensorFlow to export with, but it runs on {keras.backend.backend()}; repeat with "
             "KERAS_BACKEND=tensorflow, which loads the runs of every backend."
         )
-    access = access or DataAccess()
-    max_drop = Number(0, 100, example=0.5).check("--max-drop", max_drop)
-    check_triton(triton)
-    tta = run.recipe.tta if tta is None else tta
-    chosen = list(VARIANTS) if all_variants else [Variant(int8, tta)]
-    paths = _output_paths(run, output, chosen, all_variants)
+    plan, access = plan or ExportPlan(), access or DataAccess()
+    plan.check()
+    chosen = plan.variants(run.recipe.tta)
+    paths = _output_paths(run, plan, chosen)
     is_unfinished = any(map(leftovers, paths.values()))
     for path in paths.values():
-        _check_free(path, triton, overwrite or is_unfinished)
+        _check_free(path, plan.triton, plan.overwrite or is_unfinished)
     sweep_partials(run.path)
     model, source = load_run(run, access)
     for path in paths.values():
@@ -121,25 +95,30 @@ def export_run(run: Run, output=None, *, tta=None, int8=False, all_variants=Fals
     changes = [change for split in ("val", "train") for change in run_data_changes(run, source, split)]
     changes = list(dict.fromkeys(changes))
     check_changes(changes, run.path, access.allow_changed, say)
-    cores, parity = _gated_cores(run, float32_model(model), source, chosen, max_drop, say)
+    cores, parity = _gated_cores(run, float32_model(model), source, chosen, plan.max_drop, say)
     val = source.load("val", run.recipe.split_seed)
     table = _measure(cores, val, say)
-    _check_faster([row for row in table if row["name"] in {v.name for v in chosen if v.int8}], force, say)
+    _check_faster([row for row in table if row["name"] in {v.name for v in chosen if v.int8}], plan.force, say)
     common = _common_metadata(run, source, changes) | {"parity": parity, "variants": table}
-    metadata = {v: _metadata(cores[v.int8].logits(v), v, cores[v.int8], val, common, temperature) for v in paths}
-    _write(paths, cores, metadata, val, triton, say)
+    test = run.evaluation("test")
+    metadata = {}
+    for variant in paths:
+        core, degree = cores[variant.int8], plan.temperature
+        about = common | {"test": test and test.view("tta" if variant.tta else "plain")}
+        metadata[variant] = _metadata(core, variant, val, about, degree)
+    _write(paths, cores, metadata, val, plan, say)
     return list(paths.values())
 
 
-def _output_paths(run, output, chosen, all_variants):
-    folder, suffix = pathlib.Path(output or run.path), ".onnx"
+def _output_paths(run, plan, chosen):
+    folder, suffix = pathlib.Path(plan.output or run.path), TARGETS[plan.target].suffix
     if folder.suffix == suffix and not folder.is_dir():
-        if all_variants:
-            raise InputError(f"Expected a folder as --output of --all, but got {output}; leave the file name out.")
+        if plan.all_variants:
+            raise InputError(f"Expected a folder as --output of --all, but got {plan.output}; leave the file name out.")
         return {chosen[0]: folder}
     if folder.is_file():
         raise InputError(
-            f"Expected an .onnx file or a folder as --output, but {folder} is another file; end it in .onnx."
+            f"Expected an {suffix} file or a folder as --output, but {folder} is another file; end it in {suffix}."
         )
     return {variant: folder / f"level{run.recipe.level}_{variant.name}{suffix}" for variant in chosen}
 
@@ -226,8 +205,6 @@ def _check_faster(table, force, say):
 def _common_metadata(run, source, changes):
     recipe, environment = run.recipe, run.environment
     return {
-        "format": 1,
-        "opset": OPSET,
         "class_names": source.class_names,
         "input_size": list(source.image_shape),
         "level": recipe.level,
@@ -236,8 +213,7 @@ def _common_metadata(run, source, changes):
         "data": source.label,
         "data_fingerprint": environment["data_fingerprint"],
         "data_record": {name: value for name, value in run.data_record.items() if name in IDENTITY},
-        **({"changed_data": changes} if changes else {}),
-        "test": run.evaluation("test"),
+        "changed_data": changes,
         "weights_sha256": file_sha256(run.file("best.keras")),
         "trained_with": environment["packages"],
         "versions": package_versions(),
@@ -248,38 +224,38 @@ def _common_metadata(run, source, changes):
     }
 
 
-def _metadata(logits, variant, core, val, common, temperature):
+def _metadata(core, variant, val, common, has_temperature):
     """What one file says of itself."""
-    degree = fit_temperature(logits, val.labels) if temperature else 1.0
-    return common | {
-        "test": common["test"] and common["test"].get("tta" if variant.tta else "plain"),
-        "tta": variant.tta,
-        "precision": "int8" if variant.int8 else "float32",
-        "temperature": degree,
-        "calibration": calibration(logits, val.labels, degree) if temperature else None,
-        "quantization": core.quantization,
-        "val": classification_metrics(logits / degree, val.labels, common["class_names"]),
-    }
+    logits = core.logits(variant)
+    degree = fit_temperature(logits, val.labels) if has_temperature else 1.0
+    return Metadata(
+        **common,
+        tta=variant.tta,
+        precision="int8" if variant.int8 else "float32",
+        temperature=degree,
+        calibration=calibration(logits, val.labels, degree) if has_temperature else None,
+        quantization=core.quantization,
+        val=classification_metrics(logits / degree, val.labels, common["class_names"]),
+    )
 
 
-def _write(paths, cores, metadata, val, triton, say):
+def _write(paths, cores, metadata, val, plan, say):
     """Writes all files, each after loading it again, with labels and cards.
 
-    The ONNX files get their names last, when all else is in its place: until then what a killed process leaves beside
+    The files get their names last, when all else is in its place: until then what a killed process leaves beside
     them says that the export is unfinished.
     """
+    target = TARGETS[plan.target]
     with contextlib.ExitStack() as stack:
         partials = {path: stack.enter_context(atomic_path(path)) for path in paths.values()}
         for variant, path in paths.items():
             core, about = cores[variant.int8], metadata[variant]
-            model = finish(core.graph, variant.tta, about["temperature"])
-            set_metadata(model, about)
-            partials[path].write_bytes(model.SerializeToString())
-            _check_written(partials[path], core.logits(variant), val)
+            target.write(finish(core.graph, variant.tta, about.temperature), about, partials[path])
+            _check_written(target, partials[path], core.logits(variant), val)
         for variant, path in paths.items():
-            _write_beside(path, partials[path], metadata[variant], triton, say)
+            _write_beside(path, partials[path], metadata[variant], plan.triton, say)
     for variant, path in paths.items():
-        if found := metadata[variant]["calibration"]:
+        if found := metadata[variant].calibration:
             before, after = found["error_before"], found["error_after"]
             say(f"temperature {found['temperature']:.3f}: calibration error on val {before:.4f} -> {after:.4f}")
         say(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB), with {path.stem}.md and labels.txt beside it")
@@ -290,16 +266,16 @@ def _write_beside(path, partial, metadata, triton, say):
     for split in ("val", "test"):
         for of_the_old_file in evaluation_paths(path, split):
             of_the_old_file.unlink(missing_ok=True)
-    write_labels(path, metadata["class_names"])
+    write_labels(path, metadata.class_names)
     write_text(card_path(path), new_card_text(path, metadata, partial.stat().st_size))
     if triton:
         say(f"written to {write_triton(triton, path, metadata, partial)}")
 
 
-def _check_written(path, logits, val: Split):
-    """What lies on the disk must give what the gate has seen."""
+def _check_written(target, path, logits, val: Split):
+    """What is on the disk must give what the gate has seen."""
     images = val.images[:_BATCH]
-    found = OnnxClassifier(path).predict_logits(images)
+    found = target.open(path)(images)
     difference = compare_logits(logits[: len(images)], found)["max_difference"]
     if not difference < TOLERANCE * max(1.0, float(np.abs(logits).max())):
         raise InputError(

@@ -1,7 +1,8 @@
-"""onnxruntime sessions, and OpenVINO in their place where asked for. Both kinds can be called from many threads."""
+"""What runs an exported file, by name: onnxruntime and OpenVINO. Both can be called from many threads."""
 
 import collections
-import json
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import onnxruntime
@@ -9,9 +10,32 @@ import onnxruntime
 from keras_cifar.errors import InputError
 from keras_cifar.libraries import import_openvino
 from keras_cifar.program import install_hint
+from keras_cifar.registry import Registry
 
-PROVIDERS = ("onnxruntime", "openvino")
 _FATAL = 4
+
+
+class Session(Protocol):
+    """A loaded model."""
+
+    def run(self, images: np.ndarray, output: str) -> np.ndarray:
+        """One output, "logits" or "probabilities", (B, C) float32, for uint8 images (B, H, W, 3)."""
+
+
+RUNTIMES: Registry[Callable[[bytes, int], Session]] = Registry("--provider")
+
+
+def register_runtime(name: str, start: Callable[[bytes, int], Session]) -> None:
+    """Makes a runtime one that `OnnxClassifier(provider=NAME)` and `--provider NAME` take.
+
+    Args:
+        name: of it.
+        start: bytes of an ONNX file, threads of one call (0 for the runtime's own choice) -> session.
+
+    Raises:
+        InputError: the name is taken.
+    """
+    RUNTIMES.register(name, start)
 
 
 class OnnxSession:
@@ -34,9 +58,9 @@ class OnnxSession:
         self.outputs = [value.name for value in self._session.get_outputs()]
 
     @property
-    def metadata(self) -> dict:
-        """The values that `export.graph.set_metadata` stored."""
-        return {k: json.loads(v) for k, v in self._session.get_modelmeta().custom_metadata_map.items()}
+    def properties(self) -> dict[str, str]:
+        """The texts that the model carries by name, see `export.metadata`."""
+        return self._session.get_modelmeta().custom_metadata_map
 
     def run(self, images: np.ndarray, output: str) -> np.ndarray:
         """One output for uint8 images (B, H, W, 3)."""
@@ -49,12 +73,13 @@ class OpenVinoSession:
 
     Args:
         model: the bytes of an ONNX file.
+        threads: not used: OpenVINO takes as many as pay.
 
     Raises:
         InputError: OpenVINO is not installed.
     """
 
-    def __init__(self, model: bytes):
+    def __init__(self, model: bytes, threads: int = 0):
         try:
             openvino = import_openvino()
         except ImportError as error:
@@ -78,3 +103,7 @@ class OpenVinoSession:
         found = np.array(request.infer([np.ascontiguousarray(images)])[self._outputs[output]])
         self._idle.append(request)
         return found
+
+
+register_runtime("onnxruntime", OnnxSession)
+register_runtime("openvino", OpenVinoSession)
