@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 import tensorflow as tf
 
-from keras_cifar.augment import make_train_dataset
+from keras_cifar.augment import Augmentation, make_batch_fn, make_train_dataset
 
 _COUNT, _IMAGES, _ROUNDS = 50_000, 96_000, 3
 _OURS = "ours (one fused gather)"
@@ -45,7 +45,8 @@ def _cpu_seconds():
 
 
 def _ours(images, labels, batch):
-    return make_train_dataset(images, labels, batch, True, 4, 0, 0, _IMAGES // batch)
+    batch_at = make_batch_fn(images, labels, batch, Augmentation(flip=True, crop_padding=4), 0)
+    return make_train_dataset(batch_at, 0, _IMAGES // batch)
 
 
 def _per_image(images, labels, batch, augment):

@@ -1,32 +1,61 @@
 """Training augmentation in tf.data: one fused gather does shuffle, padding, crop and flip."""
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
+from keras_cifar.recipes import Recipe
 
-def view_table(count: int, flip: bool, crop_padding: int, views: int) -> np.ndarray | None:
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How training images are varied.
+
+    Attributes:
+        flip: mirror each image left to right with probability 1/2.
+        crop_padding: zero pixels added on each side before cropping back to (H, W) at random; 0 for no crop.
+        views: random crops an image is limited to; 0 for a fresh one each epoch.
+    """
+
+    flip: bool = False
+    crop_padding: int = 0
+    views: int = 0
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Augmentation":
+        """A recipe's."""
+        return cls(recipe.flip, recipe.crop_padding, recipe.views)
+
+
+def view_table(count: int, augmentation: Augmentation) -> np.ndarray | None:
     """The crops and flips that images are limited to, where they are limited.
 
     Args:
         count: number of images N.
-        flip, crop_padding: see `make_batch_fn`.
-        views: random crops an image is limited to; 0 for a fresh one each epoch.
+        augmentation: whose views they are.
 
     Returns:
         (V, N, 3) int32 of (dy, dx, mirrored), the same for every seed: one view of images as they
         are, two where they are only mirrored, `views` random ones; None for fresh crops.
     """
-    if not crop_padding:
-        table = np.zeros((1 + flip, count, 3), np.int32)
+    if not augmentation.crop_padding:
+        table = np.zeros((1 + augmentation.flip, count, 3), np.int32)
         table[1:, :, 2] = 1
         return table
-    if not views:
+    if not augmentation.views:
         return None
-    limits = [2 * crop_padding + 1, 2 * crop_padding + 1, 2 if flip else 1]
-    return np.random.RandomState(0).randint(0, limits, (views, count, 3), np.int32)
+    size = (augmentation.views, count, 3)
+    return np.random.RandomState(0).randint(0, _offset_limits(augmentation), size, np.int32)
 
 
-def make_draw_fn(count: int, batch_size: int, num_views: int, flip: bool, crop_padding: int, seed: int):
+def _offset_limits(augmentation):
+    """Of (dy, dx, mirrored), each excluded."""
+    places = 2 * augmentation.crop_padding + 1
+    return [places, places, 2 if augmentation.flip else 1]
+
+
+def make_draw_fn(count: int, batch_size: int, num_views: int, augmentation: Augmentation, seed: int):
     """A pure function of the global step that says which images, and which view of each, that step sees.
 
     Order is a fresh pseudo-random permutation each epoch; the images left over at an epoch's end
@@ -36,7 +65,8 @@ def make_draw_fn(count: int, batch_size: int, num_views: int, flip: bool, crop_p
         count: number of images N.
         batch_size: images a batch, at most N.
         num_views: views an image has; 0 for fresh crops.
-        flip, crop_padding, seed: see `make_batch_fn`.
+        augmentation: see `Augmentation`.
+        seed: see `make_batch_fn`.
 
     Returns:
         step (int64 scalar) -> (index, view), each (batch_size,) int64.
@@ -47,7 +77,7 @@ def make_draw_fn(count: int, batch_size: int, num_views: int, flip: bool, crop_p
         epoch, position = step // steps_per_epoch, step % steps_per_epoch
         slots = position * batch_size + tf.range(batch_size, dtype=tf.int64)
         index = _shuffled(slots, count, tf.stack([tf.constant(seed, tf.int64), epoch]))
-        if flip and not crop_padding:
+        if augmentation.flip and not augmentation.crop_padding:
             step_seed = tf.stack([tf.constant(seed, tf.int64), step])
             return index, tf.random.stateless_uniform([batch_size], step_seed, 0, 2, tf.int64)
         return index, tf.fill([batch_size], epoch % max(num_views, 1))
@@ -81,7 +111,7 @@ def compile_draw_fn(draw):
     return lambda start, stop: [part.numpy() for part in draw_steps(start, stop)]
 
 
-def make_batch_fn(images, labels, batch_size: int, flip: bool, crop_padding: int, seed: int, views: int = 0):
+def make_batch_fn(images, labels, batch_size: int, augmentation: Augmentation, seed: int):
     """A pure function of the global step that returns that step's training batch.
 
     Being a pure function of the step, it gives an interrupted run the batches it would have had.
@@ -90,24 +120,22 @@ def make_batch_fn(images, labels, batch_size: int, flip: bool, crop_padding: int
         images: (N, H, W, 3) uint8.
         labels: (N,) int.
         batch_size: images a batch, at most N.
-        flip: mirror each image left to right with probability 1/2.
-        crop_padding: zero pixels added on each side before cropping back to (H, W) at random.
+        augmentation: see `Augmentation`.
         seed: non-negative; the same seed and step give the same batch.
-        views: see `view_table`.
 
     Returns:
         step (int64 scalar) -> (images (batch_size, H, W, 3) uint8, labels int64).
     """
-    table = view_table(len(images), flip, crop_padding, views)
-    draw = make_draw_fn(len(images), batch_size, 0 if table is None else len(table), flip, crop_padding, seed)
-    size, images = images.shape[1:3], tf.constant(_pad(images, crop_padding))
+    table = view_table(len(images), augmentation)
+    draw = make_draw_fn(len(images), batch_size, 0 if table is None else len(table), augmentation, seed)
+    size, images = images.shape[1:3], tf.constant(_pad(images, augmentation.crop_padding))
     labels, table = tf.constant(labels, tf.int64), table if table is None else tf.constant(table)
 
     def batch_at(step):
         index, view = draw(step)
         if table is None:
             step_seed = tf.stack([tf.constant(seed, tf.int64), step])
-            offsets = _random_offsets(batch_size, flip, crop_padding, step_seed)
+            offsets = _random_offsets(batch_size, augmentation, step_seed)
         else:
             offsets = tf.unstack(tf.gather_nd(table, tf.stack([view, index], axis=1))[:, :, None], axis=1)
         return _gather_augmented(images, size, index, offsets), tf.gather(labels, index)
@@ -121,7 +149,7 @@ def view_images(images: np.ndarray, offsets: np.ndarray, crop_padding: int) -> n
     Args:
         images: (N, H, W, 3) uint8.
         offsets: (N, 3) int32, a row of `view_table`.
-        crop_padding: see `make_batch_fn`.
+        crop_padding: see `Augmentation`.
 
     Returns:
         (N, H, W, 3) uint8.
@@ -155,10 +183,9 @@ def _pad(images, crop_padding):
     return np.pad(images, ((0, 0), margin, margin, (0, 0))) if crop_padding else images
 
 
-def _random_offsets(batch_size, flip, crop_padding, step_seed):
+def _random_offsets(batch_size, augmentation, step_seed):
     """(dy, dx, mirrored), each (B, 1) int32."""
-    seeds = tf.random.split(step_seed, 3)
-    limits = (2 * crop_padding + 1, 2 * crop_padding + 1, 2 if flip else 1)
+    seeds, limits = tf.random.split(step_seed, 3), _offset_limits(augmentation)
     return [
         tf.random.stateless_uniform([batch_size, 1], seed, 0, limit, tf.int32)
         for seed, limit in zip(tf.unstack(seeds), limits, strict=True)
@@ -179,11 +206,13 @@ def _gather_augmented(padded, size, index, offsets):
     return tf.gather(tf.reshape(padded, [-1, channels]), pixels)
 
 
-def make_train_dataset(
-    images, labels, batch_size: int, flip: bool, crop_padding: int, seed: int, start: int, stop: int, views: int = 0
-) -> tf.data.Dataset:
-    """Batches of the global steps from `start` (included) to `stop` (excluded); see `make_batch_fn`."""
-    batch_at = make_batch_fn(images, labels, batch_size, flip, crop_padding, seed, views)
+def make_train_dataset(batch_at, start: int, stop: int) -> tf.data.Dataset:
+    """Batches of the global steps from `start` (included) to `stop` (excluded).
+
+    Args:
+        batch_at: see `make_batch_fn`.
+        start, stop: global steps.
+    """
     dataset = tf.data.Dataset.range(start, stop).map(batch_at, num_parallel_calls=1).prefetch(2)
     options = tf.data.Options()
     options.autotune.enabled = False  # its teardown stalls short loops

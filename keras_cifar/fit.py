@@ -14,8 +14,10 @@ import keras
 import numpy as np
 
 from keras_cifar.augment import (
+    Augmentation,
     compile_draw_fn,
     gather_views,
+    make_batch_fn,
     make_draw_fn,
     make_train_dataset,
     view_images,
@@ -74,7 +76,7 @@ class TrainedPart:
 
     def _run_frozen_part(self, frozen):
         """Stores what `trained` is fed with, or compiles the function of images that gives it."""
-        recipe, split = self.recipe, self.train
+        recipe, split, augmentation = self.recipe, self.train, Augmentation.of(self.recipe)
         precision = describe_compute(recipe)["engine_precision"]
         compiled = functools.cache(lambda batch_size: compile_inference(frozen, batch_size, precision))
 
@@ -85,12 +87,12 @@ class TrainedPart:
 
             return stored_features(frozen, compile_and_count, part, _FEATURE_BATCH, precision, f"features of {name}")
 
-        table = view_table(len(split), recipe.flip, recipe.crop_padding, recipe.views)
+        table = view_table(len(split), augmentation)
         if table is not None and has_room(frozen, len(table) * len(split) + len(self.val)):
             with contextlib.suppress(NoRoomError):
                 views = []
                 for number, offsets in enumerate(table, 1):
-                    view = Split(view_images(split.images, offsets, recipe.crop_padding), split.labels)
+                    view = Split(view_images(split.images, offsets, augmentation.crop_padding), split.labels)
                     views.append(stored(view, f"train, view {number}/{len(table)},"))
                 self.train_views = views
         if self.train_views is None:
@@ -115,18 +117,17 @@ class TrainedPart:
         Yields:
             Inputs of `trained` (S, batch_size, ...), and labels (S, batch_size).
         """
-        recipe, split = self.recipe, self.train
+        split, augmentation = self.train, Augmentation.of(self.recipe)
         if self.train_views is not None:
             views = len(self.train_views)
-            draw = make_draw_fn(len(split), batch_size, views, recipe.flip, recipe.crop_padding, seed)
+            draw = make_draw_fn(len(split), batch_size, views, augmentation, seed)
             draw_steps = compile_draw_fn(draw)
             for first, last in self._calls(batch_size, start, stop):
                 index, view = draw_steps(first, last)
                 yield gather_views(self.train_views, view, index), split.labels[index]
             return
-        dataset = make_train_dataset(
-            split.images, split.labels, batch_size, recipe.flip, recipe.crop_padding, seed, start, stop, recipe.views
-        )
+        batch_at = make_batch_fn(split.images, split.labels, batch_size, augmentation, seed)
+        dataset = make_train_dataset(batch_at, start, stop)
         for images, labels in dataset.as_numpy_iterator():
             yield (images if self.train_below is None else self.train_below(images))[None], labels[None]
 

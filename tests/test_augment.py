@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_cifar.augment import (
+    Augmentation,
     compile_draw_fn,
     gather_views,
     make_batch_fn,
@@ -31,7 +32,7 @@ def all_views(image, flip, padding):
 
 @pytest.mark.parametrize(("flip", "padding"), [(True, 0), (False, 2), (True, 2)])
 def test_each_image_is_a_crop_of_its_own(flip, padding):
-    batch_at = make_batch_fn(IMAGES, LABELS, 5, flip, padding, seed=1)
+    batch_at = make_batch_fn(IMAGES, LABELS, 5, Augmentation(flip, padding), seed=1)
     seen = set()
     for step in range(40):
         images, labels = batch_at(tf.constant(step, tf.int64))
@@ -43,12 +44,12 @@ def test_each_image_is_a_crop_of_its_own(flip, padding):
 
 
 def test_without_augmentation_images_come_as_they_are():
-    images, labels = make_batch_fn(IMAGES, LABELS, 20, False, 0, seed=0)(tf.constant(0, tf.int64))
+    images, labels = make_batch_fn(IMAGES, LABELS, 20, Augmentation(), seed=0)(tf.constant(0, tf.int64))
     assert np.array_equal(images, IMAGES[labels.numpy()])
 
 
 def test_each_epoch_is_another_permutation():
-    batch_at = make_batch_fn(IMAGES, LABELS, 5, True, 1, seed=0)
+    batch_at = make_batch_fn(IMAGES, LABELS, 5, Augmentation(True, 1), seed=0)
     epochs = [np.concatenate([batch_at(tf.constant(e * 4 + s, tf.int64))[1] for s in range(4)]) for e in range(3)]
     assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
     assert not np.array_equal(epochs[0], epochs[1]) and not np.array_equal(epochs[1], epochs[2])
@@ -56,7 +57,7 @@ def test_each_epoch_is_another_permutation():
 
 def epoch_order(count, seed, epoch):
     """The permutation that an epoch sees, as one batch of all images."""
-    draw = make_draw_fn(count, count, 1, False, 0, seed)
+    draw = make_draw_fn(count, count, 1, Augmentation(), seed)
     return draw(tf.constant(epoch, tf.int64))[0].numpy()
 
 
@@ -90,8 +91,8 @@ def test_large_seeds_differ():
 
 
 def test_pipeline_equals_eager_from_any_step():
-    batch_at = make_batch_fn(IMAGES, LABELS, 6, True, 2, seed=7)
-    late = list(make_train_dataset(IMAGES, LABELS, 6, True, 2, 7, 5, 9).as_numpy_iterator())
+    batch_at = make_batch_fn(IMAGES, LABELS, 6, Augmentation(True, 2), seed=7)
+    late = list(make_train_dataset(batch_at, 5, 9).as_numpy_iterator())
     assert len(late) == 4
     for step, (images, labels) in enumerate(late, 5):
         expected = batch_at(tf.constant(step, tf.int64))
@@ -99,16 +100,19 @@ def test_pipeline_equals_eager_from_any_step():
 
 
 def test_seeds_differ():
-    first, second = (make_batch_fn(IMAGES, LABELS, 20, True, 2, seed)(tf.constant(0, tf.int64)) for seed in (0, 1))
+    first, second = (
+        make_batch_fn(IMAGES, LABELS, 20, Augmentation(True, 2), seed)(tf.constant(0, tf.int64)) for seed in (0, 1)
+    )
     assert not np.array_equal(first[0], second[0])
 
 
 @pytest.mark.parametrize(("flip", "padding", "views"), [(False, 0, 0), (True, 0, 0), (True, 2, 2), (False, 2, 3)])
 def test_stored_views_are_what_the_pipeline_shows(flip, padding, views):
-    table = view_table(20, flip, padding, views)
+    augmentation = Augmentation(flip, padding, views)
+    table = view_table(20, augmentation)
     stored = [view_images(IMAGES, offsets, padding) for offsets in table]
-    batch_at = make_batch_fn(IMAGES, LABELS, 5, flip, padding, 3, views)
-    draw = make_draw_fn(20, 5, len(table), flip, padding, 3)
+    batch_at = make_batch_fn(IMAGES, LABELS, 5, augmentation, 3)
+    draw = make_draw_fn(20, 5, len(table), augmentation, 3)
     seen = set()
     for step in range(16):
         index, view = (part.numpy() for part in draw(tf.constant(step, tf.int64)))
@@ -124,5 +128,5 @@ def test_stored_views_are_what_the_pipeline_shows(flip, padding, views):
 
 
 def test_more_views_begin_with_the_same_ones():
-    assert np.array_equal(view_table(20, True, 2, 5)[:2], view_table(20, True, 2, 2))
-    assert view_table(20, True, 2, 0) is None
+    assert np.array_equal(view_table(20, Augmentation(True, 2, 5))[:2], view_table(20, Augmentation(True, 2, 2)))
+    assert view_table(20, Augmentation(True, 2)) is None

@@ -14,7 +14,7 @@ from conftest import ROOT, job, needs_bfloat16, run_until_killed, tiny_options, 
 from made_run import made_run
 
 from keras_cifar import features
-from keras_cifar.augment import view_images, view_table
+from keras_cifar.augment import Augmentation, view_images, view_table
 from keras_cifar.datasets import Split, open_source
 from keras_cifar.engine import compile_inference
 from keras_cifar.errors import InputError
@@ -222,7 +222,7 @@ def test_stored_features_are_what_the_trained_part_would_round_them_to(level, dt
     (view,) = part.train_views
     assert view.dtype == part.val.images.dtype == dtype
     below, _ = split_at_trainable(model)
-    images = view_images(part.train.images, *view_table(16, recipe.flip, recipe.crop_padding, 1), recipe.crop_padding)
+    images = view_images(part.train.images, *view_table(16, Augmentation.of(recipe)), recipe.crop_padding)
     exact = compile_inference(below, 16, "mixed_bfloat16")(images)
     assert np.array_equal(np.asarray(view), exact.astype(view.dtype))
     predict = part.trained.predict_on_batch
