@@ -18,16 +18,27 @@ import argparse
 import importlib.util
 import logging
 import os
+import shutil
 import sys
 import tempfile
+import textwrap
 
-from keras_cifar.checks import Number, parse_number
+from keras_cifar.checks import UNSET, Number, parse_number
 from keras_cifar.errors import InputError
 from keras_cifar.files import is_onnx_name
 from keras_cifar.names import visible
 from keras_cifar.program import as_started, install_hint, program
-from keras_cifar.recipes import LEVELS, OPTIONS, RULES, flag, load_changes, recipe_to_dict, resolve_recipe
+from keras_cifar.recipes import (
+    FIELDS,
+    LEVELS,
+    OPTION_FIELDS,
+    flag,
+    load_changes,
+    recipe_to_dict,
+    resolve_recipe,
+)
 from keras_cifar.terminal import safe_terminal
+from tuning.search_space import ORACLE_NAMES, SEARCHABLE, Plan, RangeTest
 
 _LEVELS = [*map(str, LEVELS), "all"]
 
@@ -86,14 +97,15 @@ def _add_training_commands(add):
 def _add_tuning_commands(add):
     lr_range = add("lr-range", _lr_range, "run the learning-rate range test of a level", _LR_RANGE_EXAMPLES)
     _add_search_options(lr_range)
-    lr_range.add_argument("--low", type=parse_number, default=1e-6, metavar="RATE", help="first rate; default: 1e-6")
-    lr_range.add_argument("--high", type=parse_number, default=1.0, metavar="RATE", help="last rate; default: 1")
-    lr_range.add_argument("--steps", type=parse_number, default=300, metavar="N", help="at most; default: 300")
+    for name, text in (("low", "first rate"), ("high", "last rate"), ("steps", "at most")):
+        default, metavar = getattr(RangeTest, name), "N" if name == "steps" else "RATE"
+        text = f"{text}; default: {default:g}"
+        lr_range.add_argument(f"--{name}", type=parse_number, default=default, metavar=metavar, help=text)
 
     tune = add("tune", _tune, "search a level's learning rate, or go on with an interrupted search", _TUNE_EXAMPLES)
     _add_search_options(tune)
     tune.add_argument("--search", default="learning_rate", metavar="FIELDS", help=_SEARCH_HELP)
-    tune.add_argument("--oracle", choices=("random", "bayesian", "hyperband", "grid"), default="random")
+    tune.add_argument("--oracle", choices=ORACLE_NAMES, default=Plan.oracle)
     tune.add_argument(
         "--trials", type=parse_number, default=30, metavar="N", help="beside the level's own recipe; default: 30"
     )
@@ -175,9 +187,7 @@ on several machines that share the folder DIR, in a private network (its gRPC ha
   python cli.py tune --level 3 --search-dir DIR --chief 10.0.0.1:8765 --worker a
   python cli.py tune --level 3 --search-dir DIR --chief 10.0.0.1:8765 --worker b
 An interrupted search goes on when its command is repeated; a finished one is only reported again."""
-_SEARCH_HELP = (
-    "of learning_rate, weight_decay, dropout, head_width, batch_size, with commas; FIELD=LOW:HIGH for another range"
-)
+_SEARCH_HELP = f"of {', '.join(SEARCHABLE)}, with commas; FIELD=LOW:HIGH for another range"
 _EVALUATE_EXAMPLES = """examples:
   python cli.py evaluate runs/cifar10-resnet18-seed0/level4 --split test
   python cli.py evaluate runs/cifar10-resnet18-seed0/level4 --split val --no-tta
@@ -203,9 +213,11 @@ _REPORT_EXAMPLES = """examples:
 
 
 def _add_recipe_options(command):
-    for field, text in OPTIONS.items():
-        kind = parse_number if isinstance(RULES[field], Number) else str
-        command.add_argument(flag(field), type=kind, metavar=field.upper().split("_")[-1], help=text)
+    for field in OPTION_FIELDS:
+        info = FIELDS[field]
+        kind = info.rule.parse if isinstance(info.rule, Number) else str
+        metavar = field.upper().split("_")[-1]
+        command.add_argument(flag(field), type=kind, metavar=metavar, default=UNSET, help=info.help_text)
     command.add_argument(
         "--recipe", metavar="FILE", help="take a recipe's fields from a JSON file; options win over it"
     )
@@ -229,8 +241,8 @@ def _add_changed_data_option(command):
 def _resolve(args, level):
     """The recipe of a level with the changes of --recipe, and over them those of the other options."""
     changes = {} if args.recipe is None else load_changes(args.recipe, level)
-    options = {field: getattr(args, field) for field in OPTIONS if getattr(args, field) is not None}
-    return resolve_recipe(level, **{**changes, **options})
+    options = {field: getattr(args, field) for field in OPTION_FIELDS}
+    return resolve_recipe(level, **changes | {field: value for field, value in options.items() if value is not UNSET})
 
 
 def _chosen_levels(level):
@@ -262,8 +274,6 @@ def _job(args, folder):
 
 
 def _lr_range(args):
-    from tuning.search_space import RangeTest
-
     recipe, test = _resolve(args, args.level), RangeTest(args.low, args.high, args.steps)
     test.check()
     _import_quietly()
@@ -278,7 +288,7 @@ def _tune(args):
     if importlib.util.find_spec("keras_tuner") is None:
         raise InputError(f"Expected KerasTuner to search with, but it is not installed; {install_hint('tune')}.")
     from tuning.distributed import Team
-    from tuning.search_space import Plan, check_minutes
+    from tuning.search_space import check_minutes
 
     plan = Plan(_resolve(args, args.level), args.search, args.oracle, args.trials, args.executions_per_trial)
     plan.check()
@@ -397,11 +407,18 @@ def _show(args):
         print(f"Level {recipe.level}: {recipe.title}")
         for name, value in recipe_to_dict(recipe).items():
             if name not in ("level", "title"):
-                print(f"  {name:18} {', '.join(value) or '-' if isinstance(value, list) else value}")
+                print(_field_line(name, ", ".join(value) or "-" if isinstance(value, list) else str(value)))
         print(f"  {'stage':10} {'trainable':>12} {'frozen':>12}")
         for stage, trainable, frozen in stage_parameters(recipe):
             print(f"  {stage:10} {trainable:12,} {frozen:12,}")
         print()
+
+
+def _field_line(name, value):
+    """A field of a recipe, its value and its help, wrapped to the terminal."""
+    start = f"  {name:18} {value:18} "
+    width = max(shutil.get_terminal_size().columns, len(start) + 30)
+    return textwrap.fill(FIELDS[name].help_text, width, initial_indent=start, subsequent_indent=" " * len(start))
 
 
 def _report(args):
@@ -423,7 +440,7 @@ def _doctor(args):
 
 
 def _demo(args):
-    RULES["seed"].check("--seed", args.seed)
+    FIELDS["seed"].rule.check("--seed", args.seed)
     _import_quietly()
     from keras_cifar.demo import run_demo
 

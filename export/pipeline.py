@@ -29,7 +29,6 @@ from export.runtimes import OnnxSession
 from export.targets import TARGETS
 from export.temperature import calibration, fit_temperature
 from keras_cifar.access import DataAccess
-from keras_cifar.backbones import BACKBONES
 from keras_cifar.data_record import IDENTITY, check_changes
 from keras_cifar.datasets import Source, Split, stratified_split
 from keras_cifar.environment import cpu_kind, cpu_name, package_versions, utc_now
@@ -39,6 +38,7 @@ from keras_cifar.files import atomic_path, check_output, leftovers, sweep_partia
 from keras_cifar.metrics import classification_metrics, top1, wilson_interval
 from keras_cifar.recipes import recipe_to_dict
 from keras_cifar.runs import Run
+from keras_cifar.specs import BACKBONES
 from keras_cifar.timing import interleaved_seconds, median_rates
 from keras_cifar.tta import mean_logits
 from keras_cifar.weights import file_sha256

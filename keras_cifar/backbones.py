@@ -5,104 +5,13 @@ the image: `P5` is ResNet's layer4, `P4` its layer3, and the lowest stage includ
 """
 
 import contextlib
-import dataclasses
 
 import keras
 
 from keras_cifar.errors import InputError
 from keras_cifar.graph import graph_nodes
-from keras_cifar.weights import HUB_PRESETS, missing_weights, resolve_preset
-
-# torch's Normalize for ImageNet, on pixels in 0..255.
-_IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-_IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
-
-
-@dataclasses.dataclass(frozen=True)
-class BackboneSpec:
-    """What belongs to a pretrained backbone and must travel with its weights.
-
-    Attributes:
-        class_name: the class in `keras_hub.models`.
-        architecture: timm's name, for weights that come as a timm folder or file.
-        kaggle_handle: the hub's pinned ImageNet weights; None if they come from a pip package.
-        mean: per-channel mean of the pixels in 0..255 that training subtracted.
-        std: per-channel divisor after that.
-        config: constructor arguments for random weights.
-        preset_overrides: constructor arguments that a timm folder does not carry.
-        tensorflow_padding: whether the weights come from TensorFlow, whose padding adds one pixel more
-            at the right and bottom than at the left and top where the stride is 2. KerasHub's blocks
-            pad all sides alike, which costs level 3 on EfficientNet-Lite0 1.3 points of val
-            (results/choices/padding.csv).
-        license: licence of the ImageNet weights.
-    """
-
-    class_name: str
-    architecture: str
-    kaggle_handle: str | None
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    config: dict
-    preset_overrides: dict
-    tensorflow_padding: bool
-    license: str
-
-
-def _resnet(num_blocks, block_type, architecture, kaggle_handle):
-    return BackboneSpec(
-        class_name="ResNetBackbone",
-        architecture=architecture,
-        kaggle_handle=kaggle_handle,
-        mean=_IMAGENET_MEAN,
-        std=_IMAGENET_STD,
-        config={
-            "input_conv_filters": [64],
-            "input_conv_kernel_sizes": [7],
-            "stackwise_num_filters": [64, 128, 256, 512],
-            "stackwise_num_blocks": num_blocks,
-            "stackwise_num_strides": [1, 2, 2, 2],
-            "block_type": block_type,
-        },
-        preset_overrides={},
-        tensorflow_padding=False,
-        license="Apache-2.0",
-    )
-
-
-_LITE0_PADDING = {"batch_norm_epsilon": 1e-3, "include_stem_padding": False, "stem_conv_padding": "same"}
-
-BACKBONES = {
-    "resnet18": _resnet([2, 2, 2, 2], "basic_block", "resnet18", HUB_PRESETS["resnet18"]),
-    "resnet50": _resnet([3, 4, 6, 3], "bottleneck_block", "resnet50", HUB_PRESETS["resnet50"]),
-    "efficientnet_lite0": BackboneSpec(
-        class_name="EfficientNetBackbone",
-        architecture="efficientnet_lite0",
-        kaggle_handle=HUB_PRESETS["efficientnet_lite0"],
-        mean=(127.0, 127.0, 127.0),
-        std=(128.0, 128.0, 128.0),
-        config={
-            "stackwise_width_coefficients": [1.0] * 7,
-            "stackwise_depth_coefficients": [1.0] * 7,
-            "stackwise_kernel_sizes": [3, 3, 5, 3, 5, 5, 3],
-            "stackwise_num_repeats": [1, 2, 2, 3, 3, 4, 1],
-            "stackwise_input_filters": [32, 16, 24, 40, 80, 112, 192],
-            "stackwise_output_filters": [16, 24, 40, 80, 112, 192, 320],
-            "stackwise_expansion_ratios": [1, 6, 6, 6, 6, 6, 6],
-            "stackwise_squeeze_and_excite_ratios": [0] * 7,
-            "stackwise_strides": [1, 2, 2, 2, 1, 2, 1],
-            "stackwise_block_types": ["v1"] * 7,
-            "activation": "relu6",
-            "dropout": 0,
-            "min_depth": None,
-            "use_depth_divisor_as_min_depth": True,
-            "cap_round_filter_decrease": True,
-            **_LITE0_PADDING,
-        },
-        preset_overrides=_LITE0_PADDING,
-        tensorflow_padding=True,
-        license="Apache-2.0",
-    ),
-}
+from keras_cifar.specs import BACKBONES
+from keras_cifar.weights import missing_weights, resolve_preset
 
 
 @contextlib.contextmanager
@@ -134,7 +43,7 @@ def load_backbone(name: str, weights: str = "imagenet", policy: str = "float32")
 
     spec = BACKBONES[name]
     cls = getattr(keras_hub.models, spec.class_name)
-    preset = resolve_preset(name, weights, spec.kaggle_handle, spec.architecture)
+    preset = resolve_preset(spec, weights)
     with dtype_policy(policy):
         if preset is None:
             return _padded(cls(**spec.config), spec)
@@ -142,7 +51,7 @@ def load_backbone(name: str, weights: str = "imagenet", policy: str = "float32")
         try:
             backbone = cls.from_preset(preset, **overrides)
         except Exception as error:
-            if preset == spec.kaggle_handle:
+            if preset == spec.hub_preset:
                 raise missing_weights(name, f"the model hub did not deliver them ({error})") from error
             raise InputError(
                 f"Expected weights of {name} in {weights}, but they do not fit ({_first_line(error)}); "

@@ -6,11 +6,13 @@ A value comes from a command line, a JSON file, an environment variable or a cal
 import contextlib
 import dataclasses
 import difflib
+import enum
 import math
 import numbers
 import os
 import reprlib
 from collections.abc import Collection
+from typing import Protocol
 
 from keras_cifar.errors import InputError
 
@@ -18,6 +20,16 @@ from keras_cifar.errors import InputError
 INT32_MAX, UINT32_MAX, FLOAT32_MAX = 2**31 - 1, 2**32 - 1, 3e38
 # The smallest rate that float32 holds with all its digits is 1.2e-38.
 FLOAT32_MIN = 2e-38
+
+
+class Unset(enum.Enum):
+    """The type of `UNSET`."""
+
+    UNSET = "unset"
+
+
+# What an option or argument is that was not given, where None is a value as any other.
+UNSET = Unset.UNSET
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +76,10 @@ class Number:
         above = self.low is None or number >= self.low
         below = self.high is None or number <= self.high
         return above and below and (number > 0 or not self.positive) and (self.whole or math.isfinite(number))
+
+    def parse(self, text: str) -> int | float | str | None:
+        """What a command line's text stands for: see `parse_number`, and `none` for None where that is allowed."""
+        return None if self.optional and text.lower() == "none" else parse_number(text)
 
     @property
     def words(self) -> str:
@@ -161,6 +177,13 @@ class Names:
             kind = "a list of different names" + (", or an empty one" if self.may_be_empty else "")
             raise InputError(f"Expected {name} to be {kind}, but got {show(value)}; try {self.example}.")
         return tuple(value)
+
+
+class Rule(Protocol):
+    """What a value may be: `Number`, `Choice`, `Switch`, `Text`, `Names`, or another's."""
+
+    def check(self, name: str, value):
+        """The value, as its type wants it; raises InputError for one that it may not be."""
 
 
 def parse_number(text: str) -> int | float | str:

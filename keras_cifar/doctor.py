@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from keras_cifar.environment import cpu_flags, cpu_name, has_accelerator, package_versions
 from keras_cifar.errors import InputError
 from keras_cifar.program import install_hint
-from keras_cifar.weights import HUB_PRESETS, efficientnet_lite0_package, hub_preset_cached, hub_reachable
+from keras_cifar.specs import BACKBONES
+from keras_cifar.weights import hub_preset_cached, hub_reachable, packaged_checkpoint
 
 _UNREACHABLE = "the hub cannot be reached: pass --weights PATH, or copy ~/.cache/kagglehub from a machine with network"
 _VECTORS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
@@ -141,15 +142,18 @@ def _data(data_dir):
 
 def _weights():
     reachable = None
-    for name, handle in HUB_PRESETS.items():
-        if handle is None:
-            found = efficientnet_lite0_package() is not None
+    for name in BACKBONES:
+        spec = BACKBONES[name]
+        if spec.package is not None:
+            found = packaged_checkpoint(spec.package) is not None
             how = "pip package" if found else install_hint("offline")
-        else:
-            found, how = hub_preset_cached(handle), "in the KaggleHub cache"
+        elif spec.hub_preset is not None:
+            found, how = hub_preset_cached(spec.hub_preset), "in the KaggleHub cache"
             if not found:
                 reachable = _hub_answers() if reachable is None else reachable
                 how = "downloaded at the first train" if reachable else _UNREACHABLE
+        else:
+            continue
         yield "ok" if found else "missing", f"weights {name}", how
 
 

@@ -12,6 +12,7 @@ import keras
 import ml_dtypes
 import numpy as np
 
+from keras_cifar.cache import cache_dir
 from keras_cifar.datasets import Split
 from keras_cifar.engine import engine_name
 from keras_cifar.environment import package_versions
@@ -19,7 +20,6 @@ from keras_cifar.errors import InputError
 from keras_cifar.evaluate import predict_logits
 from keras_cifar.files import read_json, sweep_partials, write_json
 from keras_cifar.graph import graph_nodes
-from keras_cifar.weights import cache_dir
 
 _MAX_CACHE_BYTES = 8 * 2**30
 # Images between two marks that an interrupted pass goes on from.

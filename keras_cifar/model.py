@@ -7,12 +7,13 @@ import os
 import keras
 from keras import ops
 
-from keras_cifar.backbones import BACKBONES, backbone_stages, dtype_policy, load_backbone
+from keras_cifar.backbones import backbone_stages, dtype_policy, load_backbone
 from keras_cifar.errors import InputError
 from keras_cifar.graph import BACKBONE, HEAD
 from keras_cifar.heads import HEADS
 from keras_cifar.precision import resolve_precision
 from keras_cifar.recipes import Recipe
+from keras_cifar.specs import BACKBONES
 
 
 def build_model(recipe: Recipe, num_classes: int, image_shape: tuple[int, int, int]) -> keras.Model:

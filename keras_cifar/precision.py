@@ -9,12 +9,12 @@ import os
 
 import keras
 
+from keras_cifar.cache import cache_dir
 from keras_cifar.environment import cpu_flags, cpu_name, has_accelerator, is_bfloat16_ruled_out, package_versions
 from keras_cifar.errors import InputError
 from keras_cifar.files import read_json, sweep_partials, write_json
 from keras_cifar.kernel_gradient import conv, depthwise_conv
 from keras_cifar.timing import interleaved_seconds, median_rates
-from keras_cifar.weights import cache_dir
 
 # bfloat16 has to be this many times as fast.
 _GAIN = 1.15

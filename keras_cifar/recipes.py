@@ -11,7 +11,7 @@ results/choices and results/cifar10-jpeg-efficientnet_lite0:
 - Level 3: on 10,000 images and 3 epochs, dropout .3 reaches .8256, none .8320, .5 .8274: too close
   to choose by. A head of 512 units is no better (.8248) than one of 256. Batch normalisation kept as
   it was pretrained beats an updated one (.7965). From a rate of 5e-4 down a cosine it reaches .8466: hence
-  `BACKBONE_DEFAULTS`, as the levels themselves keep their source's rates.
+  `BackboneSpec.level_defaults`, as the levels themselves keep their source's rates.
 - Level 4: from a level 3 on all images, on 10,000 of them for 2 epochs, 5e-5 constant reaches .9131, 1e-4 and
   2e-4 down a cosine .9127 and .9126, 5e-4 .9079.
 - Views: on 20,000 images and 3 epochs, level 3 reaches .8553 with fresh crops each epoch, .8551 with
@@ -27,149 +27,269 @@ from keras_cifar.checks import (
     FLOAT32_MIN,
     INT32_MAX,
     UINT32_MAX,
+    UNSET,
     Choice,
     Names,
     Number,
+    Rule,
     Switch,
     Text,
     closest,
     show,
 )
 from keras_cifar.errors import InputError
+from keras_cifar.specs import BACKBONES
 
 DATA_NAMES = ("cifar10", "cifar100", "digits", "folder:PATH")
-# The stages of each backbone, lowest first: see `keras_cifar.backbones.backbone_stages`.
-BACKBONE_STAGES = {
-    "resnet18": ("P2", "P3", "P4", "P5"),
-    "resnet50": ("P2", "P3", "P4", "P5"),
-    "efficientnet_lite0": ("P1", "P2", "P3", "P4", "P5"),
-}
-# What each field of a recipe may be. A limit is where something breaks, and says what.
-RULES = {
-    "level": Choice((1, 2, 3, 4)),
-    "title": Text("My level"),
-    "data": Text("cifar10"),
-    "backbone": Choice(BACKBONE_STAGES),
-    "weights": Text("imagenet"),
-    # One image of 2048 px takes 256 MiB in the first layer of a ResNet, and as much for its gradient.
-    "image_size": Number(32, 2048, whole=True, example=128),
-    "taps": Names('["P4", "P5"]'),
-    "head": Choice(("linear", "fusion")),
-    # 65,536 units on the 2048 features of a ResNet-50 are 134 million weights.
-    "head_width": Number(1, 65536, whole=True, example=256),
-    # Closer to 1, 1 / (1 - dropout) is lost in float32's rounding.
-    "dropout": Number(0, 0.99, example=0.2),
-    "trainable_stages": Names('["P5"]', may_be_empty=True),
-    "train_batch_norm": Switch(),
-    "flip": Switch(),
-    "crop_padding": Number(0, INT32_MAX, whole=True, example=4),  # further limited by the images, see `_check_fit`
-    # The crops of all images are drawn and held at once: 1000 of 50,000 images are 600 MB.
-    "views": Number(0, 1000, whole=True, example=3),
-    "learning_rate": Number(FLOAT32_MIN, FLOAT32_MAX, example=1e-4),
-    # At a rate of 1e-3, 1000 takes off a whole kernel a step.
-    "weight_decay": Number(0, 1000, example=0.01),
-    "schedule": Choice(("constant", "cosine")),
-    # The rates of all steps are held at once: 10,000 epochs of 40,000 images, one a step, are 3 GB.
-    "epochs": Number(1, 10_000, whole=True, example=3),
-    "batch_size": Number(1, INT32_MAX, whole=True, example=64),
-    "precision": Choice(("auto", "float32", "bfloat16")),
-    "tta": Switch(),
-    # NumPy's and TensorFlow's seeds have 32 bits, and seeds next to this one are used as well.
-    "seed": Number(0, INT32_MAX, whole=True, example=0),
-    "split_seed": Number(0, UINT32_MAX, whole=True, example=0),
-    "limit": Number(1, INT32_MAX, whole=True, optional=True, example=1000),
-    "continues": Number(1, 4, whole=True, optional=True, example="null"),
-}
-# The fields that are options of the command line, with their help.
-OPTIONS = {
-    "data": "cifar10, cifar100, digits or folder:PATH with one subfolder per class",
-    "backbone": "resnet18, resnet50 or efficientnet_lite0",
-    "weights": "imagenet, none, or a path to a KerasHub or timm folder, .safetensors or .pth",
-    "image_size": "side in pixels inside the model, a multiple of 32",
-    "epochs": "passes over the training images",
-    "batch_size": "images a step",
-    "views": "limit each image to N stored random crops; 0 draws a fresh one each epoch",
-    "learning_rate": "Adam's learning rate at the start",
-    "weight_decay": "share of each kernel taken off a step, times the learning rate",
-    "seed": "of weights, order, augmentation and dropout",
-    "precision": "auto, float32 or bfloat16",
-    "limit": "use only N training images, stratified, for a quick look",
-}
 # The side of the images of the data sets that are not folders.
 _STORED_SIDE = 32
 _MAX_FILE_BYTES = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Everything that decides a run's numbers.
-
-    Every way to make one checks it: a value of another type, out of range, or an unknown name is an InputError.
+class SearchRange:
+    """What a search may do with a field.
 
     Attributes:
-        level: key in `LEVELS`.
-        title: one line for people.
-        data: "cifar10", "cifar100", "digits" or "folder:PATH".
-        backbone: key in `BACKBONE_STAGES` and `keras_cifar.backbones.BACKBONES`.
-        weights: "imagenet", "none" or a path.
-        image_size: side in pixels that images are resized to inside the model; a multiple of 32.
-        taps: pyramid stages whose pooled outputs feed the head, lowest first.
-        head: key in `keras_cifar.heads.HEADS`.
-        head_width: units of the fusion head's hidden layer.
-        dropout: in [0, 1).
-        trainable_stages: backbone stages that train, lowest first; the head always does.
-        train_batch_norm: whether batch normalisation in trained stages updates; if not, it keeps
-            the pretrained statistics, scale and shift. In frozen stages it never updates.
-        flip: random horizontal flips in training.
-        crop_padding: pixels of zero padding before a random crop back to size, at most half the image; 0 for no crop.
-        views: random crops and flips that an image is limited to: epoch e shows view e modulo `views`,
-            the same for every seed, so that their features can be stored; 0 for fresh ones each epoch.
-        learning_rate: Adam's, at the start.
-        weight_decay: share of each kernel taken off a step, times the learning rate (AdamW, Loshchilov and
-            Hutter, 2019); biases and normalisation keep theirs.
-        schedule: "constant" or "cosine" (to zero at the last step).
-        epochs: passes over the training images.
-        batch_size: images a step.
-        precision: "auto", "float32" or "bfloat16".
-        tta: whether the level's headline accuracy is with flip test-time augmentation.
-        seed: of initial weights, order, augmentation and dropout; in [0, 2^31).
-        split_seed: of the train/val split; the same for every level and seed, so that weights
-            carried from one run to the next have never seen val; in [0, 2^32).
-        limit: training images, stratified; None for all.
-        continues: lower level whose best weights this one starts from; None for the pretrained ones.
+        low, high: bounds of the range; for `choices` of those.
+        relative: whether the bounds are multiples of the level's own value.
+        log: whether equal ratios, rather than equal differences, are equally likely.
+        choices: the only values there are; empty for every number in the range.
+        head: the head that the field means something for; None for all.
     """
 
-    level: int = 1
-    title: str = "Frozen backbone, linear head"
-    data: str = "cifar10"
-    backbone: str = "resnet18"
-    weights: str = "imagenet"
-    image_size: int = 128
-    taps: tuple[str, ...] = ("P5",)
-    head: str = "linear"
-    head_width: int = 256
-    dropout: float = 0.0
-    trainable_stages: tuple[str, ...] = ()
-    train_batch_norm: bool = False
-    flip: bool = False
-    crop_padding: int = 0
-    views: int = 0
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    schedule: str = "cosine"
-    epochs: int = 20
-    batch_size: int = 64
-    precision: str = "auto"
-    tta: bool = False
-    seed: int = 0
-    split_seed: int = 0
-    limit: int | None = None
-    continues: int | None = None
+    low: float
+    high: float
+    relative: bool = False
+    log: bool = False
+    choices: tuple[int, ...] = ()
+    head: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldInfo:
+    """All that is known of one field of `Recipe`; it is the field's metadata, and everything else is made from it.
+
+    Attributes:
+        rule: what a value may be. A limit is where something breaks, and the comment beside it says what.
+        help: one line for people.
+        is_option: whether the command line has an option of the field's name.
+        changes_model: whether the graph, its initial weights or what it is fed with depend on it: a model built for one
+            value does not serve another.
+        parent: "same" if a run must have this field in common with any run that it starts from, "level" if only with
+            the level that it continues, else "".
+        is_handed_down: whether a level that is trained on the way gets it from the one that asks for it, as it does
+            all fields with `parent`.
+        search: what a search may do with it; None if it cannot be searched.
+    """
+
+    rule: Rule
+    help: str
+    is_option: bool = False
+    changes_model: bool = False
+    parent: str = ""
+    is_handed_down: bool = False
+    search: SearchRange | None = None
+
+    @property
+    def help_text(self) -> str:
+        """The help, with the choices there are now."""
+        return self.help.format(choices=", ".join(map(str, getattr(self.rule, "choices", ()))))
+
+
+def _field(default, rule, help, **info):
+    found = FieldInfo(rule, help, **info)
+    return dataclasses.field(default=default, metadata={"info": found})
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run's numbers; `FIELDS` has the help, the limits and the uses of each field.
+
+    Every way to make one checks it: a value of another type, out of range, or an unknown name is an InputError.
+    """
+
+    level: int = _field(1, Choice((1, 2, 3, 4)), "key in `LEVELS`")
+    title: str = _field("Frozen backbone, linear head", Text("My level"), "one line for people")
+    data: str = _field(
+        "cifar10",
+        Text("cifar10"),
+        "cifar10, cifar100, digits or folder:PATH with one subfolder per class",
+        is_option=True,
+        changes_model=True,
+        parent="same",
+    )
+    backbone: str = _field(
+        "resnet18",
+        Choice(BACKBONES),
+        "name of a pretrained network: {choices}",
+        is_option=True,
+        changes_model=True,
+        parent="same",
+    )
+    weights: str = _field(
+        "imagenet",
+        Text("imagenet"),
+        "imagenet, none, or a path to a KerasHub or timm folder, .safetensors or .pth",
+        is_option=True,
+        changes_model=True,
+        is_handed_down=True,
+    )
+    image_size: int = _field(
+        128,
+        # One image of 2048 px takes 256 MiB in the first layer of a ResNet, and as much for its gradient.
+        Number(32, 2048, whole=True, example=128),
+        "side in pixels that images are resized to inside the model, a multiple of 32",
+        is_option=True,
+        changes_model=True,
+        parent="level",
+    )
+    taps: tuple[str, ...] = _field(
+        ("P5",),
+        Names('["P4", "P5"]'),
+        "pyramid stages whose pooled outputs feed the head, lowest first",
+        changes_model=True,
+        parent="level",
+    )
+    head: str = _field(
+        "linear", Choice(("linear", "fusion")), "kind of head: {choices}", changes_model=True, parent="level"
+    )
+    head_width: int = _field(
+        256,
+        # 65,536 units on the 2048 features of a ResNet-50 are 134 million weights.
+        Number(1, 65536, whole=True, example=256),
+        "units of the fusion head's hidden layer",
+        changes_model=True,
+        parent="level",
+        search=SearchRange(64, 1024, log=True, choices=(64, 128, 256, 512, 1024), head="fusion"),
+    )
+    dropout: float = _field(
+        0.0,
+        # Closer to 1, 1 / (1 - dropout) is lost in float32's rounding.
+        Number(0, 0.99, example=0.2),
+        "fraction of the head's units dropped in training",
+        changes_model=True,
+        search=SearchRange(0.0, 0.6),
+    )
+    trainable_stages: tuple[str, ...] = _field(
+        (),
+        Names('["P5"]', may_be_empty=True),
+        "backbone stages that train, lowest first; the head always does",
+        changes_model=True,
+    )
+    train_batch_norm: bool = _field(
+        False,
+        Switch(),
+        "whether batch normalization in trained stages updates; if not, it keeps the pretrained statistics, scale and "
+        "shift. In frozen stages it never updates",
+        changes_model=True,
+    )
+    flip: bool = _field(False, Switch(), "random horizontal flips in training", changes_model=True)
+    crop_padding: int = _field(
+        0,
+        Number(0, INT32_MAX, whole=True, example=4),  # further limited by the images, see `_check_fit`
+        "pixels of zero padding before a random crop back to size, at most half the image; 0 for no crop",
+        changes_model=True,
+    )
+    views: int = _field(
+        0,
+        # The crops of all images are drawn and held at once: 1000 of 50,000 images are 600 MB.
+        Number(0, 1000, whole=True, example=3),
+        "random crops and flips that an image is limited to: epoch e shows view e modulo N, the same for every seed, "
+        "so that their features can be stored; 0 draws fresh ones each epoch",
+        is_option=True,
+        changes_model=True,
+    )
+    learning_rate: float = _field(
+        1e-3,
+        Number(FLOAT32_MIN, FLOAT32_MAX, example=1e-4),
+        "Adam's learning rate at the start",
+        is_option=True,
+        # Around the level's own rate, so that each level has its own range.
+        search=SearchRange(1 / 30, 30, relative=True, log=True),
+    )
+    weight_decay: float = _field(
+        0.0,
+        # At a rate of 1e-3, 1000 takes off a whole kernel a step.
+        Number(0, 1000, example=0.01),
+        "share of each kernel taken off a step, times the learning rate (AdamW, Loshchilov and Hutter, 2019); biases "
+        "and normalization keep theirs",
+        is_option=True,
+        search=SearchRange(1e-5, 1.0, log=True),
+    )
+    schedule: str = _field("cosine", Choice(("constant", "cosine")), "constant, or cosine to zero at the last step")
+    epochs: int = _field(
+        20,
+        # The rates of all steps are held at once: 10,000 epochs of 40,000 images, one a step, are 3 GB.
+        Number(1, 10_000, whole=True, example=3),
+        "passes over the training images",
+        is_option=True,
+    )
+    batch_size: int = _field(
+        64,
+        Number(1, INT32_MAX, whole=True, example=64),
+        "images per step",
+        is_option=True,
+        is_handed_down=True,
+        search=SearchRange(16, 512, log=True, choices=(16, 32, 64, 128, 256, 512)),
+    )
+    precision: str = _field(
+        "auto",
+        Choice(("auto", "float32", "bfloat16")),
+        "arithmetic of training: {choices}",
+        is_option=True,
+        changes_model=True,
+        is_handed_down=True,
+    )
+    tta: bool = _field(False, Switch(), "whether the level's headline accuracy is with flip test-time augmentation")
+    seed: int = _field(
+        0,
+        # NumPy's and TensorFlow's seeds have 32 bits, and seeds next to this one are used as well.
+        Number(0, INT32_MAX, whole=True, example=0),
+        "of initial weights, order, augmentation and dropout",
+        is_option=True,
+        changes_model=True,
+        is_handed_down=True,
+    )
+    split_seed: int = _field(
+        0,
+        Number(0, UINT32_MAX, whole=True, example=0),
+        "of the train/val split; the same for every level and seed, so that weights carried from one run to the next "
+        "have never seen val",
+        changes_model=True,
+        parent="same",
+    )
+    limit: int | None = _field(
+        None,
+        Number(1, INT32_MAX, whole=True, optional=True, example=1000),
+        "use only N training images, stratified, for a quick look; none for all",
+        is_option=True,
+        changes_model=True,
+        is_handed_down=True,
+    )
+    continues: int | None = _field(
+        None,
+        Number(1, 4, whole=True, optional=True, example="null"),
+        "lower level whose best weights this one starts from; null for the pretrained ones",
+        changes_model=True,
+    )
 
     def __post_init__(self):
-        for field, rule in RULES.items():
-            object.__setattr__(self, field, rule.check(option_name(field), getattr(self, field)))
+        for field, info in FIELDS.items():
+            object.__setattr__(self, field, info.rule.check(option_name(field), getattr(self, field)))
         _check_fit(self)
+
+
+# What is known of each field, by its name.
+FIELDS: dict[str, FieldInfo] = {field.name: field.metadata["info"] for field in dataclasses.fields(Recipe)}
+# The fields that a run must have in common with any run that it starts from, and with the level that it continues.
+SHARED_FIELDS = tuple(name for name, info in FIELDS.items() if info.parent == "same")
+PARENT_FIELDS = tuple(name for name, info in FIELDS.items() if info.parent)
+# The fields that a level which is trained on the way gets from the one that asks for it.
+HANDED_DOWN_FIELDS = tuple(name for name, info in FIELDS.items() if info.parent or info.is_handed_down)
+# The fields whose values decide whether a model and its stored features serve another recipe.
+MODEL_FIELDS = tuple(name for name, info in FIELDS.items() if info.changes_model)
+OPTION_FIELDS = tuple(name for name, info in FIELDS.items() if info.is_option)
 
 
 def _check_fit(recipe):
@@ -182,7 +302,7 @@ def _check_fit(recipe):
         )
     for field in ("taps", "trainable_stages"):
         _check_stages(field, recipe.backbone, getattr(recipe, field))
-    known = BACKBONE_STAGES[recipe.backbone]
+    known = BACKBONES[recipe.backbone].stages
     idle = [stage for stage in recipe.trainable_stages if known.index(stage) > known.index(recipe.taps[-1])]
     if idle:
         raise InputError(
@@ -203,7 +323,7 @@ def _check_fit(recipe):
 
 
 def _check_stages(field, backbone, stages):
-    known = BACKBONE_STAGES[backbone]
+    known = BACKBONES[backbone].stages
     for stage in stages:
         if stage not in known:
             raise InputError(
@@ -229,7 +349,7 @@ def check_data_name(data: str) -> None:
 
 def option_name(field: str) -> str:
     """A field's name in messages: its option, where the command line has one."""
-    return flag(field) if field in OPTIONS else field
+    return flag(field) if FIELDS[field].is_option else field
 
 
 def flag(field: str) -> str:
@@ -278,15 +398,6 @@ LEVELS = {recipe.level: recipe for recipe in (_LEVEL_1, _LEVEL_2, _LEVEL_3, _LEV
 # The test accuracies of the document these levels come from: original CIFAR-10, ResNet-18.
 DOCUMENT_TEST_TOP1 = {1: "80–81 %", 2: "~70 % (partly trained)", 3: "~91.7 %", 4: "~94.25 % (TTA)"}
 
-# What a backbone changes in a level: the levels hold their source's rates and epochs for ResNet-18.
-BACKBONE_DEFAULTS = {
-    "efficientnet_lite0": {
-        2: {"learning_rate": 5e-4, "schedule": "cosine", "epochs": 3},
-        3: {"learning_rate": 5e-4, "schedule": "cosine", "epochs": 5},
-        4: {"learning_rate": 1e-4, "schedule": "cosine", "epochs": 3},
-    }
-}
-
 # What a data set changes in every level: digits are no mirror images of themselves.
 DATA_DEFAULTS = {"digits": {"image_size": 64, "flip": False, "tta": False, "batch_size": 32}}
 
@@ -296,24 +407,25 @@ def resolve_recipe(level: int, **changes) -> Recipe:
 
     Args:
         level: key in `LEVELS`.
-        **changes: fields to replace. None is a value as any other: leave out what is to stay as it is.
+        **changes: fields to replace. None is a value as any other; leave out what is to stay as it is, or pass `UNSET`.
 
     Raises:
         InputError: an unknown level or field, or a value out of range or of another type.
     """
-    RULES["level"].check("a level", level)
-    checked = _checked(changes, option_name, "the fields of a recipe")
+    FIELDS["level"].rule.check("a level", level)
+    given = {field: value for field, value in changes.items() if value is not UNSET}
+    checked = _checked(given, option_name, "the fields of a recipe")
     backbone, data = (checked.get(field, getattr(LEVELS[level], field)) for field in ("backbone", "data"))
-    defaults = BACKBONE_DEFAULTS.get(backbone, {}).get(level, {}) | DATA_DEFAULTS.get(data, {})
+    defaults = BACKBONES[backbone].level_defaults.get(level, {}) | DATA_DEFAULTS.get(data, {})
     return dataclasses.replace(LEVELS[level], **{**defaults, **checked})
 
 
 def _checked(values, name_of, what):
     """Each value as its field's rule wants it; `name_of` gives a field's name in messages."""
     for field in values:
-        if field not in RULES:
-            raise InputError(f"Expected {what}, but got {show(field)}{closest(field, RULES)}; correct or remove it.")
-    return {field: RULES[field].check(name_of(field), value) for field, value in values.items()}
+        if field not in FIELDS:
+            raise InputError(f"Expected {what}, but got {show(field)}{closest(field, FIELDS)}; correct or remove it.")
+    return {field: FIELDS[field].rule.check(name_of(field), value) for field, value in values.items()}
 
 
 def load_changes(path: str | os.PathLike, level: int) -> dict:

@@ -27,16 +27,18 @@ from keras_cifar.metrics import classification_metrics
 from keras_cifar.model import build_model, copy_weights, load_classifier
 from keras_cifar.names import file_name
 from keras_cifar.plots import plot_result
-from keras_cifar.recipes import Recipe, recipe_to_dict, resolve_recipe
+from keras_cifar.recipes import (
+    HANDED_DOWN_FIELDS,
+    PARENT_FIELDS,
+    SHARED_FIELDS,
+    Recipe,
+    recipe_to_dict,
+    resolve_recipe,
+)
 from keras_cifar.runs import Run, open_run
 
 # Seconds between saved states within an epoch, or a call of several steps more; each epoch's end is saved too.
 _SAVE_SECONDS = Number(0, example=30)
-# What a level must have in common with any run that it starts from, and with the level that it continues.
-_SHARED = ("data", "backbone", "split_seed")
-PARENT_FIELDS = (*_SHARED, "image_size", "taps", "head", "head_width")
-# What else a level that is trained on the way gets from the one that asks for it.
-_HANDED_DOWN = (*PARENT_FIELDS, "weights", "batch_size", "precision", "seed", "limit")
 
 
 def enable_determinism() -> None:
@@ -158,7 +160,7 @@ def find_parent(recipe: Recipe, job: Job) -> str | None:
                 f"Level {recipe.level} continues level {recipe.continues}, which is not finished in {parent}: "
                 "training it"
             )
-            changes = {name: getattr(recipe, name) for name in _HANDED_DOWN}
+            changes = {name: getattr(recipe, name) for name in HANDED_DOWN_FIELDS}
             train(resolve_recipe(recipe.continues, **changes), dataclasses.replace(job, folder=parent, overwrite=False))
     if init_from is not None:
         _checked_parent(recipe, init_from)
@@ -189,7 +191,7 @@ def _checked_parent(recipe, path):
     ours, theirs = recipe_to_dict(recipe), recipe_to_dict(parent.recipe)
     if is_same_place(ours["data"], theirs["data"]):  # `parent_changes` looks at what is there
         theirs["data"] = ours["data"]
-    for field in PARENT_FIELDS if recipe.continues == parent.recipe.level else _SHARED:
+    for field in PARENT_FIELDS if recipe.continues == parent.recipe.level else SHARED_FIELDS:
         if ours[field] != theirs[field]:
             raise InputError(
                 f"Expected a run with {field}={ours[field]} to start from, but {path} has {theirs[field]}; "

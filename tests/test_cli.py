@@ -105,7 +105,7 @@ EARLY = {
     "both ends of learning_rate": ["tune", "--level", "1", "--search", "learning_rate=1e-4:nan"],
     "smaller end of dropout": ["tune", "--level", "1", "--search", "dropout=0.5:0.1"],
     "each field once": ["tune", "--level", "1", "--search", "dropout,dropout"],
-    "among learning_rate": ["tune", "--level", "1", "--search", "epochs"],
+    "among head_width": ["tune", "--level", "1", "--search", "epochs"],
     "RUN": ["export"],
 }
 

@@ -9,10 +9,10 @@ from PIL import Image
 import cli
 from export.benchmark import benchmark_files, describe_benchmark, model_ways
 from export.classifier import OnnxClassifier
-from keras_cifar.backbones import BACKBONES
 from keras_cifar.errors import InputError
 from keras_cifar.model import build_model, load_classifier
 from keras_cifar.recipes import resolve_recipe
+from keras_cifar.specs import BACKBONES
 
 
 def test_ways_are_measured_and_written(exported, tmp_path):

@@ -8,7 +8,7 @@ import tempfile
 
 import pytest
 
-from keras_cifar import files, weights
+from keras_cifar import cache, files, weights
 from keras_cifar.errors import InputError
 from keras_cifar.files import atomic_path, leftovers, sweep_partials, temporary_folder, write_json
 from keras_cifar.runs import Run
@@ -103,15 +103,15 @@ def test_a_cache_that_cannot_be_written_is_replaced_by_one_that_can(tmp_path, mo
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path / "file" / "cache"))  # not even root can
-    found = weights.cache_dir()
-    assert found == weights.cache_dir() and found.parent == tmp_path / "temporary"
+    found = cache.cache_dir()
+    assert found == cache.cache_dir() and found.parent == tmp_path / "temporary"
     assert found.stat().st_mode & 0o077 == 0
     error = capsys.readouterr().err
     assert "KERAS_CIFAR_CACHE" in error and len(error.strip().splitlines()) == 1
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path / "file" / "other"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
     with pytest.raises(InputError, match="KERAS_CIFAR_CACHE"):
-        weights.cache_dir()
+        cache.cache_dir()
 
 
 def test_a_cache_that_another_user_has_begun_is_not_half_used(tmp_path, monkeypatch):
@@ -121,7 +121,7 @@ def test_a_cache_that_another_user_has_begun_is_not_half_used(tmp_path, monkeypa
     (tmp_path / "cache" / "bfloat16.lock").touch()
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and not str(path).endswith("bfloat16.lock"))
-    assert weights.cache_dir() != tmp_path / "cache"
+    assert cache.cache_dir() != tmp_path / "cache"
 
 
 def test_no_home_is_no_reason_to_fail(tmp_path, monkeypatch):
@@ -131,7 +131,7 @@ def test_no_home_is_no_reason_to_fail(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr("pathlib.Path.expanduser", no_home)
     monkeypatch.setenv("KERAS_CIFAR_CACHE", "~/nowhere")
-    assert weights.cache_dir().parent == tmp_path
+    assert cache.cache_dir().parent == tmp_path
 
 
 def test_what_openvino_reads_has_no_name_that_could_stay(tmp_path, monkeypatch):

@@ -12,7 +12,9 @@ from conftest import ROOT
 ROWS = [
     {"errors", "libraries"},
     {"checks", "program"},
-    {"recipes", "metrics", "files", "images", "timing", "names", "registry"},
+    {"registry", "metrics", "files", "images", "timing", "names"},
+    {"specs", "cache", "torch_checkpoints"},
+    {"recipes"},
     {"evaluation_file", "listing", "terminal", "augment", "heads", "tta", "graph", "optimizer", "environment"},
     {"folders", "weights", "kernel_gradient", "step"},
     {"fold"},
@@ -46,7 +48,7 @@ PACKAGES = {
         {"pipeline"},
     ],
 }
-STDLIB_ONLY = ("errors", "libraries", "checks", "program", "registry", "recipes", "names", "terminal")
+STDLIB_ONLY = ("errors", "libraries", "checks", "program", "registry", "specs", "recipes", "names", "terminal")
 
 
 def imported(path):

@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 from conftest import ROOT, tiny_recipe
 
-from keras_cifar.checks import Number, number_setting, parse_number
+from keras_cifar.checks import UNSET, Number, number_setting, parse_number
 from keras_cifar.errors import InputError
 from keras_cifar.recipes import (
-    BACKBONE_DEFAULTS,
-    BACKBONE_STAGES,
+    FIELDS,
     LEVELS,
-    OPTIONS,
-    RULES,
+    OPTION_FIELDS,
     Recipe,
     load_changes,
     recipe_changes,
@@ -23,6 +21,7 @@ from keras_cifar.recipes import (
     recipe_to_dict,
     resolve_recipe,
 )
+from keras_cifar.specs import BACKBONES
 
 COMMON = {"data": "cifar10", "backbone": "resnet18", "weights": "imagenet", "head_width": 256,
           "train_batch_norm": False, "precision": "auto", "seed": 0, "split_seed": 0,
@@ -50,7 +49,7 @@ def test_resolved_fields_of_each_level_are_pinned(level):
     assert fields == {"level": level, **COMMON, **GOLDEN[level]}
 
 
-@pytest.mark.parametrize("level", BACKBONE_DEFAULTS["efficientnet_lite0"])
+@pytest.mark.parametrize("level", BACKBONES["efficientnet_lite0"].level_defaults)
 def test_a_backbone_has_its_own_rates_and_the_caller_the_last_word(level):
     recipe = resolve_recipe(level, backbone="efficientnet_lite0")
     assert recipe.learning_rate > GOLDEN[level]["learning_rate"]
@@ -155,7 +154,7 @@ ODD_JSON = [None, True, False, -1, 0, 1, 3, 2**31, 2**32, 2**63, 10**400, 1.5, 3
 ODD = [*ODD_JSON, -(10**5000), b"P5", (), (None,), object(), {"P5"}, 1j, np.ones((30, 30)), np.int64(-5)]
 
 
-@pytest.mark.parametrize("field", RULES)
+@pytest.mark.parametrize("field", FIELDS)
 def test_a_value_is_kept_or_refused_in_one_sentence(field):
     """Whatever the value: a recipe that holds it as it was given, or an InputError, and never both or another error."""
     kept = []
@@ -193,15 +192,40 @@ def test_a_recipe_file_with_values_mixed_up_gives_a_recipe_or_one_sentence(seed,
 
 
 def test_names_are_those_of_the_code_that_reads_them():
-    from keras_cifar.backbones import BACKBONES, backbone_stages, load_backbone
+    from keras_cifar.backbones import backbone_stages, load_backbone
     from keras_cifar.heads import HEADS
 
-    assert set(RULES) == {field.name for field in dataclasses.fields(Recipe)} and set(OPTIONS) < set(RULES)
-    assert set(RULES["level"].choices) == set(LEVELS)
-    assert set(RULES["head"].choices) == set(HEADS) and set(BACKBONE_STAGES) == set(BACKBONES)
+    assert FIELDS["level"].rule.choices == tuple(LEVELS) and set(FIELDS["head"].rule.choices) == set(HEADS)
     for name in ("resnet18", "tiny"):
-        assert BACKBONE_STAGES[name] == tuple(backbone_stages(load_backbone(name, "none")))
-    assert BACKBONE_STAGES["resnet50"] == BACKBONE_STAGES["resnet18"]
+        assert BACKBONES[name].stages == tuple(backbone_stages(load_backbone(name, "none")))
+    assert BACKBONES["resnet50"].stages == BACKBONES["resnet18"].stages
+
+
+def test_what_is_not_given_is_not_none():
+    assert resolve_recipe(4, continues=UNSET, epochs=UNSET) == resolve_recipe(4)
+    assert resolve_recipe(4, continues=None) != resolve_recipe(4)
+
+
+def test_each_field_has_one_line_of_help_and_options_are_fields():
+    assert all(info.help_text and "\n" not in info.help_text for info in FIELDS.values())
+    assert "resnet50" in FIELDS["backbone"].help_text and set(OPTION_FIELDS) < set(FIELDS)
+
+
+# For each field that a model does not depend on, by its metadata, another value than level 3's.
+OTHER = {"level": 2, "title": "Other", "learning_rate": 0.5, "weight_decay": 0.1, "schedule": "constant", "epochs": 9,
+         "batch_size": 7, "tta": True}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", [name for name, info in FIELDS.items() if not info.changes_model])
+def test_a_field_that_does_not_change_the_model_does_not(field):
+    from keras_cifar.model import build_model
+
+    before = tiny_recipe(3)
+    after = dataclasses.replace(before, **{field: OTHER[field]})
+    models = [build_model(recipe, 10, (8, 8, 3)) for recipe in (before, after)]
+    assert getattr(before, field) != getattr(after, field)
+    for one, other in zip(*(model.get_weights() for model in models), strict=True):
+        assert np.array_equal(one, other)
 
 
 def test_a_changed_recipe_is_checked_as_well():
@@ -299,6 +323,7 @@ def test_words_of_a_range(rule, words):
 
 def test_text_becomes_the_number_that_it_spells():
     assert [parse_number(text) for text in ("3", "-3", "3.0", "1e-3", "many", "")] == [3, -3, 3.0, 1e-3, "many", ""]
+    assert Number(optional=True).parse("none") is None and Number().parse("none") == "none"
     assert math.isinf(parse_number("9" * (sys.get_int_max_str_digits() + 1)))
 
 

@@ -23,9 +23,9 @@ from keras_cifar.files import read_json, write_json
 from keras_cifar.fit import TrainedPart
 from keras_cifar.graph import split_at_head, split_at_trainable
 from keras_cifar.model import build_model, load_classifier
-from keras_cifar.recipes import LEVELS
+from keras_cifar.recipes import HANDED_DOWN_FIELDS, LEVELS, PARENT_FIELDS
 from keras_cifar.runs import Run
-from keras_cifar.train import _HANDED_DOWN, PARENT_FIELDS, train, train_levels
+from keras_cifar.train import train, train_levels
 
 EVERY_STEP = {"KERAS_CIFAR_SAVE_SECONDS": "0"}
 ENGINE = "openvino" if importlib.util.find_spec("openvino") else "keras"
@@ -101,7 +101,7 @@ def test_a_level_that_is_trained_on_the_way_fits_whatever_the_next_one_is(tmp_pa
     train(recipe, job(tmp_path / "level4", say=lambda line: None))
     parent = Run(tmp_path / "level3").recipe
     assert (parent.head_width, parent.taps, parent.split_seed, parent.limit) == (32, ("P5",), 3, 16)
-    assert set(PARENT_FIELDS) <= set(_HANDED_DOWN)
+    assert set(PARENT_FIELDS) <= set(HANDED_DOWN_FIELDS)
 
 
 def test_a_parent_of_another_size_is_refused(finished, tmp_path):

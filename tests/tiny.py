@@ -6,8 +6,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from keras_cifar import recipes
-from keras_cifar.backbones import BACKBONES
+from keras_cifar.specs import BACKBONES, register_backbone
 
 _LITE0 = BACKBONES["efficientnet_lite0"]
 _BLOCKS = {
@@ -22,9 +21,7 @@ _BLOCKS = {
     "stackwise_strides": [1, 2, 2, 2, 2],
     "stackwise_block_types": ["v1"] * 5,
 }
-BACKBONES["tiny"] = dataclasses.replace(_LITE0, config={**_LITE0.config, **_BLOCKS})
-recipes.BACKBONE_DEFAULTS["tiny"] = recipes.BACKBONE_DEFAULTS["efficientnet_lite0"]
-recipes.BACKBONE_STAGES["tiny"] = recipes.BACKBONE_STAGES["efficientnet_lite0"]
+register_backbone(dataclasses.replace(_LITE0, name="tiny", config={**_LITE0.config, **_BLOCKS}))
 
 if __name__ == "__main__":
     import cli

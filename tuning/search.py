@@ -14,8 +14,9 @@ from keras_cifar.data_record import is_same_place
 from keras_cifar.errors import InputError
 from keras_cifar.files import read_json, sweep_partials, write_json
 from keras_cifar.job import Job
+from keras_cifar.recipes import PARENT_FIELDS
 from keras_cifar.runs import Run, open_run
-from keras_cifar.train import PARENT_FIELDS, find_parent
+from keras_cifar.train import find_parent
 from tuning.distributed import PatientClient, Team, role, serve, wait_for_chief
 from tuning.oracles import OBJECTIVE, make_oracle
 from tuning.report import describe, format_values, write_report, write_trials

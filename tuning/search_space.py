@@ -6,7 +6,7 @@ import math
 
 from keras_cifar.checks import Choice, Number, closest, parse_number, show
 from keras_cifar.errors import InputError
-from keras_cifar.recipes import RULES, Recipe, recipe_to_dict
+from keras_cifar.recipes import FIELDS, Recipe, recipe_to_dict
 
 # See `tuning.oracles.ORACLES`.
 ORACLE_NAMES = ("random", "bayesian", "hyperband", "grid")
@@ -18,34 +18,8 @@ _STEPS = Number(10, 10_000, whole=True, example=300)
 _MINUTES = Number(positive=True, optional=True, example=30)
 
 
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """What a search may do with one field of a recipe.
-
-    Attributes:
-        low, high: bounds of the range; for `choices` of those.
-        relative: whether the bounds are multiples of the level's own value.
-        log: whether equal ratios, rather than equal differences, are equally likely.
-        choices: the only values there are; empty for every number in the range.
-        head: the head that the field means something for; None for all.
-    """
-
-    low: float
-    high: float
-    relative: bool = False
-    log: bool = False
-    choices: tuple[int, ...] = ()
-    head: str | None = None
-
-
-# A rate is searched around the level's own, so that each level has its own range.
-FIELDS = {
-    "learning_rate": Field(1 / 30, 30, relative=True, log=True),
-    "weight_decay": Field(1e-5, 1.0, log=True),
-    "dropout": Field(0.0, 0.6),
-    "head_width": Field(64, 1024, log=True, choices=(64, 128, 256, 512, 1024), head="fusion"),
-    "batch_size": Field(16, 512, log=True, choices=(16, 32, 64, 128, 256, 512)),
-}
+# The fields that can be searched, with their ranges.
+SEARCHABLE = {name: info.search for name, info in FIELDS.items() if info.search is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +29,8 @@ class Range:
     Attributes:
         field: of the recipe.
         low, high: bounds, included.
-        log: see `Field`.
-        choices: see `Field`.
+        log: see `SearchRange`.
+        choices: see `SearchRange`.
         default: the recipe's own value, moved into the range.
     """
 
@@ -105,7 +79,8 @@ class Plan:
         Choice(ORACLE_NAMES).check("--oracle", self.oracle)
         _TRIALS.check("--trials", self.trials)
         _EXECUTIONS.check("--executions-per-trial", self.executions)
-        RULES["seed"].check("the seed of the last of --executions-per-trial", self.recipe.seed + self.executions - 1)
+        last_seed = self.recipe.seed + self.executions - 1
+        FIELDS["seed"].rule.check("the seed of the last of --executions-per-trial", last_seed)
         if self.oracle == "grid":
             grid_points(self.ranges, self.trials)
         else:
@@ -142,7 +117,7 @@ class RangeTest:
 
     def check(self) -> None:
         """Raises InputError for the first thing that makes no sense."""
-        rule = RULES["learning_rate"]
+        rule = FIELDS["learning_rate"].rule
         low, high = (rule.check(name, rate) for name, rate in (("--low", self.low), ("--high", self.high)))
         if not low < high:
             raise InputError(f"Expected --low below --high, but got {low:g} and {high:g}; correct them.")
@@ -168,12 +143,12 @@ def search_space(recipe: Recipe, search: str) -> list[Range]:
 
 
 def _range(recipe, name, bounds):
-    if name not in FIELDS:
+    if name not in SEARCHABLE:
         raise InputError(
-            f"Expected fields among {', '.join(FIELDS)} for --search, but got {show(name)}{closest(name, FIELDS)}; "
-            "choose of them."
+            f"Expected fields among {', '.join(SEARCHABLE)} for --search, but got {show(name)}"
+            f"{closest(name, SEARCHABLE)}; choose from them."
         )
-    field, own = FIELDS[name], getattr(recipe, name)
+    field, own = SEARCHABLE[name], getattr(recipe, name)
     if field.head not in (None, recipe.head):
         raise InputError(
             f"Expected a level with a {field.head} head to search {name}, but level {recipe.level} has a "
@@ -192,7 +167,7 @@ def _range(recipe, name, bounds):
 
 def _own_bounds(name, field, own):
     """The range that a field is searched over where none is given, cut off where the recipe's field ends."""
-    scale, rule = own if field.relative else 1, RULES[name]
+    scale, rule = own if field.relative else 1, FIELDS[name].rule
     return max(field.low * scale, rule.low), min(field.high * scale, rule.high)
 
 
@@ -201,7 +176,7 @@ def _bounds(name, field, text):
     parts = [parse_number(part) for part in text.split(":")]
     if len(parts) != 2 or any(isinstance(part, str) for part in parts):
         raise InputError(f"Expected LOW:HIGH for {name} in --search, but got {show(text)}; try {name}=0.1:0.5.")
-    rule = dataclasses.replace(RULES[name], positive=field.log)
+    rule = dataclasses.replace(FIELDS[name].rule, positive=field.log)
     low, high = (rule.check(f"both ends of {name} in --search", part) for part in parts)
     if not low < high:
         raise InputError(f"Expected the smaller end of {name} first in --search, but got {show(text)}; correct it.")

@@ -17,7 +17,7 @@ from keras_cifar.errors import InputError
 from keras_cifar.files import atomic_path, read_json, write_json
 from keras_cifar.fit import Fit, TrainedPart
 from keras_cifar.job import Job
-from keras_cifar.recipes import Recipe, recipe_from_dict
+from keras_cifar.recipes import MODEL_FIELDS, Recipe, recipe_from_dict
 from keras_cifar.runs import Run
 from keras_cifar.train import default_run_dir, enable_determinism, find_parent, parent_changes, start_model
 from tuning.result import RESULT, TrialResult, read_result
@@ -97,10 +97,10 @@ class TrialRunner:
     def prepare(self, recipe: Recipe) -> tuple[keras.Model, TrainedPart]:
         """The recipe's classifier at its initial weights, and the part of it that trains.
 
-        Rebuilt only where a field that decides the graph or the initial weights differs from the last
-        trial's; the one before is let go of first, so that memory does not grow.
+        Rebuilt only where one of `MODEL_FIELDS` differs from the last trial's; the one before is let go of first, so
+        that memory does not grow.
         """
-        key = (recipe.dropout, recipe.head_width, recipe.seed)
+        key = tuple(getattr(recipe, name) for name in MODEL_FIELDS)
         if self._built is None or self._built[0] != key:
             self.forget()
             model = start_model(recipe, self.source, self.init_from, lambda line: None)
