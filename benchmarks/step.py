@@ -23,6 +23,7 @@ from benchmarks.models import (
 from keras_cifar.engine import compile_inference, inference_precision
 from keras_cifar.fold import fold_batch_norms
 from keras_cifar.graph import split_at_trainable
+from keras_cifar.objective import Objective
 from keras_cifar.precision import resolve_precision
 from keras_cifar.step import TrainSteps
 
@@ -76,7 +77,7 @@ def _ours(backbone, stages, precision):
     below = lambda images: images  # noqa: E731
     if frozen is not None:
         below = compile_inference(frozen, BATCH, inference_precision(precision, resolve_precision(precision)))
-    steps = TrainSteps(fold_batch_norms(trained), has_weight_decay=False, in_loop=False)
+    steps = TrainSteps(fold_batch_norms(trained), Objective("cross_entropy"), has_weight_decay=False, in_loop=False)
     steps.reset(0.0)
     labels = batch()[1]
     return below, lambda inputs: steps(inputs[None], labels[None], np.array([LEARNING_RATE]))

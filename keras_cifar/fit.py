@@ -31,6 +31,7 @@ from keras_cifar.features import NoRoomError, has_room, stored_features
 from keras_cifar.fold import fold_batch_norms
 from keras_cifar.graph import split_at_trainable
 from keras_cifar.metrics import cross_entropy, top1
+from keras_cifar.objective import Objective
 from keras_cifar.recipes import Recipe
 from keras_cifar.step import TrainSteps, learning_rates
 
@@ -107,7 +108,7 @@ class TrainedPart:
     def train_steps(self, weight_decay: float) -> TrainSteps:
         """Steps of `trained` from step 0; compiled once as long as there is weight decay, or is none."""
         if self._steps is None or self._steps.has_weight_decay != (weight_decay > 0):
-            self._steps = TrainSteps(self.trained, weight_decay > 0, self._is_pooled)
+            self._steps = TrainSteps(self.trained, Objective.of(self.recipe), weight_decay > 0, self._is_pooled)
         self._steps.reset(weight_decay)
         return self._steps
 

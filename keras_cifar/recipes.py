@@ -38,6 +38,7 @@ from keras_cifar.checks import (
     show,
 )
 from keras_cifar.errors import InputError
+from keras_cifar.losses import LOSSES
 from keras_cifar.specs import BACKBONES
 
 DATA_NAMES = ("cifar10", "cifar100", "digits", "folder:PATH")
@@ -217,6 +218,7 @@ class Recipe:
         is_option=True,
         search=SearchRange(1e-5, 1.0, log=True),
     )
+    loss: str = _field("cross_entropy", Choice(LOSSES), "what training minimizes: {choices}", changes_model=True)
     schedule: str = _field("cosine", Choice(("constant", "cosine")), "constant, or cosine to zero at the last step")
     epochs: int = _field(
         20,

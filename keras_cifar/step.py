@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from keras_cifar.objective import Objective
 from keras_cifar.optimizer import FusedAdam
 from keras_cifar.recipes import Recipe
 
@@ -19,6 +20,7 @@ class TrainSteps:
 
     Args:
         model: inputs -> logits; what it was compiled with is replaced.
+        objective: what a step minimizes.
         has_weight_decay: whether kernels decay; without, no pass over them is taken.
         in_loop: whether a call may have several steps. Short steps gain by it.
 
@@ -26,14 +28,13 @@ class TrainSteps:
         optimizer: its state is a list of variables.
     """
 
-    def __init__(self, model: keras.Model, has_weight_decay: bool, in_loop: bool):
-        self.model, self.has_weight_decay = model, has_weight_decay
+    def __init__(self, model: keras.Model, objective: Objective, has_weight_decay: bool, in_loop: bool):
+        self.model, self.objective, self.has_weight_decay = model, objective, has_weight_decay
         self.optimizer = FusedAdam(0.0)
         if has_weight_decay:
             self.optimizer.weight_decay = self.optimizer.add_variable((), initializer="zeros", name="weight_decay")
         self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         self.optimizer.build(model.trainable_variables)
-        self._loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         self._take = self._make_graph(in_loop) if keras.backend.backend() == "tensorflow" else self._make_calls()
 
     def reset(self, weight_decay: float) -> None:
@@ -43,35 +44,35 @@ class TrainSteps:
         if self.has_weight_decay:
             self.optimizer.weight_decay.assign(weight_decay)
 
-    def __call__(self, inputs: np.ndarray, labels: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, inputs: np.ndarray, truth: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Takes S steps.
 
         Args:
             inputs: (S, B, ...).
-            labels: (S, B) int.
+            truth: labels (S, B) int, or targets (S, B, C) float of a soft objective.
             rates: (S,) learning rates.
 
         Returns:
             Loss in nats and top-1 of each step's batch, each (S,), both before the step.
         """
-        losses, top1s = self._take(inputs, np.asarray(labels, np.int64), np.asarray(rates, np.float32))
+        losses, top1s = self._take(inputs, np.asarray(truth, self.objective.truth_dtype), np.asarray(rates, np.float32))
         return np.asarray(losses), np.asarray(top1s)
 
     def _make_graph(self, in_loop):
         import tensorflow as tf
 
-        model, optimizer = self.model, self.optimizer
+        model, optimizer, objective = self.model, self.optimizer, self.objective
 
-        def step(inputs, labels, rate):
+        def step(inputs, truth, rate):
             with tf.GradientTape() as tape:
                 logits = model(inputs, training=True)
-                loss = self._loss(labels, logits)
+                loss = objective.mean_loss(truth, logits)
             optimizer.learning_rate.assign(rate)
             optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
-            return loss, tf.reduce_mean(tf.cast(tf.argmax(logits, -1) == labels, tf.float32))
+            return loss, objective.top1(truth, logits)
 
-        def one(inputs, labels, rates):
-            return [part[None] for part in step(inputs[0], labels[0], rates[0])]
+        def one(inputs, truth, rates):
+            return [part[None] for part in step(inputs[0], truth[0], rates[0])]
 
         def loop(*batches):
             kinds = (tf.float32, tf.float32)
@@ -79,20 +80,20 @@ class TrainSteps:
 
         if not in_loop:
             return tf.function(one, autograph=False, reduce_retracing=True)
-        shapes = (None, *model.input_shape), (None, None), (None,)
-        kinds = model.inputs[0].dtype, tf.int64, tf.float32
+        shapes = (None, *model.input_shape), (None,) * (1 + objective.truth_rank), (None,)
+        kinds = model.inputs[0].dtype, objective.truth_dtype, tf.float32
         signature = [tf.TensorSpec(*spec) for spec in zip(shapes, kinds, strict=True)]
         return tf.function(loop, signature, autograph=False)
 
     def _make_calls(self):
         """The same by Keras' own steps, one after the other."""
-        self.model.compile(self.optimizer, self._loss, metrics=[keras.metrics.SparseCategoricalAccuracy("top1")])
+        self.model.compile(self.optimizer, self.objective.loss, metrics=[self.objective.keras_metric()])
 
         def take(*batches):
             found = []
-            for inputs, labels, rate in zip(*batches, strict=True):
+            for inputs, truth, rate in zip(*batches, strict=True):
                 self.optimizer.learning_rate.assign(rate)
-                logs = self.model.train_on_batch(inputs, labels, return_dict=True)
+                logs = self.model.train_on_batch(inputs, truth, return_dict=True)
                 found.append((logs["loss"], logs["top1"]))
             return np.array(found, np.float32).T
 

@@ -359,7 +359,7 @@ def test_two_seeds_propose_differently_and_zero_is_a_seed():
         ({"oracle": "psychic"}, "random, bayesian"),
         ({"trials": 0}, "--trials"),
         ({"executions": 0}, "--executions-per-trial"),
-        ({"search": "color"}, "among learning_rate"),
+        ({"search": "color"}, "among head_width"),
         ({"oracle": "grid", "search": "learning_rate,dropout", "trials": 3}, "--trials of at least 4"),
     ],
 )

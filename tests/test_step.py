@@ -15,6 +15,8 @@ from keras_cifar.fit import Fit
 from keras_cifar.fold import fold_batch_norms
 from keras_cifar.heads import linear_head
 from keras_cifar.kernel_gradient import kernel_gradient_way
+from keras_cifar.losses import LOSSES, Loss, register_loss
+from keras_cifar.objective import Objective
 from keras_cifar.step import TrainSteps, learning_rates
 from tuning.trial import open_runner
 
@@ -23,18 +25,52 @@ INPUTS = random.normal(size=(12, 8, 20)).astype(np.float32)
 LABELS = random.integers(0, 3, (12, 8))
 
 
-def train_head(in_loop, sizes, weight_decay=0.0, rates=(0.01,) * 12):
+def train_head(in_loop, sizes, weight_decay=0.0, rates=(0.01,) * 12, objective=None, truth=LABELS):
     """Weights, moments and losses after calls of these numbers of steps."""
     model = linear_head(20, 3, 0, 0.2, seed=0)
-    steps = TrainSteps(model, weight_decay > 0, in_loop)
+    steps = TrainSteps(model, objective or Objective("cross_entropy"), weight_decay > 0, in_loop)
     steps.reset(weight_decay)
     losses, start = [], 0
     for size in sizes:
         part = slice(start, start + size)
-        losses.append(steps(INPUTS[part], LABELS[part], rates[part])[0])
+        losses.append(steps(INPUTS[part], truth[part], rates[part])[0])
         start += size
     variables = (*model.trainable_variables, *model.non_trainable_variables, *steps.optimizer.variables)
     return [*map(keras.ops.convert_to_numpy, variables), np.concatenate(losses)]
+
+
+@pytest.fixture
+def squared_error():
+    """A loss from outside, on targets only."""
+
+    def make():
+        return Loss(lambda targets, logits: keras.ops.mean((keras.ops.softmax(logits) - targets) ** 2, axis=-1))
+
+    register_loss("squared_error", make)
+    yield "squared_error"
+    LOSSES.remove("squared_error")
+
+
+@pytest.mark.parametrize("in_loop", [False, True])
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+def test_one_hot_targets_train_as_labels_do(loss, in_loop, squared_error):
+    one_hot = np.eye(3, dtype=np.float32)[LABELS]
+    hard = train_head(in_loop, [3, 1, 8] if in_loop else [1] * 12, objective=Objective(loss))
+    soft = train_head(
+        in_loop, [3, 1, 8] if in_loop else [1] * 12, objective=Objective(loss, is_soft=True), truth=one_hot
+    )
+    for ours, expected in zip(soft, hard, strict=True):
+        assert np.allclose(ours, expected, atol=1e-6)
+
+
+def test_a_loss_is_that_of_numpy_on_soft_targets():
+    logits, targets = random.normal(size=(5, 3)), random.dirichlet(np.ones(3), 5)
+    logits, targets = logits.astype(np.float32), targets.astype(np.float32)
+    log = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    objective = Objective("cross_entropy", is_soft=True)
+    assert float(objective.mean_loss(targets, logits)) == pytest.approx(-(targets * log).sum(1).mean(), abs=1e-6)
+    right = targets.argmax(1) == logits.argmax(1)
+    assert float(objective.top1(targets, logits)) == pytest.approx(right.mean())
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
@@ -127,7 +163,7 @@ def test_a_compiled_step_goes_with_its_model():
         model = fold_batch_norms(keras.Model(images, logits))
         assert kernel_gradient_way(images, (5, 5, 8, 1), 1, True) == kernel_gradient_way(images, (5, 5, 8, 8), 1, False)
         assert kernel_gradient_way(images, (5, 5, 8, 1), 1, True) == "product", "a gradient of our own"
-        TrainSteps(model, False, in_loop=False)(inputs, LABELS[:1, :6], [0.01])
+        TrainSteps(model, Objective("cross_entropy"), False, in_loop=False)(inputs, LABELS[:1, :6], [0.01])
         del model, x, logits
         keras.utils.clear_session()
         gc.collect()

@@ -14,7 +14,7 @@ from keras_cifar.data_record import is_same_place
 from keras_cifar.errors import InputError
 from keras_cifar.files import read_json, sweep_partials, write_json
 from keras_cifar.job import Job
-from keras_cifar.recipes import PARENT_FIELDS
+from keras_cifar.recipes import PARENT_FIELDS, Recipe, recipe_to_dict
 from keras_cifar.runs import Run, open_run
 from keras_cifar.train import find_parent
 from tuning.distributed import PatientClient, Team, role, serve, wait_for_chief
@@ -246,7 +246,9 @@ def _begin(plan, folder, overwrite):
 def _refuse_other(plan, folder):
     """Raises InputError where the folder holds a search that differs."""
     old, new = read_json(folder / PLAN), plan.identity()
-    old, new = ({**found, **found.pop("recipe", {})} for found in (old, new))
+    # Fields that a recipe did not have yet when the search began are at their defaults in it.
+    fields = recipe_to_dict(Recipe())
+    old, new = ({**found, **fields, **found.pop("recipe", {})} for found in (old, new))
     if is_same_place(old.get("data", ""), new["data"]):
         old["data"] = new["data"]
     changed = [f"{name} was {old.get(name)} and is now {new.get(name)}" for name in new if old.get(name) != new[name]]
