@@ -15,6 +15,7 @@ examples:
 """
 
 import argparse
+import dataclasses
 import importlib.util
 import logging
 import os
@@ -78,6 +79,8 @@ def _add_training_commands(add):
     train.add_argument("--run-dir", metavar="DIR", help="run folder; for --level all the folder of the levels")
     train.add_argument("--init-from", metavar="RUN", help="start from this run's best weights")
     train.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
+    text = "csv (always written), tensorboard, mlflow, with commas"
+    train.add_argument("--log-to", metavar="LOGGERS", help=text)
     train.add_argument("--skip-bad-images", action="store_true", help="leave out unreadable images of a folder")
     _add_changed_data_option(train)
 
@@ -250,11 +253,14 @@ def _chosen_levels(level):
 
 
 def _train(args):
+    from keras_cifar.observers import observers_for
+
     recipes = [_resolve(args, level) for level in _chosen_levels(args.level)]
+    observers = observers_for(args.log_to)
     _import_quietly()
     from keras_cifar.train import train_levels
 
-    runs = train_levels(recipes, _job(args, args.run_dir))
+    runs = train_levels(recipes, dataclasses.replace(_job(args, args.run_dir), observers=observers))
     print(f"next: {program()} evaluate {runs[-1].path} --split test")
 
 

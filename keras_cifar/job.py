@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 
 from keras_cifar.access import DataAccess
+from keras_cifar.observers import Observer, default_observers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Job:
         init_from: run folder whose best weights to start from; None for the recipe's own start.
         overwrite: replace what the folder holds.
         say: gets each line for the user.
+        observers: who watches each training, see `keras_cifar.observers`.
     """
 
     folder: str | os.PathLike | None = None
@@ -24,3 +26,4 @@ class Job:
     init_from: str | os.PathLike | None = None
     overwrite: bool = False
     say: Callable[[str], None] = print
+    observers: tuple[Observer, ...] = dataclasses.field(default_factory=default_observers)

@@ -19,6 +19,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import zipfile
 
 import keras
@@ -36,7 +37,7 @@ HISTORY_FIELDS = (
 _FILES = (
     "metrics.json", "state.npz", "history.csv", "best.keras", "last.keras", "environment.json", "local.json",
     "curves.png", "confusion.png", "evaluation_val.json", "evaluation_test.json", "predictions_val.npz",
-    "predictions_test.npz",
+    "predictions_test.npz", "mlflow.json",
 )  # fmt: skip
 
 
@@ -175,6 +176,7 @@ class Run:
         if overwrite:
             for name in _FILES:
                 self.file(name).unlink(missing_ok=True)
+            shutil.rmtree(self.file("tensorboard"), ignore_errors=True)
         write_json(self.file("recipe.json"), recipe_to_dict(recipe))
 
     @contextlib.contextmanager

@@ -11,7 +11,6 @@ import pathlib
 import time
 
 import keras
-from tqdm import tqdm
 
 from keras_cifar.checks import Number, number_setting
 from keras_cifar.data_record import absolute_data, check_changes, data_changes, describe_data, is_same_place
@@ -26,7 +25,7 @@ from keras_cifar.job import Job
 from keras_cifar.metrics import classification_metrics
 from keras_cifar.model import build_model, copy_weights, load_classifier
 from keras_cifar.names import file_name
-from keras_cifar.plots import plot_result
+from keras_cifar.observers import Audience, Start
 from keras_cifar.recipes import (
     HANDED_DOWN_FIELDS,
     PARENT_FIELDS,
@@ -92,7 +91,7 @@ def _prepare(recipe, run, job):
     model = start_model(recipe, source, job.init_from, job.say)
     changes = parent_changes(recipe, source, job)
     train_split, val = _load(recipe, source)
-    return _Start(recipe, run, job, source, model, train_split, val, changes)
+    return _Beginning(recipe, run, job, source, model, train_split, val, changes)
 
 
 def _load(recipe, source):
@@ -226,7 +225,7 @@ def parent_changes(recipe: Recipe, source: Source, job: Job) -> list[str]:
 
 
 @dataclasses.dataclass
-class _Start:
+class _Beginning:
     """What a run begins or resumes with, checked before anything is written.
 
     Attributes:
@@ -318,7 +317,7 @@ def _note_threads(environment, before, say):
 class _Training:
     """The model of one run on its way from the first to the last step."""
 
-    def __init__(self, start: _Start, save_seconds: float):
+    def __init__(self, start: _Beginning, save_seconds: float):
         self.start, self.save_seconds = start, save_seconds
         self.recipe, self.run, self.source, self.model = start.recipe, start.run, start.source, start.model
         self.say = start.job.say
@@ -360,28 +359,33 @@ class _Training:
 
     def finish(self):
         """Trains the remaining steps and writes the result."""
-        saved, step = time.monotonic(), self.fit.progress.step
-        bar = tqdm(total=self.fit.total_steps, initial=step, desc="training", disable=None, leave=False)
+        progress, job = self.fit.progress, self.start.job
+        audience, metrics = Audience(job.observers, self.say), None
+        audience.on_start(
+            Start(self.run, self.recipe, progress.step, self.fit.total_steps, list(progress.history), self.say)
+        )
         try:
-            for row in self.fit.steps():
-                bar.update(self.fit.progress.step - bar.n)
-                if row is not None:
-                    self._end_epoch(row)
-                if row is not None or time.monotonic() - saved > self.save_seconds:
-                    self.run.save_state(*self.fit.state())
-                    saved = time.monotonic()
+            self._take_steps(audience)
+            metrics = self._write_result()
         except DivergedError as error:
             raise InputError(f"{error}; pass a smaller --learning-rate and --overwrite.") from error
-        bar.close()
-        self._write_result()
-
-    def _end_epoch(self, row):
-        self.run.write_history(self.fit.progress.history)
-        tqdm.write(
-            f"epoch {row['epoch']}/{self.recipe.epochs}  train loss {row['train_loss']:.4f} "
-            f"top-1 {row['train_top1']:.4f}  val loss {row['val_loss']:.4f} top-1 {row['val_top1']:.4f}  "
-            f"{row['seconds']:.0f} s"
+        finally:
+            audience.on_end(metrics)
+        val, (low, high) = metrics["val"], metrics["val"]["top1_interval"]
+        self.say(
+            f"val top-1 {val['top1']:.4f} (95 % {low:.4f} to {high:.4f}) at epoch {metrics['best_epoch']}, "
+            f"{metrics['seconds']:.0f} s of training; the run lies in {self.run.path}"
         )
+
+    def _take_steps(self, audience):
+        saved, fit = time.monotonic(), self.fit
+        for row in fit.steps():
+            audience.on_step(fit.progress.step, fit.last_loss, fit.last_top1)
+            if row is not None or time.monotonic() - saved > self.save_seconds:
+                self.run.save_state(*fit.state())
+                saved = time.monotonic()
+            if row is not None:  # after its state is saved: what an observer misses, it is told when it starts again
+                audience.on_epoch(row)
 
     def _write_result(self):
         self.run.save_model(self.model, "last.keras")
@@ -399,9 +403,4 @@ class _Training:
         }
         write_json(self.run.file("metrics.json"), result)
         self.run.file("state.npz").unlink(missing_ok=True)
-        plot_result(self.run.path, self.recipe.level, progress.history, result, self.say)
-        low, high = val["top1_interval"]
-        self.say(
-            f"val top-1 {val['top1']:.4f} (95 % {low:.4f} to {high:.4f}) at epoch {progress.best_epoch}, "
-            f"{progress.seconds:.0f} s of training; the run lies in {self.run.path}"
-        )
+        return result

@@ -44,12 +44,13 @@ def tiny_recipe(level, **changes):
     return resolve_recipe(level, **{**TINY, **changes})
 
 
-def job(folder=None, *, init_from=None, overwrite=False, say=print, **access):
-    """A `Job`, the fields of its `DataAccess` among the arguments."""
+def job(folder=None, *, init_from=None, overwrite=False, say=print, observers=None, **access):
+    """A `Job`, the fields of its `DataAccess` among the arguments; without pictures, which take long."""
     from keras_cifar.access import DataAccess
     from keras_cifar.job import Job
+    from keras_cifar.observers import History
 
-    return Job(folder, DataAccess(**access), init_from, overwrite, say)
+    return Job(folder, DataAccess(**access), init_from, overwrite, say, observers or (History(),))
 
 
 def tiny_options(**changes):

@@ -50,7 +50,9 @@ def folded_layers(model):
 
 
 @pytest.mark.parametrize("backbone", ["efficientnet_lite0", "resnet18"])
-@pytest.mark.parametrize("stages", [("P5",), ("P4", "P5"), ("P2", "P3", "P4", "P5")])
+@pytest.mark.parametrize("stages", [
+    pytest.param(("P5",), marks=pytest.mark.slow), pytest.param(("P4", "P5"), marks=pytest.mark.slow),
+    ("P2", "P3", "P4", "P5")])  # fmt: skip
 def test_folded_model_has_the_same_logits_and_gradients(backbone, stages):
     model = build(backbone=backbone, trainable_stages=stages)
     folded = fold_batch_norms(model)

@@ -92,6 +92,7 @@ def test_the_guard_guards(home):
     assert run_python("import socket; socket.getaddrinfo('example.invalid', 9)", home).returncode == 77
 
 
+@pytest.mark.slow
 def test_commands_in_a_fresh_home_say_nothing_to_anyone(home, exported, tmp_path):
     Image.new("RGB", (40, 50), "red").save(tmp_path / "red.png")
     model = exported["folder"] / "level4_int8.onnx"

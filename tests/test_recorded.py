@@ -33,6 +33,7 @@ def trained(level, folder):
 
     from keras_cifar.fit import Fit
     from keras_cifar.model import load_classifier
+    from keras_cifar.runs import Run
     from keras_cifar.train import train
 
     rows, end_epoch = [], Fit._end_epoch
@@ -41,6 +42,8 @@ def trained(level, folder):
         rows.append(end_epoch(fit))
         return rows[-1]
 
+    if level == 4 and not Run(folder / "level3").is_finished:  # a process of its own may have had level 3's test
+        trained(3, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Fit, "_end_epoch", end_and_keep)
         run = train(tiny_recipe(level, epochs=2), job(folder / f"level{level}", say=lambda line: None))

@@ -31,6 +31,7 @@ from keras_cifar.report import (
 RESULTS = ROOT / "results" / "cifar10-jpeg-efficientnet_lite0"
 
 
+@pytest.mark.slow
 def test_demo_trains_every_level_and_reports(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "demo_recipe", lambda level, seed: tiny_recipe(level, limit=32, seed=seed))
     lines = []

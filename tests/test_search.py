@@ -211,6 +211,7 @@ def test_a_trial_whose_creation_was_cut_short_is_drawn_again(tmp_path):
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_killed_process_repeats_its_trial_and_keeps_the_others(tmp_path):
     options = [*tiny_options(epochs=8), "--trials", 5, "--search-dir", tmp_path / "killed"]
     run_until_killed(3, 10, "tune", "--level", 1, *options)
@@ -281,8 +282,8 @@ def memory_by_trial(trials, search_fields, folder):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux' account of its memory")
-@pytest.mark.parametrize(("trials", "search_fields"), [
-    (12, "learning_rate"), pytest.param(30, "learning_rate,dropout", marks=pytest.mark.slow)])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize(("trials", "search_fields"), [(12, "learning_rate"), (30, "learning_rate,dropout")])
 def test_memory_does_not_grow_with_trials(trials, search_fields, tmp_path):
     # In a process of its own, where no other test's memory comes and goes.
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:

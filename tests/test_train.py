@@ -23,6 +23,7 @@ from keras_cifar.files import read_json, write_json
 from keras_cifar.fit import TrainedPart
 from keras_cifar.graph import split_at_head, split_at_trainable
 from keras_cifar.model import build_model, load_classifier
+from keras_cifar.observers import default_observers
 from keras_cifar.recipes import HANDED_DOWN_FIELDS, LEVELS, PARENT_FIELDS
 from keras_cifar.runs import Run
 from keras_cifar.train import train, train_levels
@@ -35,7 +36,9 @@ def weights_of(run_dir, name="last.keras"):
     return [w.numpy() for w in load_classifier(run_dir / name).weights]
 
 
-@pytest.mark.parametrize(("level", "batch_size", "step"), [(1, 1, 60), (3, 8, 8)])  # 48 and 6 steps an epoch
+@pytest.mark.parametrize(
+    ("level", "batch_size", "step"), [pytest.param(1, 1, 60, marks=pytest.mark.slow), (3, 8, 8)]
+)  # 48 and 6 steps an epoch
 def test_killed_run_ends_like_one_that_was_not(tmp_path, monkeypatch, level, batch_size, step):
     monkeypatch.setenv("KERAS_CIFAR_ENGINE", ENGINE if level == 3 else "keras")
     recipe, lines = tiny_recipe(level, epochs=3, batch_size=batch_size), []
@@ -59,7 +62,7 @@ def test_killed_run_ends_like_one_that_was_not(tmp_path, monkeypatch, level, bat
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "level3"
-    return train(tiny_recipe(3), job(folder, say=lambda line: None))
+    return train(tiny_recipe(3), job(folder, say=lambda line: None, observers=default_observers()))
 
 
 def test_run_folder_holds_what_it_should(finished):
@@ -96,6 +99,7 @@ def test_level_4_trains_a_missing_level_3_and_says_so(tmp_path):
     assert any("continues level 3" in line and "training it" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_level_that_is_trained_on_the_way_fits_whatever_the_next_one_is(tmp_path):
     recipe = tiny_recipe(4, limit=16, head_width=32, taps=("P5",), split_seed=3)
     train(recipe, job(tmp_path / "level4", say=lambda line: None))
@@ -186,7 +190,12 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path):
         train(tiny_recipe(1), job(tmp_path))
 
 
-@pytest.mark.parametrize("changes", [{"level": 1}, {"level": 1, "flip": True}, {"level": 3}, {"level": 3, "views": 2}])
+@pytest.mark.parametrize("changes", [
+    *(pytest.param(changes, marks=pytest.mark.slow) for changes in (
+        {"level": 1}, {"level": 1, "flip": True}, {"level": 3},
+    )),
+    {"level": 3, "views": 2},
+])  # fmt: skip
 def test_cut_and_folded_training_equals_plain_training(tmp_path, monkeypatch, changes):
     rate = LEVELS[changes["level"]].learning_rate  # Adam makes of rounding what the rate allows
     recipe = tiny_recipe(**changes, learning_rate=rate, epochs=3)
@@ -274,6 +283,7 @@ def test_features_are_computed_once_and_damage_is_noticed(tmp_path, monkeypatch)
     assert features.has_room(below, 4) and not features.has_room(below, 5)
 
 
+@pytest.mark.slow
 def test_levels_of_one_process_share_features(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path / "cache"))
     entries = []
@@ -293,10 +303,12 @@ def test_levels_of_one_process_share_features(tmp_path, monkeypatch):
 @pytest.mark.parametrize("damage", [
     None,
     lambda partial, mark: partial.write_bytes(partial.read_bytes()[:20_000]),
-    lambda partial, mark: partial.write_bytes(b"no header" + partial.read_bytes()[9:]),
-    lambda partial, mark: partial.unlink(),
-    lambda partial, mark: mark.write_text(""),
-    lambda partial, mark: mark.write_text("31"),
+    *(pytest.param(damage, marks=pytest.mark.slow) for damage in (
+        lambda partial, mark: partial.write_bytes(b"no header" + partial.read_bytes()[9:]),
+        lambda partial, mark: partial.unlink(),
+        lambda partial, mark: mark.write_text(""),
+        lambda partial, mark: mark.write_text("31"),
+    )),
 ])  # fmt: skip
 def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, monkeypatch, damage):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
@@ -326,6 +338,7 @@ def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, monkeypatch, damage)
     assert {p.suffix for p in (tmp_path / "features").iterdir()} == {".npy", ".lock"}
 
 
+@pytest.mark.slow
 def test_two_processes_want_the_same_features(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
     code = (
