@@ -195,6 +195,7 @@ def test_no_resume_on_another_number_of_images(photos):
         assert contents(run.path) == before
 
 
+@pytest.mark.slow
 def test_a_level_does_not_start_from_one_of_other_data(photos):
     level3, level4 = photos.parent / "level3", photos.parent / "level4"
     other_pixels(photos)
@@ -219,6 +220,7 @@ def test_a_run_to_start_from_may_have_read_the_same_data_at_another_size_and_lim
         changes()
 
 
+@pytest.mark.slow
 def test_a_search_and_a_range_test_beside_it_keep_to_their_data(photos, tmp_path):
     plan, folder = Plan(folder_recipe(photos), trials=1), tmp_path / "s"
     search(plan, job(folder, say=silent))

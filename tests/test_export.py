@@ -159,6 +159,7 @@ def test_ties_are_no_mismatches():
     assert (figures["ties"], figures["mismatches"]) == (1, 1) and figures["max_difference"] == 1
 
 
+@pytest.mark.slow
 def test_failed_gate_leaves_no_file(exported, tmp_path, monkeypatch, capsys):
     broken = onnx.load(exported["core"])
     kernel = max(broken.graph.initializer, key=lambda tensor: len(tensor.raw_data))
@@ -221,6 +222,7 @@ def test_bad_export_options_are_one_sentence(exported, tmp_path, capsys, options
     assert (tmp_path / "mine.md").read_text() == "my own\n"
 
 
+@pytest.mark.slow
 def test_replaced_file_has_nothing_of_the_old_one(exported, tmp_path):
     path = tmp_path / "m.onnx"
     for suffix in (".onnx", ".md", ".evaluation_test.json", ".confusion.png"):
@@ -286,6 +288,7 @@ def added():
         registry.remove(name)
 
 
+@pytest.mark.slow
 def test_a_target_from_outside_is_one_registration(exported, val, tmp_path, added):
     def write(model, metadata, path):
         np.savez(path.open("wb"), model=np.frombuffer(model.SerializeToString(), np.uint8), tta=metadata.tta)

@@ -33,6 +33,7 @@ def test_ways_are_measured_and_written(exported, tmp_path):
     assert "images/s  x1.00" in text and "p99" in text
 
 
+@pytest.mark.slow
 def test_model_ways_give_the_models_logits(exported, tmp_path):
     model = load_classifier(exported["run"] / "best.keras")
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)

@@ -49,7 +49,7 @@ def folded_layers(model):
     return [layer for layer in model._flatten_layers() if isinstance(layer, FoldedConvolution)]
 
 
-@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "resnet18"])
+@pytest.mark.parametrize("backbone", [pytest.param("efficientnet_lite0", marks=pytest.mark.slow), "resnet18"])
 @pytest.mark.parametrize("stages", [
     pytest.param(("P5",), marks=pytest.mark.slow), pytest.param(("P4", "P5"), marks=pytest.mark.slow),
     ("P2", "P3", "P4", "P5")])  # fmt: skip
@@ -134,7 +134,9 @@ def test_nothing_about_a_model_is_reported(monkeypatch):
     assert not sent
 
 
-@pytest.mark.parametrize("gain, policy", [(1.6, "mixed_bfloat16"), (0.9, "float32"), (None, None)])
+@pytest.mark.parametrize(
+    "gain, policy", [(1.6, "mixed_bfloat16"), (0.9, "float32"), pytest.param(None, None, marks=pytest.mark.slow)]
+)
 def test_auto_times_openvino_once(gain, policy, tmp_path, monkeypatch):
     pytest.importorskip("openvino")
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))

@@ -114,6 +114,7 @@ def test_auto_heeds_what_onednn_may_use(allowed, is_ruled_out, tmp_path, monkeyp
     assert precision.bfloat16_pays("tensorflow", None) is not is_ruled_out
 
 
+@pytest.mark.slow
 def test_saved_file_loads_without_this_package(tmp_path):
     model = build(3)
     model.save(tmp_path / "model.keras")

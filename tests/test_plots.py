@@ -8,6 +8,7 @@ from PIL import Image
 from test_names import NASTY
 
 from export.benchmark import write_benchmark
+from keras_cifar.observers import default_observers
 from keras_cifar.plots import plot_confusion, plot_curves, plot_ladder, plot_rates, plot_result
 from keras_cifar.runs import Run
 from keras_cifar.train import train
@@ -111,7 +112,7 @@ def test_a_picture_that_fails_costs_no_training(tmp_path):
     run.begin(tiny_recipe(1, limit=16), overwrite=False)
     for name in ("curves.png", "confusion.png"):
         (run.file(name) / "in the way").mkdir(parents=True)
-    train(run.recipe, job(run.path, say=lines.append))
+    train(run.recipe, job(run.path, say=lines.append, observers=default_observers()))
     assert run.is_finished and run.metrics["val"]["images"] and not run.file("state.npz").exists()
     assert sum("could not be drawn (Is a directory)" in line for line in lines) == 2
     assert "val top-1" in lines[-1]

@@ -110,6 +110,7 @@ def test_without_predictions_the_interval_is_that_of_one_seed(tmp_path):
     assert f"% ({100 * low:.2f} to {100 * high:.2f}) |" in markdown_table(runs) != with_them
 
 
+@pytest.mark.slow
 def test_mixed_runs_have_a_table_for_each_data_set_and_backbone(tmp_path):
     source, other = made_source(), made_source("other", NASTY[:3])
     made_run(tmp_path / "a" / "level1", source=source, data="cifar10")

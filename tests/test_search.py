@@ -152,7 +152,9 @@ def test_a_finished_search_is_only_reported_again(finished):
     assert rows(folder) == before and not any(line.startswith("trial ") for line in lines)
 
 
-@pytest.mark.parametrize("oracle", ORACLES)
+@pytest.mark.parametrize(
+    "oracle", [pytest.param(name, marks=[pytest.mark.slow] * (name == "bayesian")) for name in ORACLES]
+)
 def test_an_interrupted_search_proposes_and_scores_as_one_that_is_not(oracle, tmp_path):
     plan = Plan(tiny_recipe(1, epochs=9), oracle=oracle, trials=7)
     quick_search(plan, tmp_path / "whole")
@@ -226,6 +228,7 @@ def test_a_killed_process_repeats_its_trial_and_keeps_the_others(tmp_path):
     assert all(after[number] == result for number, result in kept.items())
 
 
+@pytest.mark.slow
 def test_hyperband_goes_on_with_adams_state(tmp_path):
     recipe = tiny_recipe(1, epochs=4, learning_rate=0.01)
     runner = open_runner(recipe, open_source("digits"))
@@ -238,6 +241,7 @@ def test_hyperband_goes_on_with_adams_state(tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
 
 
+@pytest.mark.slow
 def test_hyperband_keeps_only_states_that_can_go_on(tmp_path):
     plan, lines = Plan(tiny_recipe(1, epochs=3, batch_size=48), oracle="hyperband", trials=7), []
     search(plan, job(tmp_path / "h", say=lines.append))
@@ -261,6 +265,7 @@ def test_failing_trials_are_recorded_and_the_search_goes_on(tmp_path):
         "MemoryError", "ResourceExhaustedError", "DivergedError", "ValueError", "ValueError"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_diverging_trial_fails_with_its_reason(tmp_path):
     plan = Plan(tiny_recipe(1, epochs=2), "learning_rate=1e37:1e38", trials=2)
     search(plan, job(tmp_path / "s", say=lambda line: None))
@@ -294,6 +299,7 @@ def test_memory_does_not_grow_with_trials(trials, search_fields, tmp_path):
     assert grown < third * 1.2 * 2**20, [u >> 20 for u in used]
 
 
+@pytest.mark.slow
 def test_executions_are_averaged_over_seeds(tmp_path):
     recipe = tiny_recipe(1, limit=16)
     result = open_runner(recipe, open_source("digits")).run(Trial(0, recipe, {}, tmp_path / "t", executions=2))
@@ -301,6 +307,7 @@ def test_executions_are_averaged_over_seeds(tmp_path):
     assert np.load(tmp_path / "t" / "correct.npy").mean() == pytest.approx(result.score)
 
 
+@pytest.mark.slow
 def test_level_4_trials_start_from_the_run_they_are_given(tmp_path):
     from keras_cifar.train import train
 
@@ -402,6 +409,7 @@ def test_missing_keras_tuner_is_one_sentence(tmp_path, monkeypatch, capsys):
     assert 'pip install -e ".[tune]"' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_weight_decay_is_searched_and_pulls_kernels_in(tmp_path):
     source, norms = open_source("digits"), []
     for weight_decay in (0.0, 300.0):

@@ -210,6 +210,7 @@ def test_cut_and_folded_training_equals_plain_training(tmp_path, monkeypatch, ch
     )
 
 
+@pytest.mark.slow
 def test_training_without_room_for_features(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_ENGINE", ENGINE)
     stored = train(tiny_recipe(1), job(tmp_path / "stored", say=lambda line: None))
