@@ -75,8 +75,7 @@ def stored_features(model: keras.Model, compile_model, split: Split, batch_size:
             features = _load(path, dtype)
             os.utime(path)
         except (OSError, ValueError, EOFError):  # not there, or damaged
-            shape = (len(split), *model.output_shape[1:])
-            _compute(path, shape, dtype, compile_model, split.images, batch_size, progress)
+            _compute(path, model, split, compile_model, batch_size, progress)
             features = _load(path, dtype)
     _remove_oldest(path.parent, keep=path)
     return features
@@ -87,8 +86,9 @@ def _load(path, dtype):
     return np.load(path, mmap_mode="r").view(dtype)
 
 
-def _compute(path, shape, dtype, compile_model, images, batch_size, progress):
+def _compute(path, model, split, compile_model, batch_size, progress):
     """Fills `.partial` block by block beside a mark of how far it is complete, then makes it the entry."""
+    shape, dtype, images = (len(split), *model.output_shape[1:]), _dtype(model), split.images
     partial, mark = path.with_suffix(".partial"), path.with_suffix(".json")
     done, features = _begun(partial, mark, shape, dtype) or (0, _begin(partial, mark, shape, dtype))
     apply = compile_model()

@@ -130,6 +130,7 @@ def test_runs_of_older_versions_compare_what_they_have(photos, run):
         evaluate_run(run, "val", tta=False)
 
 
+@pytest.mark.slow
 def test_a_second_evaluation_notices_another_test_set(photos, run):
     assert not evaluate_run(run, "test", tta=False).changed_data
     before = contents(run.path)

@@ -83,6 +83,7 @@ def check_like_one_process(tmp_path):
     return {result.worker for result in shared}
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_trials(start, tmp_path):
     processes = [start("a"), start(), start("b")]  # a worker waits for its chief
     for process in processes:

@@ -15,6 +15,7 @@ from keras_cifar.recipes import resolve_recipe
 from keras_cifar.specs import BACKBONES
 
 
+@pytest.mark.slow
 def test_ways_are_measured_and_written(exported, tmp_path):
     files = [str(exported["folder"] / f"level4_{name}.onnx") for name in ("fp32", "int8_tta")]
     result, (figures, picture) = benchmark_files(files, None, tmp_path / "b.json", batches=(1, 8))

@@ -39,6 +39,7 @@ def test_the_rate_grows_and_the_losses_are_single_steps():
     assert steady == pytest.approx(single, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_command_writes_curve_and_picture_and_the_search_takes_them_up(tmp_path, capsys):
     folder = tmp_path / "s"
     options = [*tiny_options(batch_size=8), "--search-dir", str(folder), "--steps", "60"]

@@ -120,6 +120,7 @@ def test_one_val_image_cannot_be_halved():
         open_runner(tiny_recipe(1), dataclasses.replace(source, read=read))
 
 
+@pytest.mark.slow
 def test_the_epoch_is_chosen_without_the_ranking_half(tmp_path):
     source, recipe = open_source("digits"), tiny_recipe(1, epochs=3, limit=200, learning_rate=0.01)
     runner = open_runner(recipe, source)

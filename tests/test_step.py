@@ -150,6 +150,7 @@ def test_the_step_that_diverged_is_named(runner, monkeypatch):
     assert named[0] == named[1]
 
 
+@pytest.mark.slow
 def test_a_compiled_step_goes_with_its_model():
     images = keras.Input((4, 4, 8))
     inputs = random.normal(size=(1, 6, 4, 4, 8)).astype(np.float32)

@@ -82,6 +82,7 @@ def test_best_weights_have_the_val_accuracy_they_claim(finished):
     assert np.mean(logits.argmax(1) == val.labels) == finished.metrics["val"]["top1"]
 
 
+@pytest.mark.slow
 def test_level_4_goes_on_from_level_3_beside_it(finished):
     lines = []
     run = train(tiny_recipe(4, learning_rate=1e-12), job(finished.path.parent / "level4", say=lines.append))
@@ -113,6 +114,7 @@ def test_a_parent_of_another_size_is_refused(finished, tmp_path):
         train(tiny_recipe(4, image_size=64), job(tmp_path / "x", init_from=str(finished.path), say=lambda line: None))
 
 
+@pytest.mark.slow
 def test_init_from_another_level_takes_the_backbone(finished, tmp_path):
     lines = []
     train(tiny_recipe(1, limit=16), job(tmp_path / "x", init_from=str(finished.path), say=lines.append))
@@ -132,6 +134,7 @@ def test_other_recipe_in_an_interrupted_run_is_refused(tmp_path):
         train(tiny_recipe(1, epochs=2), job(tmp_path / "r"))
 
 
+@pytest.mark.slow
 def test_steps_in_one_arithmetic_do_not_go_on_in_another(tmp_path):
     run = Run(tmp_path / "r")
     run.begin(tiny_recipe(1), overwrite=False)
@@ -143,6 +146,7 @@ def test_steps_in_one_arithmetic_do_not_go_on_in_another(tmp_path):
     assert train(tiny_recipe(1), job(run.path, overwrite=True, say=lambda line: None)).is_finished
 
 
+@pytest.mark.slow
 def test_another_number_of_threads_is_said_and_recorded(tmp_path, monkeypatch):
     run, save_state = Run(tmp_path / "r"), Run.save_state
 
