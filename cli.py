@@ -28,6 +28,7 @@ from keras_cifar.checks import UNSET, Number, parse_number
 from keras_cifar.errors import InputError
 from keras_cifar.files import is_onnx_name
 from keras_cifar.names import visible
+from keras_cifar.observers import OBSERVERS, observers_for
 from keras_cifar.program import as_started, install_hint, program
 from keras_cifar.recipes import (
     FIELDS,
@@ -79,7 +80,7 @@ def _add_training_commands(add):
     train.add_argument("--run-dir", metavar="DIR", help="run folder; for --level all the folder of the levels")
     train.add_argument("--init-from", metavar="RUN", help="start from this run's best weights")
     train.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
-    text = "csv (always written), tensorboard, mlflow, with commas"
+    text = f"of {', '.join(OBSERVERS)}, with commas; csv is always written"
     train.add_argument("--log-to", metavar="LOGGERS", help=text)
     train.add_argument("--skip-bad-images", action="store_true", help="leave out unreadable images of a folder")
     _add_changed_data_option(train)
@@ -253,8 +254,6 @@ def _chosen_levels(level):
 
 
 def _train(args):
-    from keras_cifar.observers import observers_for
-
     recipes = [_resolve(args, level) for level in _chosen_levels(args.level)]
     observers = observers_for(args.log_to)
     _import_quietly()

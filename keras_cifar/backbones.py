@@ -8,7 +8,7 @@ import contextlib
 
 import keras
 
-from keras_cifar.errors import InputError
+from keras_cifar.errors import InputError, first_line
 from keras_cifar.graph import graph_nodes
 from keras_cifar.specs import BACKBONES
 from keras_cifar.weights import missing_weights, resolve_preset
@@ -53,8 +53,9 @@ def load_backbone(name: str, weights: str = "imagenet", policy: str = "float32")
         except Exception as error:
             if preset == spec.hub_preset:
                 raise missing_weights(name, f"the model hub did not deliver them ({error})") from error
+            reason = first_line(error) or type(error).__name__
             raise InputError(
-                f"Expected weights of {name} in {weights}, but they do not fit ({_first_line(error)}); "
+                f"Expected weights of {name} in {weights}, but they do not fit ({reason}); "
                 "choose the --backbone they belong to, or other weights."
             ) from error
     _check_same_architecture(backbone, spec, name, weights)
@@ -78,10 +79,6 @@ def _check_same_architecture(backbone, spec, name, weights):
                 f"Expected weights of {name} in {weights}, but they are of another architecture "
                 f"({key}={found}, expected {expected}); choose the --backbone they belong to."
             )
-
-
-def _first_line(error):
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def backbone_stages(backbone: keras.Model) -> dict[str, list[keras.layers.Layer]]:

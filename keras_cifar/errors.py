@@ -10,3 +10,8 @@ class InputError(ValueError):
 
 class DivergedError(ArithmeticError):
     """Training cannot go on: the loss is not finite."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an exception says; empty where it says nothing."""
+    return (str(error).strip().splitlines() or [""])[0]

@@ -12,6 +12,8 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
+from keras_cifar.errors import first_line
+
 MAX_PIXELS = 64_000_000
 MAX_JPEG_PIXELS = 16_384 * 12_288  # the largest sensors of phones, "200 megapixels"
 MAX_BYTES = 256 * 2**20
@@ -244,7 +246,7 @@ def fit_square(image: Image.Image, side: int) -> np.ndarray:
 
 def error_text(error: Exception, path: str | os.PathLike) -> str:
     """The first line of why a file could not be read, without its path."""
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    first = first_line(error) or type(error).__name__
     if "cannot identify image" in first:
         return "not an image that Pillow can open"
     return first.replace(f"'{path}'", "file")  # without the quotes, a short path could be a part of any word

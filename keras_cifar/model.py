@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_cifar.backbones import backbone_stages, dtype_policy, load_backbone
-from keras_cifar.errors import InputError
+from keras_cifar.errors import InputError, first_line
 from keras_cifar.graph import BACKBONE, HEAD
 from keras_cifar.heads import HEADS
 from keras_cifar.precision import resolve_precision
@@ -134,7 +134,7 @@ def load_classifier(path: str | os.PathLike) -> keras.Model:
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error) or type(error).__name__
         raise InputError(
             f"Expected a Keras model in {path}, but it cannot be loaded ({first}); train the run again."
         ) from error

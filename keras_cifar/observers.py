@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from keras_cifar.errors import InputError
+from keras_cifar.errors import InputError, first_line
 from keras_cifar.program import install_hint
 from keras_cifar.registry import Registry
 
@@ -28,7 +28,8 @@ class Start:
         recipe: what is trained.
         step: steps that are done.
         total_steps: of the whole recipe.
-        history: the rows of the epochs that are done, see `runs.HISTORY_FIELDS`.
+        history: the rows of the epochs that are done, see `runs.HISTORY_FIELDS`; it grows by a row before each
+            `on_epoch`.
         say: gets lines for people.
     """
 
@@ -106,10 +107,9 @@ class Audience:
                 if observer.must_work:
                     raise
                 self._observers.remove(observer)
-                reason = (str(error).strip().splitlines() or [""])[0]
                 self._say(
-                    f"The logger {type(observer).__name__} failed ({type(error).__name__}: {reason}); the training "
-                    "continues without it"
+                    f"The logger {type(observer).__name__} failed ({type(error).__name__}: {first_line(error)}); the "
+                    "training continues without it"
                 )
 
 
@@ -142,29 +142,26 @@ class History(Observer):
     must_work = True
 
     def on_start(self, start):
-        self._run, self._rows = start.run, list(start.history)
-        if self._rows:
-            self._run.write_history(self._rows)
+        self._start = start
+        if start.history:
+            self.on_epoch(start.history[-1])
 
     def on_epoch(self, row):
-        self._rows.append(row)
-        self._run.write_history(self._rows)
+        self._start.run.write_history(self._start.history)
 
 
 class Pictures(Observer):
     """curves.png and confusion.png of a finished run."""
 
     def on_start(self, start):
-        self._start, self._rows = start, list(start.history)
-
-    def on_epoch(self, row):
-        self._rows.append(row)
+        self._start = start
 
     def on_end(self, metrics):
         from keras_cifar.plots import plot_result
 
         if metrics is not None:
-            plot_result(self._start.run.path, self._start.recipe.level, self._rows, metrics, self._start.say)
+            start = self._start
+            plot_result(start.run.path, start.recipe.level, start.history, metrics, start.say)
 
 
 # The metrics of a row that each of TensorBoard's curves shows, as Keras names its two.
@@ -211,7 +208,7 @@ def _write_scalar(tag, value):
 class MLflow(Observer):
     """A run in MLflow's tracking store, which MLFLOW_TRACKING_URI names: parameters, curves and the final metrics.
 
-    A resumed training goes on with the run that it began; its id is in mlflow.json of the run folder.
+    A resumed training continues the run that it began, whose id is in mlflow.json of the run folder.
     """
 
     def on_start(self, start):
@@ -242,7 +239,7 @@ class MLflow(Observer):
             self._client.log_param(self._id, field, value)
 
     def on_epoch(self, row):
-        if row["step"] in self._logged:  # by a process that was killed before it saved its state
+        if row["step"] in self._logged:  # before the training was interrupted
             return
         for field in (*_CURVES["train"], *_CURVES["validation"]):
             self._client.log_metric(self._id, field, row[field], step=row["step"])

@@ -361,9 +361,7 @@ class _Training:
         """Trains the remaining steps and writes the result."""
         progress, job = self.fit.progress, self.start.job
         audience, metrics = Audience(job.observers, self.say), None
-        audience.on_start(
-            Start(self.run, self.recipe, progress.step, self.fit.total_steps, list(progress.history), self.say)
-        )
+        audience.on_start(Start(self.run, self.recipe, progress.step, self.fit.total_steps, progress.history, self.say))
         try:
             self._take_steps(audience)
             metrics = self._write_result()

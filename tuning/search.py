@@ -11,7 +11,7 @@ import time
 import keras_tuner
 
 from keras_cifar.data_record import is_same_place
-from keras_cifar.errors import InputError
+from keras_cifar.errors import InputError, first_line
 from keras_cifar.files import read_json, sweep_partials, write_json
 from keras_cifar.job import Job
 from keras_cifar.recipes import PARENT_FIELDS, Recipe, recipe_to_dict
@@ -87,8 +87,8 @@ class Tuner(keras_tuner.engine.base_tuner.BaseTuner):
             raise FatalInputError(str(error)) from error
         except Exception as error:
             self.runner.forget()
-            first = (str(error).strip().splitlines() or [""])[0]
-            result = TrialResult(**asked.about, status="failed", reason=f"{type(error).__name__}: {first}")
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            result = TrialResult(**asked.about, status="failed", reason=reason)
             result.write(folder)
         self.say(_trial_line(result, self.plan.trials))
         if not result.is_finished:
