@@ -28,7 +28,6 @@ from keras_cifar.checks import UNSET, Number, parse_number
 from keras_cifar.errors import InputError
 from keras_cifar.files import is_onnx_name
 from keras_cifar.names import visible
-from keras_cifar.observers import OBSERVERS, observers_for
 from keras_cifar.program import as_started, install_hint, program
 from keras_cifar.recipes import (
     FIELDS,
@@ -40,6 +39,7 @@ from keras_cifar.recipes import (
     resolve_recipe,
 )
 from keras_cifar.terminal import safe_terminal
+from keras_cifar.training.observers import OBSERVERS, observers_for
 from tuning.search_space import ORACLE_NAMES, SEARCHABLE, Plan, RangeTest
 
 _LEVELS = [*map(str, LEVELS), "all"]
@@ -257,7 +257,7 @@ def _train(args):
     recipes = [_resolve(args, level) for level in _chosen_levels(args.level)]
     observers = observers_for(args.log_to)
     _import_quietly()
-    from keras_cifar.train import train_levels
+    from keras_cifar.training.train import train_levels
 
     runs = train_levels(recipes, dataclasses.replace(_job(args, args.run_dir), observers=observers))
     print(f"next: {program()} evaluate {runs[-1].path} --split test")
@@ -265,7 +265,7 @@ def _train(args):
 
 def _access(args):
     """How a command reaches its images."""
-    from keras_cifar.access import DataAccess
+    from keras_cifar.data.access import DataAccess
 
     # Of a training, --data is a field of its recipe.
     data = None if hasattr(args, "level") else args.data
@@ -273,7 +273,7 @@ def _access(args):
 
 
 def _job(args, folder):
-    from keras_cifar.job import Job
+    from keras_cifar.training.job import Job
 
     return Job(folder, _access(args), args.init_from, getattr(args, "overwrite", False))
 
@@ -309,7 +309,7 @@ def _tune(args):
 
 
 def _evaluate(args):
-    from keras_cifar.evaluate_split import describe_evaluation
+    from keras_cifar.evaluation.evaluate_split import describe_evaluation
 
     if is_onnx_name(args.model):
         result, owner, written = _evaluate_file(args)
@@ -321,8 +321,8 @@ def _evaluate(args):
 
 def _evaluate_run(args):
     _import_quietly()
-    from keras_cifar.evaluate_run import evaluate_run
-    from keras_cifar.runs import open_run
+    from keras_cifar.evaluation.evaluate_run import evaluate_run
+    from keras_cifar.runs.run import open_run
 
     run = open_run(args.model)
     result = evaluate_run(run, args.split, args.tta, _access(args))
@@ -349,7 +349,7 @@ def _export(args):
     _import_quietly()
     from export.pipeline import export_run
     from export.plan import ExportPlan
-    from keras_cifar.runs import open_run
+    from keras_cifar.runs.run import open_run
 
     plan = ExportPlan(args.output, args.target, args.tta, args.int8, args.all, args.temperature, args.max_drop,
                       args.force, args.triton, args.overwrite)  # fmt: skip
@@ -406,7 +406,7 @@ def _benchmark(args):
 def _show(args):
     recipes = [_resolve(args, level) for level in _chosen_levels(args.level)]
     _import_quietly()
-    from keras_cifar.model import stage_parameters
+    from keras_cifar.model.build import stage_parameters
 
     for recipe in recipes:
         print(f"Level {recipe.level}: {recipe.title}")
@@ -428,7 +428,7 @@ def _field_line(name, value):
 
 def _report(args):
     _import_quietly()
-    from keras_cifar.report import find_runs, markdown_tables, write_report
+    from keras_cifar.runs.report import find_runs, markdown_tables, write_report
 
     runs = find_runs(args.runs)
     path = write_report(runs, args.output or os.path.join(args.runs[0], "report.md"))

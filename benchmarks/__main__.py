@@ -43,9 +43,9 @@ def main():
 def measure(name, *options):
     """Runs a benchmark and writes its file; "all" runs each in a process of its own."""
     from benchmarks.interleave import result_path
-    from keras_cifar.engine import engine_name
     from keras_cifar.environment import cpu_name, package_versions
     from keras_cifar.files import atomic_path
+    from keras_cifar.speed.engine import engine_name
 
     if name == "all":  # each in a process of its own, which decides about its threads
         for one in NAMES:

@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 import tensorflow as tf
 
-from keras_cifar.augment import Augmentation, make_batch_fn, make_train_dataset
+from keras_cifar.data.augment import Augmentation, make_batch_fn, make_train_dataset
 
 _COUNT, _IMAGES, _ROUNDS = 50_000, 96_000, 3
 _OURS = "ours (one fused gather)"

@@ -11,13 +11,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 
-from keras_cifar.access import DataAccess
+from keras_cifar.data.access import DataAccess
 from keras_cifar.files import atomic_path
-from keras_cifar.job import Job
+from keras_cifar.model.specs import BACKBONES, register_backbone
 from keras_cifar.recipes import resolve_recipe
-from keras_cifar.runs import Run
-from keras_cifar.specs import BACKBONES, register_backbone
-from keras_cifar.train import train
+from keras_cifar.runs.run import Run
+from keras_cifar.training.job import Job
+from keras_cifar.training.train import train
 
 _SHORT = {"limit": 10_000, "epochs": 3, "views": 3}
 _SMALL = {**_SHORT, "image_size": 128}

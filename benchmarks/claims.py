@@ -15,7 +15,7 @@ _LADDER = "results/cifar10-jpeg-efficientnet_lite0"
 _LONG = "results/cifar10-jpeg-efficientnet_lite0-long"
 _PACKAGED = "export/pretrained/cifar10_efficientnet_lite0_int8"
 _README, _BENCHMARKS, _CHOICES = "README.md", "benchmarks/README.md", "results/choices/README.md"
-_RECIPES, _SPECS = "keras_cifar/recipes.py", "keras_cifar/specs.py"
+_RECIPES, _SPECS = "keras_cifar/recipes.py", "keras_cifar/model/specs.py"
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 # Numbers that no measurement gave: what the text is -> why its numbers need no file.

@@ -14,9 +14,9 @@ from benchmarks.models import (
     classifier,
     has_torch,
 )
-from keras_cifar.engine import compile_inference, inference_precision
-from keras_cifar.precision import resolve_precision
-from keras_cifar.tta import flip_tta
+from keras_cifar.evaluation.tta import flip_tta
+from keras_cifar.speed.engine import compile_inference, inference_precision
+from keras_cifar.speed.precision import resolve_precision
 
 _SIZES = (64, 96, 128, 160)
 

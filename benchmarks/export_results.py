@@ -19,17 +19,17 @@ from export.evaluate_onnx import evaluate_onnx, evaluation_paths
 from export.graph import float32_model
 from export.pipeline import export_run
 from export.plan import VARIANTS, ExportPlan
-from keras_cifar.access import DataAccess
+from keras_cifar.data.access import DataAccess
 from keras_cifar.environment import cpu_name, package_versions, utc_now
 from keras_cifar.errors import InputError
-from keras_cifar.evaluation_file import read_evaluation
+from keras_cifar.evaluation.tta import flip_tta
 from keras_cifar.files import atomic_path, write_json, write_text
 from keras_cifar.metrics import format_top1
-from keras_cifar.model import load_classifier
-from keras_cifar.report import find_runs
+from keras_cifar.model.build import load_classifier
+from keras_cifar.model.weights import file_sha256
+from keras_cifar.runs.evaluation_file import read_evaluation
+from keras_cifar.runs.report import find_runs
 from keras_cifar.timing import interleaved_seconds, median_rates
-from keras_cifar.tta import flip_tta
-from keras_cifar.weights import file_sha256
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results" / "export"
 _BATCH = 64

@@ -156,7 +156,7 @@ def _makers(root):
 
 
 def _make_report(document):
-    from keras_cifar.report import find_runs, write_report
+    from keras_cifar.runs.report import find_runs, write_report
 
     write_report(find_runs([str(document.parent)]), document)
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from benchmarks.interleave import interleave
 from benchmarks.models import BATCH
-from keras_cifar.kernel_gradient import KERNEL_GRADIENTS, kernel_gradient_way
+from keras_cifar.speed.kernel_gradient import KERNEL_GRADIENTS, kernel_gradient_way
 
 _COLUMNS = ("forward", "tensorflow", "product", "columns")
 # Kernel, stride, input side, channels, filters (None: depthwise): ResNet-18's and EfficientNet-Lite0's.

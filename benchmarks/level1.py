@@ -19,14 +19,14 @@ import tensorflow as tf
 from benchmarks.interleave import plot_lines
 from benchmarks.models import PLAIN, PRECISIONS, TORCH, has_torch
 from keras_cifar.cache import cache_dir
-from keras_cifar.datasets import open_source
-from keras_cifar.engine import compile_inference, describe_compute
-from keras_cifar.graph import split_at_head
-from keras_cifar.job import Job
+from keras_cifar.data.datasets import open_source
 from keras_cifar.metrics import top1
-from keras_cifar.model import build_model
+from keras_cifar.model.build import build_model
 from keras_cifar.recipes import resolve_recipe
-from keras_cifar.train import train
+from keras_cifar.speed.engine import compile_inference, describe_compute
+from keras_cifar.speed.graph import split_at_head
+from keras_cifar.training.job import Job
+from keras_cifar.training.train import train
 
 _BATCH, _EVALUATION_BATCH = 64, 64
 _ROUNDS = 2

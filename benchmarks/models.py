@@ -32,7 +32,7 @@ def classifier(backbone: str, stages: tuple[str, ...], image_size: int = IMAGE_S
     """A fusion classifier of Keras with batch norms that do something; "auto" is what `train` would take here."""
     import keras
 
-    from keras_cifar.model import build_model
+    from keras_cifar.model.build import build_model
 
     stages = tuple(stage for stage in stages if backbone != "resnet18" or stage != "P1")
     recipe = resolve_recipe(3, backbone=backbone, weights="none", image_size=image_size, trainable_stages=stages,

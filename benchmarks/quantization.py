@@ -17,10 +17,10 @@ from export.graph import build_core, float32_model
 from export.pipeline import calibration_images
 from export.qdq import PAIR_SAFE, WeightGrid, channels_that_may_saturate
 from export.quantize import Quantizer
-from keras_cifar.access import DataAccess
-from keras_cifar.evaluate_run import load_run
+from keras_cifar.data.access import DataAccess
+from keras_cifar.evaluation.evaluate_run import load_run
 from keras_cifar.metrics import top1
-from keras_cifar.runs import open_run
+from keras_cifar.runs.run import open_run
 
 _FLOAT = "float32"
 _AS_THEY_COME = float("inf")

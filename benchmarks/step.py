@@ -20,12 +20,12 @@ from benchmarks.models import (
     classifier,
     has_torch,
 )
-from keras_cifar.engine import compile_inference, inference_precision
-from keras_cifar.fold import fold_batch_norms
-from keras_cifar.graph import split_at_trainable
-from keras_cifar.objective import Objective
-from keras_cifar.precision import resolve_precision
-from keras_cifar.step import TrainSteps
+from keras_cifar.speed.engine import compile_inference, inference_precision
+from keras_cifar.speed.fold import fold_batch_norms
+from keras_cifar.speed.graph import split_at_trainable
+from keras_cifar.speed.precision import resolve_precision
+from keras_cifar.training.objective import Objective
+from keras_cifar.training.step import TrainSteps
 
 
 def measure() -> dict:
@@ -59,7 +59,7 @@ def _loss():
 
 
 def ours_step(backbone: str, stages: tuple[str, ...], precision: str = "auto"):
-    """One step of `keras_cifar.train`: frozen part, then the folded rest."""
+    """One step of `keras_cifar.training.train`: frozen part, then the folded rest."""
     below, take = _ours(backbone, stages, precision)
     images, _ = batch()
     return lambda: take(below(images))

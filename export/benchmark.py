@@ -12,7 +12,7 @@ from export.runtimes import OpenVinoSession
 from keras_cifar.environment import cpu_count, cpu_name, package_versions, utc_now
 from keras_cifar.errors import InputError
 from keras_cifar.files import check_output, temporary_folder, write_json
-from keras_cifar.plots import plot_rates
+from keras_cifar.runs.plots import plot_rates
 from keras_cifar.timing import interleaved_seconds, median_rates
 
 BATCHES = (1, 8, 64, 256)
@@ -52,8 +52,8 @@ def benchmark_files(files: list[str], run: str | None = None, output: str | os.P
     ways = file_ways(classifiers)
     with temporary_folder("benchmark") as folder:
         if run is not None:
-            from keras_cifar.model import load_classifier
-            from keras_cifar.runs import open_run
+            from keras_cifar.model.build import load_classifier
+            from keras_cifar.runs.run import open_run
 
             model = load_classifier(open_run(run).file("best.keras"))
             if model.input_shape[1] not in sides:

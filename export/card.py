@@ -7,10 +7,10 @@ import shutil
 
 from export.metadata import Metadata, VariantFigures
 from keras_cifar.errors import InputError
-from keras_cifar.evaluation_file import read_evaluation
 from keras_cifar.files import atomic_path, write_text
 from keras_cifar.metrics import format_top1, read_confusion
 from keras_cifar.names import file_name, markdown, markdown_code, one_line, protobuf_text
+from keras_cifar.runs.evaluation_file import read_evaluation
 
 MAX_BATCH = 256
 

@@ -12,8 +12,8 @@ from export.metadata import OPSET, read_metadata
 from export.opset import read_opset
 from export.runtimes import RUNTIMES, OnnxSession
 from keras_cifar.checks import Number, show
+from keras_cifar.data.images import decode_image, error_text, fit_square, is_encoded, is_path, read_whole, upright_rgb
 from keras_cifar.errors import InputError
-from keras_cifar.images import decode_image, error_text, fit_square, is_encoded, is_path, read_whole, upright_rgb
 
 PRETRAINED = pathlib.Path(__file__).parent / "pretrained" / "cifar10_efficientnet_lite0_int8.onnx"
 BATCH_SIZE = 64

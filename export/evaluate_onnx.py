@@ -6,14 +6,14 @@ import pathlib
 
 from export.card import card_path, is_edited, write_card
 from export.classifier import BATCH_SIZE, OnnxClassifier
-from keras_cifar.access import DataAccess
-from keras_cifar.data_record import data_changes
-from keras_cifar.datasets import Expected, folder_path, open_source
+from keras_cifar.data.access import DataAccess
+from keras_cifar.data.datasets import Expected, folder_path, open_source
+from keras_cifar.data.record import data_changes
 from keras_cifar.errors import InputError
-from keras_cifar.evaluate_split import Subject, check_class_names, evaluate_split, predictions_path
-from keras_cifar.evaluation_file import Evaluation
+from keras_cifar.evaluation.evaluate_split import Subject, check_class_names, evaluate_split, predictions_path
 from keras_cifar.files import check_output
 from keras_cifar.recipes import recipe_from_dict
+from keras_cifar.runs.evaluation_file import Evaluation
 
 
 def evaluate_onnx(

@@ -3,14 +3,14 @@
 import threading
 
 from export.classifier import Classifier
-from keras_cifar.engine import compile_inference
 from keras_cifar.errors import InputError
-from keras_cifar.evaluate import predict_logits
-from keras_cifar.evaluate_run import run_precision
+from keras_cifar.evaluation.evaluate_run import run_precision
+from keras_cifar.evaluation.predict import predict_logits
+from keras_cifar.evaluation.tta import flip_tta
 from keras_cifar.metrics import softmax
-from keras_cifar.model import load_classifier
-from keras_cifar.runs import Run, open_run
-from keras_cifar.tta import flip_tta
+from keras_cifar.model.build import load_classifier
+from keras_cifar.runs.run import Run, open_run
+from keras_cifar.speed.engine import compile_inference
 
 _BATCH = 64
 

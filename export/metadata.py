@@ -71,7 +71,7 @@ class Metadata:
         temperature: that divides the logits before the softmax.
         data: name of the training's data set.
         data_fingerprint: SHA-256 of the training images and labels.
-        data_record: what identifies the data, see `keras_cifar.data_record.IDENTITY`.
+        data_record: what identifies the data, see `keras_cifar.data.record.IDENTITY`.
         changed_data: how val or train differed at the export from what the training had, where that was allowed.
         val: metrics of this file's probabilities on val.
         test: metrics of the Keras model on test, if it was evaluated before the export.

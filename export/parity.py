@@ -6,7 +6,7 @@ from tqdm import tqdm
 from export.graph import BY_VIEW
 from export.runtimes import OnnxSession
 from keras_cifar.errors import InputError
-from keras_cifar.tta import flip_images, mean_logits
+from keras_cifar.evaluation.tta import flip_images, mean_logits
 
 BATCH_SIZES = (256, 7, 1)
 TOLERANCE = 1e-3

@@ -28,20 +28,20 @@ from export.quantize import CALIBRATION_IMAGES, quantize_within_budget
 from export.runtimes import OnnxSession
 from export.targets import TARGETS
 from export.temperature import calibration, fit_temperature
-from keras_cifar.access import DataAccess
-from keras_cifar.data_record import IDENTITY, check_changes
-from keras_cifar.datasets import Source, Split, stratified_split
+from keras_cifar.data.access import DataAccess
+from keras_cifar.data.datasets import Source, Split, stratified_split
+from keras_cifar.data.record import IDENTITY, check_changes
 from keras_cifar.environment import cpu_kind, cpu_name, package_versions, utc_now
 from keras_cifar.errors import InputError
-from keras_cifar.evaluate_run import load_run, run_data_changes
+from keras_cifar.evaluation.evaluate_run import load_run, run_data_changes
+from keras_cifar.evaluation.tta import mean_logits
 from keras_cifar.files import atomic_path, check_output, leftovers, sweep_partials, write_text
 from keras_cifar.metrics import classification_metrics, top1, wilson_interval
+from keras_cifar.model.specs import BACKBONES
+from keras_cifar.model.weights import file_sha256
 from keras_cifar.recipes import recipe_to_dict
-from keras_cifar.runs import Run
-from keras_cifar.specs import BACKBONES
+from keras_cifar.runs.run import Run
 from keras_cifar.timing import interleaved_seconds, median_rates
-from keras_cifar.tta import mean_logits
-from keras_cifar.weights import file_sha256
 
 _BATCH = 64
 
@@ -66,7 +66,7 @@ def export_run(
     Args:
         run: a finished run.
         plan: what to write.
-        access: see `keras_cifar.evaluate_run.load_run`; changed data is recorded in the file.
+        access: see `keras_cifar.evaluation.evaluate_run.load_run`; changed data is recorded in the file.
         say: gets each line for the user.
 
     Returns:

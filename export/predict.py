@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from export.classifier import Classifier, OnnxClassifier
 from keras_cifar.checks import Number
+from keras_cifar.data.images import decode_image, error_text
+from keras_cifar.data.listing import is_ignored, list_images
 from keras_cifar.errors import InputError
 from keras_cifar.files import is_onnx_name
-from keras_cifar.images import decode_image, error_text
-from keras_cifar.listing import is_ignored, list_images
 from keras_cifar.names import visible
 
 _BATCH = 64
@@ -76,7 +76,7 @@ def open_classifier(model: str | None, provider: str = "onnxruntime") -> Classif
     if not is_run(model):
         return OnnxClassifier(model, provider)
     from export.keras_classifier import KerasClassifier
-    from keras_cifar.runs import open_run
+    from keras_cifar.runs.run import open_run
 
     return KerasClassifier(open_run(model))
 

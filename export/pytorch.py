@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from keras_cifar.graph import graph_nodes
+from keras_cifar.speed.graph import graph_nodes
 
 _ACTIVATIONS = {"linear": nn.Identity, "relu": nn.ReLU, "relu6": nn.ReLU6}
 
@@ -17,7 +17,7 @@ def torch_classifier(model: keras.Model) -> nn.Module:
     """The same function in PyTorch: its own layers, channels last, with copies of the weights, in inference mode.
 
     Args:
-        model: a classifier of `keras_cifar.model.build_model`, of any backbone in `BACKBONES`.
+        model: a classifier of `keras_cifar.model.build.build_model`, of any backbone in `BACKBONES`.
 
     Returns:
         Module (B, H, W, 3) uint8 -> logits (B, C) float32; `torch.autocast` gives it bfloat16.

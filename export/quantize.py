@@ -24,8 +24,8 @@ from export.qdq import (
 )
 from export.runtimes import OnnxSession
 from keras_cifar.errors import InputError
+from keras_cifar.evaluation.tta import mean_logits
 from keras_cifar.metrics import top1
-from keras_cifar.tta import mean_logits
 
 CALIBRATION_IMAGES = 256
 WEIGHTS = "int8 per channel, two weights of one sign at most 128 together"

@@ -2,11 +2,11 @@
 
 import pathlib
 
-from keras_cifar.evaluate_run import evaluate_run
-from keras_cifar.job import Job
+from keras_cifar.evaluation.evaluate_run import evaluate_run
 from keras_cifar.recipes import LEVELS, Recipe, resolve_recipe
-from keras_cifar.report import find_runs, markdown_tables, write_report
-from keras_cifar.train import train_levels
+from keras_cifar.runs.report import find_runs, markdown_tables, write_report
+from keras_cifar.training.job import Job
+from keras_cifar.training.train import train_levels
 
 # Digits are few and far from photographs: more, shorter epochs than on CIFAR-10, at higher rates.
 _EPOCHS = {1: 40, 2: 10, 3: 10, 4: 4}

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 
 from keras_cifar.environment import cpu_flags, cpu_name, has_accelerator, package_versions
 from keras_cifar.errors import InputError
+from keras_cifar.model.specs import BACKBONES
+from keras_cifar.model.weights import hub_preset_cached, hub_reachable, packaged_checkpoint
 from keras_cifar.program import install_hint
-from keras_cifar.specs import BACKBONES
-from keras_cifar.weights import hub_preset_cached, hub_reachable, packaged_checkpoint
 
 _UNREACHABLE = "the hub cannot be reached: pass --weights PATH, or copy ~/.cache/kagglehub from a machine with network"
 _VECTORS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")

@@ -31,8 +31,8 @@ def describe_environment(recipe: Recipe, compute: dict, data: dict) -> dict:
 
     Args:
         recipe: of the run.
-        compute: see `keras_cifar.engine.describe_compute`.
-        data: see `keras_cifar.data_record.describe_data`.
+        compute: see `keras_cifar.speed.engine.describe_compute`.
+        data: see `keras_cifar.data.record.describe_data`.
     """
     import keras
 

@@ -38,8 +38,8 @@ from keras_cifar.checks import (
     show,
 )
 from keras_cifar.errors import InputError
-from keras_cifar.losses import LOSSES
-from keras_cifar.specs import BACKBONES
+from keras_cifar.model.specs import BACKBONES
+from keras_cifar.training.losses import LOSSES
 
 DATA_NAMES = ("cifar10", "cifar100", "digits", "folder:PATH")
 # The side of the images of the data sets that are not folders.

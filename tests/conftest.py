@@ -46,9 +46,9 @@ def tiny_recipe(level, **changes):
 
 def job(folder=None, *, init_from=None, overwrite=False, say=print, observers=None, **access):
     """A `Job`, the fields of its `DataAccess` among the arguments; without pictures, which take long."""
-    from keras_cifar.access import DataAccess
-    from keras_cifar.job import Job
-    from keras_cifar.observers import History
+    from keras_cifar.data.access import DataAccess
+    from keras_cifar.training.job import Job
+    from keras_cifar.training.observers import History
 
     return Job(folder, DataAccess(**access), init_from, overwrite, say, observers or (History(),))
 
@@ -135,7 +135,7 @@ def exported(tmp_path_factory, worker_id):
 def _export_tiny_run(root):
     from export import pipeline as module
     from export.plan import ExportPlan
-    from keras_cifar.train import train
+    from keras_cifar.training.train import train
 
     recipe = dataclasses.replace(tiny_recipe(4, limit=16, tta=True), continues=None)
     run = train(recipe, job(root / "run"))

@@ -11,7 +11,7 @@ import sys
 import tiny  # noqa: F401
 
 import cli
-from keras_cifar.fit import Fit
+from keras_cifar.training.fit import Fit
 
 if __name__ == "__main__":
     number, step = map(int, sys.argv[1:3])

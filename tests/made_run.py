@@ -3,11 +3,11 @@
 import numpy as np
 from conftest import tiny_recipe
 
-from keras_cifar.datasets import Source, Split
-from keras_cifar.evaluate_split import Subject, evaluate_split
+from keras_cifar.data.datasets import Source, Split
+from keras_cifar.evaluation.evaluate_split import Subject, evaluate_split
 from keras_cifar.files import write_json
 from keras_cifar.metrics import classification_metrics
-from keras_cifar.runs import Run
+from keras_cifar.runs.run import Run
 
 SHAPE = (4, 4, 3)
 

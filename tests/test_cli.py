@@ -17,9 +17,9 @@ from conftest import ROOT, tiny_options
 import cli
 from keras_cifar import doctor
 from keras_cifar.doctor import diagnose
+from keras_cifar.model.weights import hub_reachable
 from keras_cifar.program import as_started, install_hint, program
 from keras_cifar.recipes import LEVELS
-from keras_cifar.weights import hub_reachable
 
 
 def refused(capsys, *args):
@@ -241,7 +241,7 @@ def test_doctor_says_whether_tensorflow_uses_onednn(setting, flags, used, monkey
 def test_what_a_user_types_is_named_in_one_place_only():
     """Elsewhere a message would say `python cli.py` to someone who has no checkout."""
     for folder in ("keras_cifar", "tuning", "export"):
-        for path in (ROOT / folder).glob("*.py"):
+        for path in (ROOT / folder).rglob("*.py"):
             texts = [n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)]
             named = [text for text in map(str, texts) if re.search("python cli.py|pip install (-e|.keras-cifar)", text)]
             assert not named or path.name == "program.py", path
@@ -265,7 +265,7 @@ def test_installed_without_a_checkout_messages_say_how_it_is_run_there(tmp_path)
 
     texts = [run("--help").stdout, run("train", "--help").stdout, run("train").stderr]
     assert all("keras-cifar train" in text and "cli.py" not in text for text in texts), texts
-    code = "from keras_cifar.weights import missing_weights as f; print(f('x', 'y'))"
+    code = "from keras_cifar.model.weights import missing_weights as f; print(f('x', 'y'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(tmp_path)})  # fmt: skip
     assert 'pip install "keras-cifar[offline]"' in done.stdout, done.stderr

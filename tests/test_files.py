@@ -8,10 +8,11 @@ import tempfile
 
 import pytest
 
-from keras_cifar import cache, files, weights
+from keras_cifar import cache, files
 from keras_cifar.errors import InputError
 from keras_cifar.files import atomic_path, leftovers, sweep_partials, temporary_folder, write_json
-from keras_cifar.runs import Run
+from keras_cifar.model import weights
+from keras_cifar.runs.run import Run
 
 pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="forks a process that has loaded TensorFlow")
 
@@ -136,7 +137,7 @@ def test_no_home_is_no_reason_to_fail(tmp_path, monkeypatch):
 
 def test_what_openvino_reads_has_no_name_that_could_stay(tmp_path, monkeypatch):
     openvino = pytest.importorskip("openvino")
-    from keras_cifar.engine import _few_layers
+    from keras_cifar.speed.engine import _few_layers
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     read_model, seen = openvino.Core.read_model, []

@@ -121,7 +121,7 @@ def test_files_are_utf_8_in_every_locale(tmp_path):
 def test_every_text_file_is_opened_with_its_encoding():
     """What the locale says must not decide how a file is read or written."""
     left = []
-    packages = [path for name in ("keras_cifar", "tuning", "export") for path in (ROOT / name).glob("*.py")]
+    packages = [path for name in ("keras_cifar", "tuning", "export") for path in (ROOT / name).rglob("*.py")]
     for path in [ROOT / "cli.py", *packages]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and _opens_text(node) and "encoding" not in [k.arg for k in node.keywords]:

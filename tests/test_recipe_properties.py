@@ -9,6 +9,7 @@ from test_recipes import refused
 
 from keras_cifar.checks import Choice, Names, Number, Switch, Text
 from keras_cifar.errors import InputError
+from keras_cifar.model.specs import BACKBONES
 from keras_cifar.recipes import (
     FIELDS,
     LEVELS,
@@ -18,7 +19,6 @@ from keras_cifar.recipes import (
     recipe_to_dict,
     resolve_recipe,
 )
-from keras_cifar.specs import BACKBONES
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

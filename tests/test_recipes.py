@@ -10,6 +10,7 @@ from conftest import ROOT, tiny_recipe
 
 from keras_cifar.checks import UNSET, Number, number_setting, parse_number
 from keras_cifar.errors import InputError
+from keras_cifar.model.specs import BACKBONES
 from keras_cifar.recipes import (
     FIELDS,
     LEVELS,
@@ -21,7 +22,6 @@ from keras_cifar.recipes import (
     recipe_to_dict,
     resolve_recipe,
 )
-from keras_cifar.specs import BACKBONES
 
 COMMON = {"data": "cifar10", "backbone": "resnet18", "weights": "imagenet", "head_width": 256,
           "train_batch_norm": False, "precision": "auto", "seed": 0, "split_seed": 0,
@@ -192,8 +192,8 @@ def test_a_recipe_file_with_values_mixed_up_gives_a_recipe_or_one_sentence(seed,
 
 
 def test_names_are_those_of_the_code_that_reads_them():
-    from keras_cifar.backbones import backbone_stages, load_backbone
-    from keras_cifar.heads import HEADS
+    from keras_cifar.model.backbones import backbone_stages, load_backbone
+    from keras_cifar.model.heads import HEADS
 
     assert FIELDS["level"].rule.choices == tuple(LEVELS) and set(FIELDS["head"].rule.choices) == set(HEADS)
     for name in ("resnet18", "tiny"):
@@ -218,7 +218,7 @@ OTHER = {"level": 2, "title": "Other", "learning_rate": 0.5, "weight_decay": 0.1
 
 @pytest.mark.parametrize("field", [name for name, info in FIELDS.items() if not info.changes_model])
 def test_a_field_that_does_not_change_the_model_does_not(field):
-    from keras_cifar.model import build_model
+    from keras_cifar.model.build import build_model
 
     before = tiny_recipe(3)
     after = dataclasses.replace(before, **{field: OTHER[field]})

@@ -6,7 +6,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from keras_cifar.specs import BACKBONES, register_backbone
+from keras_cifar.model.specs import BACKBONES, register_backbone
 
 _LITE0 = BACKBONES["efficientnet_lite0"]
 _BLOCKS = {

@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from keras_cifar.errors import InputError
 from keras_cifar.files import write_text
-from keras_cifar.fit import Fit
-from keras_cifar.job import Job
 from keras_cifar.recipes import Recipe
-from keras_cifar.runs import Run
+from keras_cifar.runs.run import Run
+from keras_cifar.training.fit import Fit
+from keras_cifar.training.job import Job
 from tuning.plots import plot_range_test
 from tuning.search_space import RangeTest
 from tuning.trial import ENVIRONMENT, PLAN, TrialRunner, default_search_dir, make_runner

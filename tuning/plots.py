@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_cifar.plots import new_figure, picture
+from keras_cifar.runs.plots import new_figure, picture
 from tuning.search_space import Range
 
 _TRIAL, _BEST, _DEFAULT, _CURVE = "#4477aa", "#228833", "#cc6677", "#999999"

@@ -10,13 +10,13 @@ import time
 
 import keras_tuner
 
-from keras_cifar.data_record import is_same_place
+from keras_cifar.data.record import is_same_place
 from keras_cifar.errors import InputError, first_line
 from keras_cifar.files import read_json, sweep_partials, write_json
-from keras_cifar.job import Job
 from keras_cifar.recipes import PARENT_FIELDS, Recipe, recipe_to_dict
-from keras_cifar.runs import Run, open_run
-from keras_cifar.train import find_parent
+from keras_cifar.runs.run import Run, open_run
+from keras_cifar.training.job import Job
+from keras_cifar.training.train import find_parent
 from tuning.distributed import PatientClient, Team, role, serve, wait_for_chief
 from tuning.oracles import OBJECTIVE, make_oracle
 from tuning.report import describe, format_values, write_report, write_trials

@@ -9,17 +9,17 @@ import time
 import keras
 import numpy as np
 
-from keras_cifar.data_record import check_changes, data_changes, describe_data
-from keras_cifar.datasets import Source, Split, stratified_split
-from keras_cifar.engine import describe_compute
+from keras_cifar.data.datasets import Source, Split, stratified_split
+from keras_cifar.data.record import check_changes, data_changes, describe_data
 from keras_cifar.environment import describe_environment
 from keras_cifar.errors import InputError
 from keras_cifar.files import atomic_path, read_json, write_json
-from keras_cifar.fit import Fit, TrainedPart
-from keras_cifar.job import Job
 from keras_cifar.recipes import MODEL_FIELDS, Recipe, recipe_from_dict
-from keras_cifar.runs import Run
-from keras_cifar.train import default_run_dir, enable_determinism, find_parent, parent_changes, start_model
+from keras_cifar.runs.run import Run
+from keras_cifar.speed.engine import describe_compute
+from keras_cifar.training.fit import Fit, TrainedPart
+from keras_cifar.training.job import Job
+from keras_cifar.training.train import default_run_dir, enable_determinism, find_parent, parent_changes, start_model
 from tuning.result import RESULT, TrialResult, read_result
 
 PLAN, ENVIRONMENT = "search.json", "environment.json"
@@ -63,7 +63,7 @@ class TrialRunner:
         recipe: of the search; the trials' recipes differ from it in searched fields and seed only.
         source: of the images; test is never read.
         splits: train and val, see `open_runner`.
-        init_from: see `keras_cifar.train.start_model`.
+        init_from: see `keras_cifar.training.train.start_model`.
         changes: of the data since the search began or the run to start from was trained, which are allowed.
 
     Attributes:

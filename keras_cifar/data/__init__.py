@@ -1,0 +1,1 @@
+"""Data: sources, splits, how images are listed and decoded, augmentation."""

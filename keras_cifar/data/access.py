@@ -1,0 +1,37 @@
+"""Where a job's images are, and what is done about those that cannot be read or have changed."""
+
+import dataclasses
+
+from keras_cifar.data.datasets import Expected, Source, open_source
+from keras_cifar.recipes import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class DataAccess:
+    """How a job reaches its images.
+
+    Attributes:
+        data: name of the data set in place of the recipe's, see `keras_cifar.data.datasets.open_source`; None for the
+            recipe's own, or for a finished run the one it was trained on.
+        data_dir: folder of prepared TFDS data sets; None for TFDS' own place, with download, or for a finished run
+            where it was trained from.
+        skip_bad_images: leave unreadable files of a folder out, in any split, instead of refusing them.
+        allow_changed: accept data that differs from what was met before; the change is recorded.
+    """
+
+    data: str | None = None
+    data_dir: str | None = None
+    skip_bad_images: bool = False
+    allow_changed: bool = False
+
+    def open(self, recipe: Recipe, expected: Expected | None = None) -> Source:
+        """The images of a recipe; reads no pixels.
+
+        Args:
+            recipe: names the data, where this does not, and the side that images of a folder are stored at, at most.
+            expected: see `open_source`.
+
+        Raises:
+            InputError: nothing of that name, or it cannot be read.
+        """
+        return open_source(self.data or recipe.data, self.data_dir, recipe.image_size, self.skip_bad_images, expected)

@@ -1,0 +1,1 @@
+"""Evaluation: logits, test-time augmentation, splits and runs, comparisons between runs."""

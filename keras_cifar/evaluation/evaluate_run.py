@@ -1,0 +1,115 @@
+"""Evaluates a finished run on val or test and keeps the result in its folder."""
+
+import dataclasses
+import pathlib
+
+import keras
+
+from keras_cifar.data.access import DataAccess
+from keras_cifar.data.datasets import Expected, Source, folder_path
+from keras_cifar.data.record import data_changes
+from keras_cifar.errors import InputError
+from keras_cifar.evaluation.evaluate_split import Subject, check_class_names, evaluate_split
+from keras_cifar.files import sweep_partials
+from keras_cifar.model.build import load_classifier
+from keras_cifar.runs.evaluation_file import Evaluation
+from keras_cifar.runs.run import Run
+from keras_cifar.speed.engine import compile_inference, engine_name, inference_precision
+
+
+def load_run(run: Run, access: DataAccess | None = None) -> tuple[keras.Model, Source]:
+    """The best weights of a finished run and the data that it was trained on.
+
+    Args:
+        run: a finished run.
+        access: what differs from how the run reached its data; unreadable images are also left out where it left them.
+
+    Raises:
+        InputError: the data or the weights cannot be read, or have other classes or sizes.
+    """
+    local, access = run.local, access or DataAccess()
+    data = access.data or _data_of(run)
+    model, names = load_classifier(run.file("best.keras")), run.metrics["class_names"]
+    access = dataclasses.replace(
+        access,
+        data=data,
+        data_dir=access.data_dir or local.get("data_dir"),
+        skip_bad_images=access.skip_bad_images or local.get("skip_bad_images", False),
+    )
+    source = access.open(run.recipe, Expected(names, model.input_shape[1]))
+    check_class_names(source, names, run.path)
+    if model.input_shape[1:] != tuple(source.image_shape):
+        raise InputError(
+            f"Expected images of {model.input_shape[1:]} as in training, but the data has {source.image_shape}; "
+            "name the data of the run with --data."
+        )
+    return model, source
+
+
+def _data_of(run):
+    """Where a run's data was: by the path that holds anywhere on the machine, or by the one that was given."""
+    names = [name for name in (run.local.get("data"), run.recipe.data) if name]
+    for name in names:
+        if (path := folder_path(name)) is None or pathlib.Path(path).is_dir():
+            return name
+    raise InputError(
+        f"Expected the data that {run.path} was trained on in {folder_path(names[0])}, but there is no such folder; "
+        "say where it is now with --data folder:PATH."
+    )
+
+
+def run_data_changes(run: Run, source: Source, split: str) -> list[str]:
+    """What has changed in a run's data since it was trained, see `keras_cifar.data.record.data_changes`.
+
+    Args:
+        run: a finished run.
+        source: its data now.
+        split: that is to be read. With "test", which the training did not look at, and "train", train and val are
+            compared, by their files where these are known; with "val" its pixels are.
+    """
+    record = run.data_record
+    if split == "val":
+        return data_changes(record, source, run.recipe, ("val",) if "val_fingerprint" in record else ("train", "val"))
+    return data_changes(record, source, run.recipe, by_files=("train", "val"))
+
+
+def run_precision(run: Run) -> str:
+    """The precision in which a finished run's model is run here, see `keras_cifar.speed.engine.compile_inference`."""
+    return inference_precision(run.recipe.precision, run.precisions[0])
+
+
+def evaluate_run(
+    run: Run,
+    split: str = "test",
+    tta: bool = True,
+    access: DataAccess | None = None,
+) -> Evaluation:
+    """Reads a split, predicts it with the run's best weights and writes `evaluation_SPLIT.json`.
+
+    Args:
+        run: a finished run.
+        split: "val" or "test".
+        tta: also evaluate flip test-time augmentation.
+        access: see `load_run`; whether the data may differ from that of the training or of the last evaluation.
+
+    Raises:
+        InputError: see `load_run` and `keras_cifar.evaluation.evaluate_split.evaluate_split`.
+    """
+    recipe, access = run.recipe, access or DataAccess()
+    sweep_partials(run.path)
+    model, source = load_run(run, access)
+    precision = run_precision(run)
+    subject = Subject(
+        compile_inference(model, recipe.batch_size, precision),
+        recipe.batch_size,
+        recipe.split_seed,
+        views="both" if tta else "plain",
+        headline="tta" if recipe.tta and tta else "plain",
+        engine=engine_name(),
+        precision=precision,
+        figures=run.file(f"evaluation_{split}.json"),
+        picture=run.file("confusion.png"),
+        owner=run.path,
+        backend=keras.backend.backend(),
+    )
+    return evaluate_split(subject, source, split, run_data_changes(run, source, split), access)

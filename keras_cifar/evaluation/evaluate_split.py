@@ -1,0 +1,205 @@
+"""Evaluates a classifier of any kind on val or test, and keeps the figures and the confusion picture."""
+
+import dataclasses
+import os
+import pathlib
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from keras_cifar.data.access import DataAccess
+from keras_cifar.data.datasets import Source
+from keras_cifar.data.record import check_changes
+from keras_cifar.environment import cpu_kind, cpu_name, utc_now
+from keras_cifar.errors import InputError
+from keras_cifar.evaluation.predict import predict_views, view_metrics
+from keras_cifar.files import atomic_path
+from keras_cifar.metrics import format_top1, read_confusion
+from keras_cifar.names import visible
+from keras_cifar.runs.evaluation_file import Evaluation, read_evaluation
+from keras_cifar.runs.plots import plot_confusion
+
+_VIEWS = {"plain": "plain", "tta": "flip TTA"}
+_CLASSES_ON_A_LINE = 20
+
+
+def check_class_names(source: Source, class_names: list[str], owner: str | os.PathLike) -> None:
+    """Raises InputError unless the data has the classes that `owner` was trained on."""
+    if source.class_names != class_names:
+        raise InputError(
+            f"Expected the classes that {owner} was trained on ({', '.join(class_names[:5])}...), but "
+            f"the data has {', '.join(source.class_names[:5])}...; name the data of the run."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is evaluated, and where its figures go.
+
+    Attributes:
+        logits_fn: uint8 images (batch_size, H, W, 3) -> logits (batch_size, C).
+        batch_size: images a call.
+        split_seed: of the division into train and val that it was trained with.
+        views: "plain", "both" (plain and flip TTA), or "tta" where `logits_fn` averages both views itself.
+        headline: "plain" or "tta"; which of them the picture shows.
+        engine, precision, backend: see `keras_cifar.runs.evaluation_file.Evaluation`.
+        figures: JSON to write; what it held before is counted in `times_taken`. The predictions are written next to
+            it, see `predictions_path`.
+        picture: PNG of the confusion matrix to write.
+        owner: of the figures, for messages.
+        is_bound: whether the images must be those that an earlier evaluation read, under whatever name; else only under
+            the same name.
+    """
+
+    logits_fn: Callable[[np.ndarray], np.ndarray]
+    batch_size: int
+    split_seed: int
+    views: str
+    headline: str
+    engine: str
+    precision: str
+    figures: pathlib.Path
+    picture: pathlib.Path
+    owner: str | os.PathLike
+    backend: str | None = None
+    is_bound: bool = True
+
+
+def evaluate_split(
+    subject: Subject,
+    source: Source,
+    split: str,
+    changes: Sequence[str] = (),
+    access: DataAccess | None = None,
+    say=print,
+) -> Evaluation:
+    """Reads a split, predicts it, and writes predictions, figures and picture.
+
+    Args:
+        subject: what to evaluate.
+        source: of the images.
+        split: "val" or "test".
+        changes: of the data since training, see `keras_cifar.data.record.data_changes`.
+        access: whether data that changed since training or since an earlier evaluation is allowed; it is recorded as
+            `changed_data`.
+        say: gets a line on changed data.
+
+    Raises:
+        InputError: the source has no such split, or the data has changed and that is not allowed.
+    """
+    images = source.load(split, subject.split_seed)
+    earlier = read_evaluation(subject.figures) if subject.figures.is_file() else None
+    fingerprint = images.fingerprint()
+    if earlier is not None and (subject.is_bound or earlier.data == source.label):
+        changes = [*changes, *_since(earlier, images, fingerprint)]
+    source.say_notes(say)
+    check_changes(changes, subject.owner, access is not None and access.allow_changed, say)
+    started = time.perf_counter()
+    logits = predict_views(subject.logits_fn, images.images, subject.views == "both", subject.batch_size, split)
+    rate = len(images) * len(logits) / (time.perf_counter() - started)
+    if subject.views == "tta":
+        logits["tta"] = logits.pop("plain")
+    found = view_metrics(logits, images.labels, source.class_names)
+    result = Evaluation(
+        split=split,
+        data=source.label,
+        data_fingerprint=fingerprint,
+        taken=utc_now(),
+        times_taken=1 + (earlier.times_taken if earlier else 0),
+        headline=subject.headline,
+        images_per_second=rate,
+        engine=subject.engine,
+        precision=subject.precision,
+        mcnemar_p=found.pop("mcnemar_p", None),
+        views=found,
+        backend=subject.backend,
+        cpu=cpu_name(),
+        cpu_kind=cpu_kind(),
+        changed_data=changes,
+    )
+    write_predictions(predictions_path(subject.figures), images.labels, logits)
+    result.write(subject.figures)
+    title = f"{split}, {_VIEWS[subject.headline]}"
+    plot_confusion(read_confusion(result.best), source.class_names, subject.picture, title)
+    return result
+
+
+def predictions_path(figures: str | os.PathLike) -> pathlib.Path:
+    """`predictions_SPLIT.npz` beside the figures of an evaluation, with what is before it in their name."""
+    figures = pathlib.Path(figures)
+    before, _, split = figures.stem.rpartition("evaluation_")
+    return figures.with_name(f"{before}predictions_{split}.npz")
+
+
+def write_predictions(path: pathlib.Path, labels: np.ndarray, logits: dict[str, np.ndarray]) -> None:
+    """Writes labels and the predicted class of each image, so that classifiers can be compared image by image.
+
+    The same predictions make the same bytes.
+
+    Args:
+        path: .npz to write, with `labels` and one array a view, (N,) each, in the order of the split.
+        labels: (N,) int.
+        logits: view -> (N, C).
+    """
+    kind = np.min_scalar_type(next(iter(logits.values())).shape[1] - 1)
+    arrays = {"labels": labels} | {view: values.argmax(axis=1) for view, values in logits.items()}
+    with atomic_path(path) as partial:
+        np.savez_compressed(partial, **{name: array.astype(kind) for name, array in arrays.items()})
+
+
+def read_predictions(figures: str | os.PathLike) -> dict[str, np.ndarray] | None:
+    """What `write_predictions` wrote beside the figures of an evaluation.
+
+    Returns:
+        `labels` and view -> predicted classes, (N,) each; None where there are none that belong to the figures: they
+        are of an earlier version, or the file is damaged.
+    """
+    path, result = predictions_path(figures), read_evaluation(figures)
+    try:
+        with np.load(path) as file:
+            found = {name: file[name] for name in file.files}
+        labels = found["labels"]
+        for view in found.keys() & _VIEWS.keys():
+            metrics = result.views[view]
+            if len(labels) != metrics["images"] or np.mean(found[view] == labels) != metrics["top1"]:
+                return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
+    return found
+
+
+def _since(earlier, images, fingerprint):
+    """What has changed in a split since an evaluation of it."""
+    if earlier.data_fingerprint == fingerprint:
+        return []
+    split, count, taken = earlier.split, earlier.best["images"], earlier.taken
+    if count != len(images):
+        return [f"{split} has {len(images):,} images and had {count:,} when it was evaluated ({taken})"]
+    return [f"{split} has other pixels or labels than when it was evaluated ({taken})"]
+
+
+def describe_evaluation(result: Evaluation, owner: str) -> list[str]:
+    """The lines that `evaluate` prints of what `evaluate_split` returned."""
+    lines = [f"{result.data} {result.split}, {result.best['images']} images, {owner}"]
+    for view, name in _VIEWS.items():
+        if metrics := result.view(view):
+            error = metrics["calibration_error"]
+            lines.append(f"{name:9} top-1 {format_top1(metrics)}  calibration error {error:.4f}")
+    if result.mcnemar_p is not None:
+        lines.append(f"McNemar's p that both err equally often: {result.mcnemar_p:.3g}")
+    lines.append(_by_class(result.best["per_class"]))
+    lines.append(f"speed     {result.images_per_second:,.0f} images/s on {result.engine}, {result.precision}")
+    return lines
+
+
+def _by_class(recalls):
+    """The recall of each class, or of many classes of those with the lowest."""
+    known = [(name, recall) for name, recall in recalls.items() if recall is not None]
+    title = "by class  "
+    if len(known) > _CLASSES_ON_A_LINE:
+        known = sorted(known, key=lambda pair: pair[1])[:_CLASSES_ON_A_LINE]
+        title = f"weakest {_CLASSES_ON_A_LINE} of {len(recalls)} classes  "
+    return title + ", ".join(f"{visible(name)} {100 * recall:.1f} %" for name, recall in known)

@@ -1,0 +1,68 @@
+"""One evaluator for anything that maps uint8 images to logits."""
+
+import numpy as np
+from tqdm import tqdm
+
+from keras_cifar.evaluation.tta import flip_images, mean_logits
+from keras_cifar.metrics import classification_metrics, mcnemar_p
+
+
+def predict_logits(logits_fn, images: np.ndarray, batch_size: int = 64, progress: str | None = None) -> np.ndarray:
+    """Applies a batch function to all images.
+
+    Args:
+        logits_fn: (batch_size, ...) array -> (batch_size, C); it always gets full batches.
+        images: (N, ...) array, N >= 1.
+        batch_size: images a call.
+        progress: text before the progress bar; None for none.
+
+    Returns:
+        (N, C) float32.
+    """
+    outputs = []
+    for start in tqdm(range(0, len(images), batch_size), desc=progress, disable=None if progress else True,
+                      leave=False):  # fmt: skip
+        batch = images[start : start + batch_size]
+        missing = batch_size - len(batch)
+        if missing:
+            batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+        outputs.append(np.asarray(logits_fn(batch), np.float32)[: batch_size - missing])
+    return np.concatenate(outputs)
+
+
+def predict_views(logits_fn, images, tta: bool = True, batch_size: int = 64, progress=None) -> dict[str, np.ndarray]:
+    """Logits of images seen once, and averaged with those of their mirror images.
+
+    Args:
+        logits_fn: uint8 images (batch_size, H, W, 3) -> logits (batch_size, C).
+        images: (N, H, W, 3) uint8.
+        tta: also predict the mirror images.
+        batch_size: images a call.
+        progress: text before the progress bar; None for none.
+
+    Returns:
+        `plain` and, with TTA, `tta`: (N, C) float32.
+    """
+    views = {"plain": predict_logits(logits_fn, images, batch_size, progress)}
+    if tta:
+        flipped = predict_logits(lambda x: logits_fn(flip_images(x)), images, batch_size, progress and "mirrored")
+        views["tta"] = mean_logits(views["plain"], flipped)
+    return views
+
+
+def view_metrics(views: dict[str, np.ndarray], labels: np.ndarray, class_names: list[str]) -> dict:
+    """Metrics of each view and, of two, whether they differ.
+
+    Args:
+        views: see `predict_views`.
+        labels: (N,) int.
+        class_names: C names.
+
+    Returns:
+        View -> metrics (see `classification_metrics`) and, of `plain` and `tta`, `mcnemar_p`.
+    """
+    result = {view: classification_metrics(logits, labels, class_names) for view, logits in views.items()}
+    if len(views) == 2:
+        right = [logits.argmax(axis=1) == labels for logits in views.values()]
+        result["mcnemar_p"] = mcnemar_p(*right)
+    return result

@@ -1,0 +1,1 @@
+"""The model: backbones and their weights, heads, how they are put together."""

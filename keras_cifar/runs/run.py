@@ -1,0 +1,224 @@
+"""The run folder: what lies in it, written atomically.
+
+recipe.json           the recipe
+environment.json      versions, CPU, threads, backend, seed, what identifies the data, git commit
+local.json            what is true on this machine only (where the data is)
+state.npz             everything needed to go on; gone once the run is finished
+history.csv           one row an epoch
+best.keras last.keras weights with the graph, as standard Keras files
+metrics.json          the result on val; its presence marks the run as finished
+evaluation_SPLIT.json metrics after `evaluate`, and when they were taken
+predictions_SPLIT.npz labels and predicted classes of the same evaluation
+curves.png confusion.png
+"""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import shutil
+import zipfile
+
+import keras
+import numpy as np
+
+from keras_cifar.data.record import is_same_place
+from keras_cifar.errors import InputError
+from keras_cifar.files import atomic_path, read_json, sweep_partials, write_json, write_text
+from keras_cifar.recipes import Recipe, recipe_from_dict, recipe_to_dict
+from keras_cifar.runs.evaluation_file import Evaluation, read_evaluation
+
+HISTORY_FIELDS = (
+    "epoch", "step", "learning_rate", "train_loss", "train_top1", "val_loss", "val_top1", "seconds",
+)  # fmt: skip
+_FILES = (
+    "metrics.json", "state.npz", "history.csv", "best.keras", "last.keras", "environment.json", "local.json",
+    "curves.png", "confusion.png", "evaluation_val.json", "evaluation_test.json", "predictions_val.npz",
+    "predictions_test.npz", "mlflow.json",
+)  # fmt: skip
+
+
+class Run:
+    """One run folder.
+
+    Args:
+        path: the folder; it need not exist yet.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+
+    def file(self, name: str) -> pathlib.Path:
+        """The path of a file in the folder."""
+        return self.path / name
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether training ended and its result was written."""
+        return self.file("metrics.json").is_file()
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the run."""
+        return recipe_from_dict(read_json(self.file("recipe.json")), self.file("recipe.json"))
+
+    @property
+    def metrics(self) -> dict:
+        """The result on val."""
+        return read_json(self.file("metrics.json"))
+
+    @property
+    def environment(self) -> dict:
+        """Versions, machine, precisions and data of the training."""
+        return read_json(self.file("environment.json"))
+
+    @property
+    def precisions(self) -> tuple[str, str]:
+        """The dtype policies that the training, and the engine of what did not train, computed in."""
+        training = self.environment["precision"]
+        return training, self.environment.get("engine_precision", training)
+
+    @property
+    def data_record(self) -> dict:
+        """What the run knows of its data, see `keras_cifar.data.record.describe_data`; of older runs, less."""
+        record = self.environment if self.file("environment.json").is_file() else {}
+        if self.is_finished:
+            metrics = self.metrics
+            found = {"class_names": metrics["class_names"], "images": {"val": metrics["val"]["images"]}}
+            record = found | record
+        return record
+
+    @property
+    def local(self) -> dict:
+        """What is true on this machine only."""
+        return read_json(self.file("local.json")) if self.file("local.json").is_file() else {}
+
+    def evaluation(self, split: str) -> Evaluation | None:
+        """What `evaluate` found on a split, or None."""
+        path = self.file(f"evaluation_{split}.json")
+        return read_evaluation(path) if path.is_file() else None
+
+    def history(self) -> list[dict]:
+        """The rows of history.csv, as numbers."""
+        if not self.file("history.csv").is_file():
+            return []
+        with open(self.file("history.csv"), newline="", encoding="utf-8") as file:
+            return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+    def write_history(self, rows: list[dict]) -> None:
+        """Writes history.csv."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, HISTORY_FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+        write_text(self.file("history.csv"), text.getvalue())
+
+    def save_model(self, model: keras.Model, name: str) -> None:
+        """Saves a standard `.keras` file without the optimizer."""
+        uncompiled = keras.Model(model.input, model.outputs, name=model.name)
+        with atomic_path(self.file(name)) as partial:
+            uncompiled.save(partial)
+
+    def save_state(self, arrays: list[np.ndarray], values: dict) -> None:
+        """Saves arrays and JSON values as one file."""
+        with atomic_path(self.file("state.npz")) as partial:
+            np.savez(partial, _values=np.array(json.dumps(values)), **{f"v{i}": a for i, a in enumerate(arrays)})
+
+    def load_state(self) -> tuple[list[np.ndarray], dict] | None:
+        """What `save_state` wrote, or None.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        if not self.file("state.npz").is_file():
+            return None
+        try:
+            with np.load(self.file("state.npz"), allow_pickle=False) as file:
+                values = json.loads(str(file["_values"]))
+                return [file[f"v{i}"] for i in range(len(file.files) - 1)], values
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"Expected the state of an interrupted run in {self.file('state.npz')}, but it is damaged ({error}); "
+                "pass --overwrite to start again."
+            ) from error
+
+    def check(self, recipe: Recipe, overwrite: bool) -> None:
+        """Refuses a folder that a recipe cannot be trained in; writes nothing.
+
+        Raises:
+            InputError: it holds a finished run, another recipe's run, or other things.
+        """
+        if not self.path.is_dir() or all(p.name == ".lock" for p in self.path.iterdir()):
+            return
+        if not self.file("recipe.json").is_file():
+            raise InputError(
+                f"Expected a new folder or a run in {self.path}, but it holds other files; choose another --run-dir."
+            )
+        if overwrite:
+            return
+        if self.is_finished:
+            raise InputError(
+                f"Expected an unfinished run in {self.path}, but it is finished; pass --overwrite to train it "
+                "again, or another --run-dir to keep it."
+            )
+        if changed := _differences(self.recipe, recipe):
+            raise InputError(
+                f"Expected the recipe of the interrupted run in {self.path}, but {changed}; repeat its options "
+                "to go on, pass --overwrite to start again, or choose another --run-dir."
+            )
+
+    def begin(self, recipe: Recipe, overwrite: bool) -> None:
+        """Writes the recipe, after removing what an overwritten run has left."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            for name in _FILES:
+                self.file(name).unlink(missing_ok=True)
+            shutil.rmtree(self.file("tensorboard"), ignore_errors=True)
+        write_json(self.file("recipe.json"), recipe_to_dict(recipe))
+
+    @contextlib.contextmanager
+    def lock(self):
+        """Holds the folder for one process; the system lets go of it even after kill -9, whose leftovers are removed.
+
+        Raises:
+            InputError: another process is training here.
+        """
+        import fcntl
+
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"Expected a folder, but {self.path} is a file; choose another.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.file(".lock"), "wb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"Expected {self.path} to be free, but another process is training there; wait for it or choose "
+                    "another folder."
+                ) from error
+            sweep_partials(self.path)
+            yield
+
+
+def open_run(path: str | os.PathLike) -> Run:
+    """A finished run.
+
+    Raises:
+        InputError: the folder is no run, or the run is not finished.
+    """
+    run = Run(path)
+    if not run.file("recipe.json").is_file():
+        raise InputError(f"Expected a run folder, but {path} holds no recipe.json; name one that `train` wrote.")
+    if not run.is_finished:
+        raise InputError(f"Expected a finished run, but {path} was interrupted; repeat its `train` command to go on.")
+    return run
+
+
+def _differences(old: Recipe, new: Recipe) -> str:
+    if is_same_place(old.data, new.data):
+        old = dataclasses.replace(old, data=new.data)
+    pairs = zip(recipe_to_dict(old).items(), recipe_to_dict(new).values(), strict=True)
+    return ", ".join(f"{name} was {a} and is now {b}" for (name, a), b in pairs if a != b)

@@ -1,0 +1,178 @@
+"""What lies below the first layer that trains is a fixed function of the image: computed once, kept in the cache."""
+
+import contextlib
+import fcntl
+import hashlib
+import math
+import os
+import pathlib
+import shutil
+
+import keras
+import ml_dtypes
+import numpy as np
+
+from keras_cifar.cache import cache_dir
+from keras_cifar.data.datasets import Split
+from keras_cifar.environment import package_versions
+from keras_cifar.errors import InputError
+from keras_cifar.evaluation.predict import predict_logits
+from keras_cifar.files import read_json, sweep_partials, write_json
+from keras_cifar.speed.engine import engine_name
+from keras_cifar.speed.graph import graph_nodes
+
+_MAX_CACHE_BYTES = 8 * 2**30
+# Images between two marks that an interrupted pass goes on from.
+_BLOCK = 4096
+
+
+class NoRoomError(OSError):
+    """The disk is full."""
+
+
+def has_room(model: keras.Model, count: int) -> bool:
+    """Whether the features of `count` images fit into the cache and, with what it holds, half of the free disk."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    size = count * math.prod(model.output_shape[1:]) * _dtype(model).itemsize
+    held = sum(stat.st_size for stat in _files(folder).values())
+    return size <= min(_MAX_CACHE_BYTES, held + shutil.disk_usage(folder).free // 2)
+
+
+def _dtype(model):
+    """Two bytes a number where what is fed with the features computes in bfloat16, and would round them itself."""
+    in_bfloat16 = model.output.dtype == "bfloat16" and keras.backend.backend() != "torch"  # which reads no such array
+    return np.dtype(ml_dtypes.bfloat16 if in_bfloat16 else np.float32)
+
+
+def stored_features(model: keras.Model, compile_model, split: Split, batch_size: int, precision: str, progress: str):
+    """Features of a split, from the cache or computed and stored there.
+
+    A second process that wants the same entry waits for the first. A pass that was interrupted goes
+    on where it was.
+
+    Args:
+        model: (B, H, W, 3) uint8 -> (B, ...), none of it trains.
+        compile_model: called without arguments where the entry is missing; gives the function of batches
+            that computes it, see `keras_cifar.speed.engine.compile_inference`.
+        split: N images.
+        batch_size: images a call; a divisor of 4096 keeps calls whole.
+        precision: dtype policy that it is computed in.
+        progress: text before the progress bar.
+
+    Returns:
+        (N, ...) float32 or, for a model whose output is it, bfloat16; memory-mapped.
+
+    Raises:
+        NoRoomError: the disk is too full; nothing is left there.
+    """
+    path = cache_folder() / f"{_key(model, split, precision)}.npy"
+    dtype = _dtype(model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            features = _load(path, dtype)
+            os.utime(path)
+        except (OSError, ValueError, EOFError):  # not there, or damaged
+            _compute(path, model, split, compile_model, batch_size, progress)
+            features = _load(path, dtype)
+    _remove_oldest(path.parent, keep=path)
+    return features
+
+
+def _load(path, dtype):
+    """An entry, whose file is of a kind that NumPy knows."""
+    return np.load(path, mmap_mode="r").view(dtype)
+
+
+def _compute(path, model, split, compile_model, batch_size, progress):
+    """Fills `.partial` block by block beside a mark of how far it is complete, then makes it the entry."""
+    shape, dtype, images = (len(split), *model.output_shape[1:]), _dtype(model), split.images
+    partial, mark = path.with_suffix(".partial"), path.with_suffix(".json")
+    done, features = _begun(partial, mark, shape, dtype) or (0, _begin(partial, mark, shape, dtype))
+    apply = compile_model()
+    while done < len(images):
+        stop = min(done + _BLOCK, len(images))
+        text = progress and f"{progress} {stop:,}/{len(images):,}"
+        features[done:stop] = predict_logits(apply, images[done:stop], batch_size, text).astype(dtype)
+        features.flush()
+        done = stop
+        write_json(mark, done)
+    os.replace(partial, path)
+    mark.unlink()
+
+
+def _begun(partial, mark, shape, dtype):
+    """What an interrupted pass has filled: rows, and the file open for more; None where it is not whole."""
+    with contextlib.suppress(OSError, ValueError, EOFError, InputError):
+        done = read_json(mark)
+        found = _load(partial, dtype)  # which, unlike opening it to write, makes no longer file of a cut one
+        if found.shape == shape and done in range(1, shape[0] + 1):
+            return done, np.load(partial, mmap_mode="r+").view(dtype)
+    return None
+
+
+def _begin(partial, mark, shape, dtype):
+    """A new file, its room on the disk taken: writing to a mapped file on a full disk ends the process."""
+    mark.unlink(missing_ok=True)
+    stored = np.dtype(np.uint16) if dtype == ml_dtypes.bfloat16 else dtype
+    try:
+        features = np.lib.format.open_memmap(partial, "w+", stored, shape)
+        if hasattr(os, "posix_fallocate"):
+            with open(partial, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise NoRoomError(*error.args) from error
+    return features.view(dtype)
+
+
+def cache_folder() -> pathlib.Path:
+    """Where the features are stored."""
+    return cache_dir() / "features"
+
+
+def _key(model, split, precision):
+    """Fingerprint of the images, the graph and its weights."""
+    backend, engine = keras.backend.backend(), engine_name()
+    version = package_versions()[backend if engine == "keras" else engine]
+    identity = (split.fingerprint(), backend, engine, version, precision, _dtype(model).name, list(_describe(model)))
+    digest = hashlib.sha256(repr(identity).encode())
+    for variable in model.variables:
+        digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)))
+    return digest.hexdigest()[:32]
+
+
+def _describe(model):
+    """A graph's operations, settings and connections, without names: those count up within a process."""
+    place = {id(tensor): -1 - number for number, tensor in enumerate(model.inputs)}
+    for number, node in enumerate(graph_nodes(model)):
+        inputs = [place[id(tensor)] for tensor in node.input_tensors]
+        place.update({id(tensor): number for tensor in node.outputs})
+        operation = node.operation
+        nested = isinstance(operation, keras.Model)
+        settings = list(_describe(operation)) if nested else {**operation.get_config(), "name": None}
+        yield type(operation).__name__, settings, inputs, [tensor.shape for tensor in node.outputs]
+
+
+def _remove_oldest(folder: pathlib.Path, keep: pathlib.Path):
+    """Keeps the stored features under the cache's limit, least recently used first; lock files stay."""
+    sweep_partials(folder)
+    total = 0
+    for path, stat in sorted(_files(folder).items(), key=lambda item: item[1].st_mtime, reverse=True):
+        total += stat.st_size
+        if total > _MAX_CACHE_BYTES and path != keep:
+            with contextlib.suppress(BlockingIOError), open(path.with_suffix(".lock"), "wb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not what another process is writing
+                for suffix in (".json", ".npy", ".partial"):  # a mark speaks of the partial file beside it
+                    path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _files(folder):
+    """Entries and what becomes one -> their `stat`."""
+    found = {}
+    for path in (*folder.glob("[0-9a-f]*.npy"), *folder.glob("[0-9a-f]*.partial")):
+        with contextlib.suppress(FileNotFoundError):  # another process has just renamed or removed it
+            found[path] = path.stat()
+    return found

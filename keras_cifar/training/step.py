@@ -1,0 +1,100 @@
+"""Training steps of a model whose settings are values: compiled once, they serve any rate and number of steps."""
+
+import keras
+import numpy as np
+
+from keras_cifar.recipes import Recipe
+from keras_cifar.speed.optimizer import FusedAdam
+from keras_cifar.training.objective import Objective
+
+
+def learning_rates(recipe: Recipe, total_steps: int) -> np.ndarray:
+    """The learning rate of each step, and the one after the last: (total_steps + 1,) float32."""
+    done = np.arange(total_steps + 1) / total_steps
+    share = (1 + np.cos(np.pi * done)) / 2 if recipe.schedule == "cosine" else np.ones(total_steps + 1)
+    return (recipe.learning_rate * share).astype(np.float32)
+
+
+class TrainSteps:
+    """Takes training steps; on TensorFlow those of one call run in one graph.
+
+    Args:
+        model: inputs -> logits; what it was compiled with is replaced.
+        objective: what a step minimizes.
+        has_weight_decay: whether kernels decay; without, no pass over them is taken.
+        in_loop: whether a call may have several steps. Short steps gain by it.
+
+    Attributes:
+        optimizer: its state is a list of variables.
+    """
+
+    def __init__(self, model: keras.Model, objective: Objective, has_weight_decay: bool, in_loop: bool):
+        self.model, self.objective, self.has_weight_decay = model, objective, has_weight_decay
+        self.optimizer = FusedAdam(0.0)
+        if has_weight_decay:
+            self.optimizer.weight_decay = self.optimizer.add_variable((), initializer="zeros", name="weight_decay")
+        self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        self.optimizer.build(model.trainable_variables)
+        self._take = self._make_graph(in_loop) if keras.backend.backend() == "tensorflow" else self._make_calls()
+
+    def reset(self, weight_decay: float) -> None:
+        """Goes back to step 0, without moments; see `Recipe` for the weight decay."""
+        for variable in self.optimizer.variables:
+            variable.assign(np.zeros(variable.shape))
+        if self.has_weight_decay:
+            self.optimizer.weight_decay.assign(weight_decay)
+
+    def __call__(self, inputs: np.ndarray, truth: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Takes S steps.
+
+        Args:
+            inputs: (S, B, ...).
+            truth: labels (S, B) int, or targets (S, B, C) float of a soft objective.
+            rates: (S,) learning rates.
+
+        Returns:
+            Loss in nats and top-1 of each step's batch, each (S,), both before the step.
+        """
+        losses, top1s = self._take(inputs, np.asarray(truth, self.objective.truth_dtype), np.asarray(rates, np.float32))
+        return np.asarray(losses), np.asarray(top1s)
+
+    def _make_graph(self, in_loop):
+        import tensorflow as tf
+
+        model, optimizer, objective = self.model, self.optimizer, self.objective
+
+        def step(inputs, truth, rate):
+            with tf.GradientTape() as tape:
+                logits = model(inputs, training=True)
+                loss = objective.mean_loss(truth, logits)
+            optimizer.learning_rate.assign(rate)
+            optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+            return loss, objective.top1(truth, logits)
+
+        def one(inputs, truth, rates):
+            return [part[None] for part in step(inputs[0], truth[0], rates[0])]
+
+        def loop(*batches):
+            kinds = (tf.float32, tf.float32)
+            return tf.map_fn(lambda batch: step(*batch), batches, parallel_iterations=1, fn_output_signature=kinds)
+
+        if not in_loop:
+            return tf.function(one, autograph=False, reduce_retracing=True)
+        shapes = (None, *model.input_shape), (None,) * (1 + objective.truth_rank), (None,)
+        kinds = model.inputs[0].dtype, objective.truth_dtype, tf.float32
+        signature = [tf.TensorSpec(*spec) for spec in zip(shapes, kinds, strict=True)]
+        return tf.function(loop, signature, autograph=False)
+
+    def _make_calls(self):
+        """The same by Keras' own steps, one after the other."""
+        self.model.compile(self.optimizer, self.objective.loss, metrics=[self.objective.keras_metric()])
+
+        def take(*batches):
+            found = []
+            for inputs, truth, rate in zip(*batches, strict=True):
+                self.optimizer.learning_rate.assign(rate)
+                logs = self.model.train_on_batch(inputs, truth, return_dict=True)
+                found.append((logs["loss"], logs["top1"]))
+            return np.array(found, np.float32).T
+
+        return take

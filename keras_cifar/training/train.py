@@ -1,0 +1,404 @@
+"""Training a recipe into a run folder, so that a kill at any moment costs time and nothing else.
+
+One file, replaced atomically, holds all variables of model and optimizer together with the global step
+that the batches are a pure function of (see `keras_cifar.training.fit`). Keras' BackupAndRestore and
+ModelCheckpoint are not atomic and restart the random streams.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import time
+
+import keras
+
+from keras_cifar.checks import Number, number_setting
+from keras_cifar.data.datasets import Source, Split
+from keras_cifar.data.record import absolute_data, check_changes, data_changes, describe_data, is_same_place
+from keras_cifar.environment import describe_environment, thread_count, utc_now
+from keras_cifar.errors import DivergedError, InputError
+from keras_cifar.files import write_json
+from keras_cifar.metrics import classification_metrics
+from keras_cifar.model.build import build_model, copy_weights, load_classifier
+from keras_cifar.names import file_name
+from keras_cifar.recipes import (
+    HANDED_DOWN_FIELDS,
+    PARENT_FIELDS,
+    SHARED_FIELDS,
+    Recipe,
+    recipe_to_dict,
+    resolve_recipe,
+)
+from keras_cifar.runs.run import Run, open_run
+from keras_cifar.speed.engine import describe_compute
+from keras_cifar.training.features import cache_folder
+from keras_cifar.training.fit import Fit, TrainedPart
+from keras_cifar.training.job import Job
+from keras_cifar.training.observers import Audience, Start
+
+# Seconds between saved states within an epoch, or a call of several steps more; each epoch's end is saved too.
+_SAVE_SECONDS = Number(0, example=30)
+
+
+def enable_determinism() -> None:
+    """Makes TensorFlow's operations repeat to the bit; other backends do on a CPU by themselves."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+
+
+def default_run_dir(recipe: Recipe) -> pathlib.Path:
+    """`runs/DATA-BACKBONE-seedS/levelN`: a ladder's levels lie beside each other."""
+    data = file_name(recipe.data.replace("folder:", "folder-").rstrip("/"))
+    limit = f"-limit{recipe.limit}" if recipe.limit else ""
+    return pathlib.Path("runs") / f"{data}-{recipe.backbone}-seed{recipe.seed}{limit}" / f"level{recipe.level}"
+
+
+def train(recipe: Recipe, job: Job | None = None) -> Run:
+    """Trains a recipe, or resumes it where it was interrupted; the test images are never read.
+
+    Args:
+        recipe: what to train.
+        job: where and from what. Its folder is the run's, None for `default_run_dir`. A level that continues another
+            looks for that level's run next to it, and trains it there first if it is missing.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        InputError: the folder, the data, the weights or the recipe cannot be used.
+    """
+    save_seconds = number_setting("KERAS_CIFAR_SAVE_SECONDS", _SAVE_SECONDS)
+    job = job or Job()
+    run = Run(job.folder or default_run_dir(recipe))
+    job = dataclasses.replace(job, folder=run.path)
+    with run.lock():
+        run.check(recipe, job.overwrite)
+        start = _prepare(recipe, run, dataclasses.replace(job, init_from=find_parent(recipe, job)))
+        training = _Training(start, save_seconds)
+        training.begin()
+        training.finish()
+    return run
+
+
+def _prepare(recipe, run, job):
+    """Opens data, weights and the state of an interrupted run, and compares them; writes nothing."""
+    enable_determinism()
+    source = job.access.open(recipe)
+    job.say(f"Level {recipe.level}: {recipe.title} ({recipe.backbone} on {source.label}, {recipe.image_size} px)")
+    source.say_notes(job.say)
+    model = start_model(recipe, source, job.init_from, job.say)
+    changes = parent_changes(recipe, source, job)
+    train_split, val = _load(recipe, source)
+    return _Beginning(recipe, run, job, source, model, train_split, val, changes)
+
+
+def _load(recipe, source):
+    train_split = source.load("train", recipe.split_seed, recipe.limit)
+    val = source.load("val", recipe.split_seed)
+    if len(train_split) < 1 or len(val) < 1:
+        raise InputError(
+            f"Expected enough images for train and val, but {source.label} has {len(train_split)} and {len(val)}; add "
+            "images."
+        )
+    return train_split, val
+
+
+def train_levels(recipes: list[Recipe], job: Job | None = None) -> list[Run]:
+    """Trains one recipe, or several as a ladder whose finished levels are kept.
+
+    Args:
+        recipes: at least one; several become `levelN` in the job's folder.
+        job: see `train`. Its folder is the run's for one recipe, the ladder's for several; None for the default.
+
+    Returns:
+        The finished runs.
+    """
+    job = job or Job()
+    if len(recipes) == 1:
+        return [train(recipes[0], job)]
+    if job.init_from is not None:
+        raise InputError("Expected --init-from with one level, but got it with --level all; name one --level.")
+    root = job.folder and pathlib.Path(job.folder)
+    runs = [Run(root / f"level{each.level}" if root else default_run_dir(each)) for each in recipes]
+    kept = [
+        not job.overwrite and run.is_finished and run.recipe == each for run, each in zip(runs, recipes, strict=True)
+    ]
+    ladder = list(zip(recipes, runs, kept, strict=True))
+    for recipe, run, is_kept in ladder:  # what stands in the way of a later level is said before the first one trains
+        if not is_kept:
+            run.check(recipe, job.overwrite)
+    for recipe, run, is_kept in ladder:
+        if is_kept:
+            job.say(f"Level {recipe.level} is finished in {run.path}: kept")
+        else:
+            train(recipe, dataclasses.replace(job, folder=run.path))
+    return runs
+
+
+def find_parent(recipe: Recipe, job: Job) -> str | None:
+    """The run whose best weights a recipe starts from.
+
+    Args:
+        recipe: what will be trained.
+        job: its folder is where; the level that the recipe continues is next to it, and is trained there first if it is
+            missing.
+
+    Returns:
+        The job's `init_from`, else the folder of the level that the recipe continues, else None.
+
+    Raises:
+        InputError: the run does not fit the recipe.
+    """
+    init_from = job.init_from
+    if init_from is None and recipe.continues is not None:
+        init_from = parent = pathlib.Path(job.folder).parent / f"level{recipe.continues}"
+        if not Run(parent).is_finished:
+            job.say(
+                f"Level {recipe.level} continues level {recipe.continues}, which is not finished in {parent}: "
+                "training it"
+            )
+            changes = {name: getattr(recipe, name) for name in HANDED_DOWN_FIELDS}
+            train(resolve_recipe(recipe.continues, **changes), dataclasses.replace(job, folder=parent, overwrite=False))
+    if init_from is not None:
+        _checked_parent(recipe, init_from)
+    return init_from and str(init_from)
+
+
+def start_model(recipe: Recipe, source: Source, init_from: str | None = None, say=print) -> keras.Model:
+    """The recipe's classifier as it is before the first step.
+
+    Args:
+        recipe: see `build_model`.
+        source: whose classes and image shape it gets.
+        init_from: run folder whose best weights it takes, see `copy_weights`.
+        say: gets a line on what was taken.
+
+    Raises:
+        InputError: the run does not fit the recipe.
+    """
+    model = build_model(recipe, len(source.class_names), source.image_shape)
+    if init_from is not None:
+        copied = copy_weights(load_classifier(_checked_parent(recipe, init_from).file("best.keras")), model)
+        say(f"Starting from the {' and '.join(copied)} of {init_from}")
+    return model
+
+
+def _checked_parent(recipe, path):
+    parent = open_run(path)
+    ours, theirs = recipe_to_dict(recipe), recipe_to_dict(parent.recipe)
+    if is_same_place(ours["data"], theirs["data"]):  # `parent_changes` looks at what is there
+        theirs["data"] = ours["data"]
+    for field in PARENT_FIELDS if recipe.continues == parent.recipe.level else SHARED_FIELDS:
+        if ours[field] != theirs[field]:
+            raise InputError(
+                f"Expected a run with {field}={ours[field]} to start from, but {path} has {theirs[field]}; "
+                "train that level again with the same options, or choose another run."
+            )
+    return parent
+
+
+def parent_changes(recipe: Recipe, source: Source, job: Job) -> list[str]:
+    """How the data differs from what the run that a recipe starts from was trained on: it may have seen images of val.
+
+    Args:
+        recipe: what will be trained.
+        source: its data.
+        job: names the run to start from, and says whether other data is allowed.
+
+    Returns:
+        What has changed, see `keras_cifar.data.record.data_changes`; empty without a run to start from.
+
+    Raises:
+        InputError: the data is not the same, and that is not allowed.
+    """
+    if job.init_from is None:
+        return []
+    parent = open_run(job.init_from)
+    record = parent.data_record
+    if "image_shape" not in record and parent.recipe.image_size != recipe.image_size:
+        record["image_shape"] = None  # it may differ, and with it the pixels
+    changes = data_changes(record, source, parent.recipe)
+    check_changes(changes, job.init_from, job.access.allow_changed, job.say)
+    return [f"level {parent.recipe.level}, which it started from: {change}" for change in changes]
+
+
+@dataclasses.dataclass
+class _Beginning:
+    """What a run begins or resumes with, checked before anything is written.
+
+    Attributes:
+        recipe: what to train.
+        run: its folder.
+        job: where, and how the data is reached.
+        source: its data.
+        model: the classifier before the first step.
+        train: training images.
+        val: val images.
+        changes: of the data, that are allowed already.
+    """
+
+    recipe: Recipe
+    run: Run
+    job: Job
+    source: Source
+    model: keras.Model
+    train: Split
+    val: Split
+    changes: list[str]
+
+    @functools.cached_property
+    def state(self):
+        """Of the interrupted run, or None."""
+        return None if self.job.overwrite else self.run.load_state()
+
+    def local(self) -> dict:
+        """What is true on this machine only."""
+        access = self.job.access
+        return {
+            "data": absolute_data(self.recipe.data),
+            "data_dir": access.data_dir and str(pathlib.Path(access.data_dir).resolve()),
+            "skip_bad_images": access.skip_bad_images,
+        }
+
+    def environment(self) -> dict:
+        """What environment.json is to hold: of an interrupted run, what it held, and what is new.
+
+        Raises:
+            InputError: the state was reached in another arithmetic or on other data.
+        """
+        compute = describe_compute(self.recipe)
+        data = describe_data(self.source, self.train, self.val, self.recipe.split_seed)
+        found = describe_environment(self.recipe, compute, data)
+        if self.state is not None and self.run.file("environment.json").is_file():
+            before = self.run.environment
+            _check_compute(self.run, before, compute)
+            self._check_data(before, data)
+            found = {**found, **before, **(data if self.changes else {})}
+            _note_threads(found, before, self.job.say)
+        if self.changes:
+            found["changed_data"] = list(dict.fromkeys([*found.get("changed_data", []), *self.changes]))
+        return found
+
+    def _check_data(self, before, data):
+        changes = data_changes(before, self.source, self.recipe)
+        if any(before.get(name, data[name]) != data[name] for name in ("images", "class_names", "image_shape")):
+            raise InputError(
+                f"Expected as many images of the same classes and size to go on with {self.run.path}, but "
+                f"{', '.join(changes) or 'they are of another size'}; name the same data, or pass --overwrite to "
+                "start again."
+            )
+        check_changes(changes, self.run.path, self.job.access.allow_changed, self.job.say)
+        self.changes = [*self.changes, *changes]
+
+
+def _check_compute(run, before, compute):
+    """Steps that were taken in one arithmetic do not go on in another."""
+    for field, ours in compute.items():
+        if (theirs := before.get(field, ours)) != ours:
+            raise InputError(
+                f"Expected to go on with {field} {theirs} in {run.path}, but this machine has {ours} now; choose it "
+                "with --precision or KERAS_CIFAR_ENGINE, or pass --overwrite to start again."
+            )
+
+
+def _note_threads(environment, before, say):
+    """The same numbers to the bit come from the same number of threads only: another one is said and recorded."""
+    now, then = thread_count(), before.get("threads", before.get("cpus"))
+    if then is not None and now != then:
+        environment["resumed_with_threads"] = [*before.get("resumed_with_threads", []), now]
+        say(
+            f"Going on with {now} threads, after {then}: the result is as good, but not to the bit that of a run that "
+            f"was not interrupted; TF_NUM_INTRAOP_THREADS={then} makes it so"
+        )
+
+
+class _Training:
+    """The model of one run on its way from the first to the last step."""
+
+    def __init__(self, start: _Beginning, save_seconds: float):
+        self.start, self.save_seconds = start, save_seconds
+        self.recipe, self.run, self.source, self.model = start.recipe, start.run, start.source, start.model
+        self.say = start.job.say
+
+    def begin(self):
+        """Writes what is known before the first step, and takes up the state of an interrupted run.
+
+        Raises:
+            InputError: that state is of other data, another arithmetic or another recipe.
+        """
+        start = self.start
+        environment = start.environment()
+        self.run.begin(self.recipe, start.job.overwrite)
+        write_json(self.run.file("environment.json"), environment)
+        write_json(self.run.file("local.json"), start.local())
+        self.source.say_notes(self.say)
+        self.say(
+            f"{len(start.train)} training and {len(start.val)} val images, {len(self.source.class_names)} classes, "
+            f"{environment['precision']}, what does not train on {environment['engine']} in "
+            f"{environment['engine_precision']}"
+        )
+        part = TrainedPart(self.recipe, self.model, start.train, start.val)
+        if part.no_room:
+            self.say(f"No room to store what does not train in {cache_folder()}: it is computed at every step")
+        self.fit = Fit(self.recipe, part)
+        self._restore(start.state)
+
+    def _restore(self, state):
+        if state is None:
+            return
+        try:
+            self.fit.restore(*state)
+        except ValueError as error:
+            raise InputError(
+                f"Expected the state of this recipe in {self.run.file('state.npz')}, but its shapes differ; "
+                "pass --overwrite to start again."
+            ) from error
+        self.say(f"Going on at step {self.fit.progress.step} of {self.fit.total_steps}")
+
+    def finish(self):
+        """Trains the remaining steps and writes the result."""
+        progress, job = self.fit.progress, self.start.job
+        audience, metrics = Audience(job.observers, self.say), None
+        audience.on_start(Start(self.run, self.recipe, progress.step, self.fit.total_steps, progress.history, self.say))
+        try:
+            self._take_steps(audience)
+            metrics = self._write_result()
+        except DivergedError as error:
+            raise InputError(f"{error}; pass a smaller --learning-rate and --overwrite.") from error
+        finally:
+            audience.on_end(metrics)
+        val, (low, high) = metrics["val"], metrics["val"]["top1_interval"]
+        self.say(
+            f"val top-1 {val['top1']:.4f} (95 % {low:.4f} to {high:.4f}) at epoch {metrics['best_epoch']}, "
+            f"{metrics['seconds']:.0f} s of training; the run lies in {self.run.path}"
+        )
+
+    def _take_steps(self, audience):
+        saved, fit = time.monotonic(), self.fit
+        for row in fit.steps():
+            audience.on_step(fit.progress.step, fit.last_loss, fit.last_top1)
+            if row is not None or time.monotonic() - saved > self.save_seconds:
+                self.run.save_state(*fit.state())
+                saved = time.monotonic()
+            if row is not None:  # after its state is saved: what an observer misses, it is told when it starts again
+                audience.on_epoch(row)
+
+    def _write_result(self):
+        self.run.save_model(self.model, "last.keras")
+        self.fit.part.set_weights(self.fit.best_weights)
+        self.run.save_model(self.model, "best.keras")
+        names, progress = self.source.class_names, self.fit.progress
+        val = classification_metrics(self.fit.best_logits, self.fit.part.val.labels, names)
+        result = {
+            "finished": utc_now(),
+            "seconds": round(progress.seconds, 1),
+            "steps": progress.step,
+            "best_epoch": progress.best_epoch,
+            "class_names": names,
+            "val": val,
+        }
+        write_json(self.run.file("metrics.json"), result)
+        self.run.file("state.npz").unlink(missing_ok=True)
+        return result

@@ -1,0 +1,77 @@
+"""Each level, trained tiny, gives the numbers recorded before: `python tests/test_recorded.py` records them anew."""
+
+import hashlib
+import json
+import pathlib
+import sys
+import tempfile
+
+import numpy as np
+import pytest
+from conftest import job
+
+RECORDED = pathlib.Path(__file__).parent / "recorded" / "losses.json"
+FIELDS = ("learning_rate", "train_loss", "train_top1", "val_loss", "val_top1")
+
+
+def machine():
+    """What the last digit depends on."""
+    from keras_cifar.environment import cpu_flags, package_versions, thread_count
+
+    versions = package_versions()
+    kinds = sorted(cpu_flags() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"})
+    return {
+        "cpu": kinds,
+        "threads": thread_count(),
+        "packages": {n: versions[n] for n in ("keras", "numpy", "tensorflow")},
+    }
+
+
+def trained(level, folder):
+    """The exact rows of a tiny training, and the SHA-256 of the weights it ends with."""
+    from conftest import tiny_recipe
+
+    from keras_cifar.model.build import load_classifier
+    from keras_cifar.runs.run import Run
+    from keras_cifar.training.fit import Fit
+    from keras_cifar.training.train import train
+
+    rows, end_epoch = [], Fit._end_epoch
+
+    def end_and_keep(fit):
+        rows.append(end_epoch(fit))
+        return rows[-1]
+
+    if level == 4 and not Run(folder / "level3").is_finished:  # a process of its own may have had level 3's test
+        trained(3, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fit, "_end_epoch", end_and_keep)
+        run = train(tiny_recipe(level, epochs=2), job(folder / f"level{level}", say=lambda line: None))
+    weights = load_classifier(run.file("last.keras")).get_weights()
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in weights)).hexdigest()
+    return {"rows": [{name: row[name] for name in FIELDS} for row in rows[-2:]], "weights_sha256": digest}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Level 4 starts from level 3's run in it."""
+    return tmp_path_factory.mktemp("recorded")
+
+
+@pytest.mark.parametrize("level", [1, 2, 3, 4])
+def test_numbers_are_those_recorded(level, folder):
+    recorded, now = json.loads(RECORDED.read_text()), trained(level, folder)
+    then = recorded["levels"][str(level)]
+    if recorded["machine"] == machine():
+        assert now == then
+    for row, expected in zip(now["rows"], then["rows"], strict=True):
+        assert row == pytest.approx(expected, rel=2e-3, abs=2e-2), "on any machine"
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(RECORDED.parent.parent))
+    import conftest  # noqa: F401
+
+    with tempfile.TemporaryDirectory() as made:
+        levels = {str(level): trained(level, pathlib.Path(made)) for level in (1, 2, 3, 4)}
+    RECORDED.write_text(json.dumps({"machine": machine(), "levels": levels}, indent=1) + "\n")

@@ -1,0 +1,173 @@
+"""Steps taken together end, to the bit, as steps taken one by one, with the settings they are given as values."""
+
+import functools
+import gc
+
+import keras
+import numpy as np
+import pytest
+from conftest import tiny_recipe
+
+from keras_cifar.data.datasets import open_source
+from keras_cifar.errors import DivergedError
+from keras_cifar.model.heads import linear_head
+from keras_cifar.speed.fold import fold_batch_norms
+from keras_cifar.speed.kernel_gradient import kernel_gradient_way
+from keras_cifar.training import fit as fit_module
+from keras_cifar.training.fit import Fit
+from keras_cifar.training.losses import LOSSES, Loss, register_loss
+from keras_cifar.training.objective import Objective
+from keras_cifar.training.step import TrainSteps, learning_rates
+from tuning.trial import open_runner
+
+random = np.random.default_rng(0)
+INPUTS = random.normal(size=(12, 8, 20)).astype(np.float32)
+LABELS = random.integers(0, 3, (12, 8))
+
+
+def train_head(in_loop, sizes, weight_decay=0.0, rates=(0.01,) * 12, objective=None, truth=LABELS):
+    """Weights, moments and losses after calls of these numbers of steps."""
+    model = linear_head(20, 3, 0, 0.2, seed=0)
+    steps = TrainSteps(model, objective or Objective("cross_entropy"), weight_decay > 0, in_loop)
+    steps.reset(weight_decay)
+    losses, start = [], 0
+    for size in sizes:
+        part = slice(start, start + size)
+        losses.append(steps(INPUTS[part], truth[part], rates[part])[0])
+        start += size
+    variables = (*model.trainable_variables, *model.non_trainable_variables, *steps.optimizer.variables)
+    return [*map(keras.ops.convert_to_numpy, variables), np.concatenate(losses)]
+
+
+@pytest.fixture
+def squared_error():
+    """A loss from outside, on targets only."""
+
+    def make():
+        return Loss(lambda targets, logits: keras.ops.mean((keras.ops.softmax(logits) - targets) ** 2, axis=-1))
+
+    register_loss("squared_error", make)
+    yield "squared_error"
+    LOSSES.remove("squared_error")
+
+
+@pytest.mark.parametrize("in_loop", [False, True])
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+def test_one_hot_targets_train_as_labels_do(loss, in_loop, squared_error):
+    one_hot = np.eye(3, dtype=np.float32)[LABELS]
+    hard = train_head(in_loop, [3, 1, 8] if in_loop else [1] * 12, objective=Objective(loss))
+    soft = train_head(
+        in_loop, [3, 1, 8] if in_loop else [1] * 12, objective=Objective(loss, is_soft=True), truth=one_hot
+    )
+    for ours, expected in zip(soft, hard, strict=True):
+        assert np.allclose(ours, expected, atol=1e-6)
+
+
+def test_a_loss_is_that_of_numpy_on_soft_targets():
+    logits, targets = random.normal(size=(5, 3)), random.dirichlet(np.ones(3), 5)
+    logits, targets = logits.astype(np.float32), targets.astype(np.float32)
+    log = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    objective = Objective("cross_entropy", is_soft=True)
+    assert float(objective.mean_loss(targets, logits)) == pytest.approx(-(targets * log).sum(1).mean(), abs=1e-6)
+    right = targets.argmax(1) == logits.argmax(1)
+    assert float(objective.top1(targets, logits)) == pytest.approx(right.mean())
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_steps_of_one_call_are_those_of_many(weight_decay):
+    one_by_one = train_head(False, [1] * 12, weight_decay)
+    for sizes in ([1] * 12, [12], [5, 1, 6]):
+        for ours, expected in zip(train_head(True, sizes, weight_decay), one_by_one, strict=True):
+            assert np.array_equal(ours, expected)
+
+
+def test_steps_equal_those_of_keras():
+    schedule = keras.optimizers.schedules.CosineDecay(0.05, 12)
+    model = linear_head(20, 3, 0, 0.2, seed=0)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    losses = [model.train_on_batch(*batch) for batch in zip(INPUTS, LABELS, strict=True)]
+    rates = learning_rates(tiny_recipe(1, learning_rate=0.05), 12)
+    assert rates[-1] == 0 and np.all(np.diff(rates) < 0)
+    *ours, our_losses = train_head(True, [12], 0.1, rates[:-1])
+    assert np.allclose(our_losses, losses, atol=1e-5)
+    for weights, expected in zip(ours[:2], model.trainable_variables, strict=True):
+        assert np.allclose(weights, keras.ops.convert_to_numpy(expected), atol=1e-5)
+
+
+def test_a_constant_rate_stays():
+    assert np.array_equal(learning_rates(tiny_recipe(2, schedule="constant"), 3), np.full(4, 5e-4, np.float32))
+
+
+@pytest.fixture(scope="module")
+def runner():
+    return open_runner(tiny_recipe(1), open_source("digits"))
+
+
+def fit_in_calls_of(steps, runner, recipe, monkeypatch, resume_at=None):
+    monkeypatch.setattr(fit_module, "_STEPS_A_CALL", steps)
+    fit = Fit(recipe, runner.prepare(recipe)[1])
+    for _ in fit.steps():
+        if resume_at is not None and fit.progress.step >= resume_at:
+            return fit.state()
+    return fit.state()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_a_state_of_any_step_goes_on_in_larger_calls(batch_size, runner, monkeypatch):
+    recipe = tiny_recipe(1, epochs=2, batch_size=batch_size)
+    arrays, values = fit_in_calls_of(1, runner, recipe, monkeypatch)
+    early = fit_in_calls_of(1, runner, recipe, monkeypatch, resume_at=5)
+    assert early[1]["step"] == 5
+    monkeypatch.setattr(fit_module, "_STEPS_A_CALL", 32)
+    fit = Fit(recipe, runner.prepare(recipe)[1])
+    fit.restore(*early)
+    calls = len(list(fit.steps()))
+    assert calls < fit.total_steps - 5
+    for ours, expected in zip(fit.state()[0], arrays, strict=True):
+        assert np.array_equal(ours, expected)
+    history = [[{**row, "seconds": 0} for row in rows] for rows in (fit.progress.history, values["history"])]
+    assert history[0] == history[1] and fit.progress.best_epoch == values["best_epoch"]
+
+
+def test_one_compiled_step_serves_all_rates(runner):
+    part = runner.prepare(tiny_recipe(1))[1]
+    plain = part.train_steps(0.0)
+    assert part.train_steps(0.0) is plain
+    decaying = part.train_steps(0.1)
+    assert decaying is not plain and part.train_steps(0.2) is decaying
+    assert float(decaying.optimizer.weight_decay) == pytest.approx(0.2)
+
+
+def test_the_step_that_diverged_is_named(runner, monkeypatch):
+    recipe = tiny_recipe(1, learning_rate=1e38, batch_size=1, epochs=2)
+    named = []
+    for steps in (1, 32):
+        with pytest.raises(DivergedError, match="at step") as error:
+            fit_in_calls_of(steps, runner, recipe, monkeypatch)
+        named.append(str(error.value))
+    assert named[0] == named[1]
+
+
+@pytest.mark.slow
+def test_a_compiled_step_goes_with_its_model():
+    images = keras.Input((4, 4, 8))
+    inputs = random.normal(size=(1, 6, 4, 4, 8)).astype(np.float32)
+
+    def graphs_left():
+        x = images
+        for layer in (keras.layers.DepthwiseConv2D, functools.partial(keras.layers.Conv2D, 8)):
+            x = layer(kernel_size=5, padding="same", use_bias=False)(x)
+            x = keras.layers.BatchNormalization(trainable=False)(x)
+        logits = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
+        model = fold_batch_norms(keras.Model(images, logits))
+        assert kernel_gradient_way(images, (5, 5, 8, 1), 1, True) == kernel_gradient_way(images, (5, 5, 8, 8), 1, False)
+        assert kernel_gradient_way(images, (5, 5, 8, 1), 1, True) == "product", "a gradient of our own"
+        TrainSteps(model, Objective("cross_entropy"), False, in_loop=False)(inputs, LABELS[:1, :6], [0.01])
+        del model, x, logits
+        keras.utils.clear_session()
+        gc.collect()
+        return sum(type(found).__name__ == "FuncGraph" for found in gc.get_objects())
+
+    assert graphs_left() == graphs_left()
