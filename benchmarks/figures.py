@@ -327,7 +327,9 @@ def _dead_names(root, name):
     text, folder = _text(root / name), (root / name).parent
     names = [(m.start(), m[1], [folder]) for m in re.finditer(r"\]\(([^)#\s]+)\)", text) if "://" not in m[1]]
     for found in re.finditer(r"`([\w.-]+/[\w./-]*|\w+\.py)`", text):
-        bases = [folder, root, *(root / code for code in _CODE if "/" not in found[1])]
+        bases = [folder, root]
+        if "/" not in found[1]:
+            bases += [path.parent for code in _CODE for path in (root / code).rglob("__init__.py")]
         if "/" not in found[1] or any((base / found[1].split("/")[0]).is_dir() for base in bases):
             names.append((found.start(), found[1], bases))
     return [

@@ -7,8 +7,9 @@ import pathlib
 from export.card import card_path, is_edited, write_card
 from export.classifier import BATCH_SIZE, OnnxClassifier
 from keras_cifar.data.access import DataAccess
-from keras_cifar.data.datasets import Expected, folder_path, open_source
+from keras_cifar.data.datasets import open_source
 from keras_cifar.data.record import data_changes
+from keras_cifar.data.specs import Expected, data_path
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.evaluate_split import Subject, check_class_names, evaluate_split, predictions_path
 from keras_cifar.files import check_output
@@ -83,7 +84,7 @@ def _open(classifier, split, access):
 def _was_trained_on(metadata, data, source):
     """Whether a folder is the one of the training, by its path or, if it was moved, by its files."""
     recipe = metadata.recipe
-    now, then = folder_path(data), folder_path(recipe["data"])
+    now, then = data_path(data), data_path(recipe["data"])
     if then is not None and os.path.realpath(now) == os.path.realpath(then):
         return True
     listing = metadata.data_record.get("listings", {}).get("train")

@@ -5,6 +5,7 @@ from tqdm import tqdm
 
 from export.graph import BY_VIEW
 from export.runtimes import OnnxSession
+from keras_cifar.data.stores import ImageStore, as_store, blocks
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.tta import flip_images, mean_logits
 
@@ -15,43 +16,46 @@ TIE = 1e-4
 _CHUNK = 1024
 
 
-def keras_logits_by_view(model, images: np.ndarray) -> np.ndarray:
+def keras_logits_by_view(model, images: np.ndarray | ImageStore) -> np.ndarray:
     """Keras' `predict` on images and on mirror images.
 
     Args:
         model: Keras classifier.
-        images: (N, H, W, 3) uint8.
+        images: (N, H, W, 3) uint8, an array or a store.
 
     Returns:
         (2, N, C) float32.
     """
     views = []
     with tqdm(total=2 * len(images), desc="Keras predict", unit="image", disable=None, leave=False) as bar:
-        for view in (images, flip_images(images)):
+        for flip in (False, True):
             logits = []
-            for start in range(0, len(view), _CHUNK):
-                logits.append(model.predict(view[start : start + _CHUNK], batch_size=128, verbose=0))
+            for block in blocks(as_store(images), _CHUNK):
+                view = flip_images(block) if flip else block
+                logits.append(model.predict(view, batch_size=128, verbose=0))
                 bar.update(len(logits[-1]))
             views.append(np.concatenate(logits))
     return np.stack(views)
 
 
-def onnx_logits_by_view(model: bytes, images: np.ndarray, batch_size: int, progress: str) -> np.ndarray:
+def onnx_logits_by_view(model: bytes, images: np.ndarray | ImageStore, batch_size: int, progress: str) -> np.ndarray:
     """What a file with the output `logits_by_view` gives: (2, N, C); the last batch is as small as it comes."""
     session, found = OnnxSession(model), []
     with tqdm(total=len(images), desc=progress, unit="image", disable=None, leave=False) as bar:
-        for start in range(0, len(images), batch_size):
-            found.append(session.run(images[start : start + batch_size], BY_VIEW))
+        for batch in blocks(as_store(images), batch_size):
+            found.append(session.run(batch, BY_VIEW))
             bar.update(found[-1].shape[1])
     return np.concatenate(found, axis=1)
 
 
-def check_parity(model: bytes, images: np.ndarray, expected: np.ndarray, split: str) -> tuple[dict, np.ndarray]:
+def check_parity(
+    model: bytes, images: np.ndarray | ImageStore, expected: np.ndarray, split: str
+) -> tuple[dict, np.ndarray]:
     """Compares a float file with Keras.
 
     Args:
         model: the file with TTA and the output `logits_by_view`: one pass gives the logits with TTA and without.
-        images: (N, H, W, 3) uint8, the whole split.
+        images: (N, H, W, 3) uint8, the whole split, an array or a store.
         expected: Keras' logits (2, N, C), see `keras_logits_by_view`.
         split: its name.
 

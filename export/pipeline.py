@@ -142,10 +142,10 @@ def _gated_cores(run, model, source, chosen, max_drop, say):
     core = build_core(model)
     file = finish(core, tta=True, by_view=True).SerializeToString()
     started = time.perf_counter()
-    expected = keras_logits_by_view(model, val.images)
+    expected = keras_logits_by_view(model, val.store)
     seconds = time.perf_counter() - started
     say(f"Keras took {seconds:.0f} s; onnxruntime at {len(BATCH_SIZES)} batch sizes follows, about as long each")
-    parity, by_view = check_parity(file, val.images, expected, "val")
+    parity, by_view = check_parity(file, val.store, expected, "val")
     for line in _parity_lines(parity):
         say(line)
     cores = {False: _Core(core, by_view)}
@@ -160,7 +160,7 @@ def calibration_images(run: Run, source: Source) -> np.ndarray:
     seed = run.recipe.split_seed
     train = source.load("train", seed)
     _, chosen = stratified_split(train.labels, min(1, CALIBRATION_IMAGES / len(train)), seed)
-    return train.images[chosen]
+    return train.store.read(chosen)
 
 
 def _parity_lines(parity):
@@ -174,7 +174,7 @@ def _parity_lines(parity):
 def _measure(cores, val, say):
     """Size, val top-1 and speed of every variant at hand, one row each."""
     variants = [variant for variant in VARIANTS if variant.int8 in cores]
-    images = np.resize(val.images, (_BATCH, *val.images.shape[1:]))
+    images = val.store.read(np.arange(_BATCH) % len(val))
     files = {v: finish(cores[v.int8].graph, v.tta).SerializeToString() for v in variants}
     sessions = {v: OnnxSession(file) for v, file in files.items()}
     ways = {v: lambda session=session: session.run(images, PROBABILITIES) for v, session in sessions.items()}
@@ -274,7 +274,7 @@ def _write_beside(path, partial, metadata, triton, say):
 
 def _check_written(target, path, logits, val: Split):
     """What is on the disk must give what the gate has seen."""
-    images = val.images[:_BATCH]
+    images = val.store.read(np.arange(min(_BATCH, len(val))))
     found = target.open(path)(images)
     difference = compare_logits(logits[: len(images)], found)["max_difference"]
     if not difference < TOLERANCE * max(1.0, float(np.abs(logits).max())):

@@ -189,7 +189,7 @@ def quantize_within_budget(core, calibration, val, float_by_view, max_drop: floa
         quantized = quantizer.quantize(order[:count])
         check_exact(quantized)
         file = finish(quantized, tta=True, by_view=True).SerializeToString()
-        by_view = onnx_logits_by_view(file, val.images, 64, f"INT8 on val, {len(chosen)} layers in float")
+        by_view = onnx_logits_by_view(file, val.store, 64, f"INT8 on val, {len(chosen)} layers in float")
         drop = _drop(float_by_view, by_view, val.labels)
         tried[len(chosen)] = drop
         say(f"INT8, {len(chosen)} of {len(quantizer.layers)} layers in float: val top-1 {0 - drop:+.2f} points")

@@ -37,13 +37,12 @@ from keras_cifar.checks import (
     closest,
     show,
 )
+from keras_cifar.data.policies import POLICIES
+from keras_cifar.data.specs import DataName, source_of
 from keras_cifar.errors import InputError
 from keras_cifar.model.specs import BACKBONES
 from keras_cifar.training.losses import LOSSES
 
-DATA_NAMES = ("cifar10", "cifar100", "digits", "folder:PATH")
-# The side of the images of the data sets that are not folders.
-_STORED_SIDE = 32
 _MAX_FILE_BYTES = 2**20
 
 
@@ -114,8 +113,8 @@ class Recipe:
     title: str = _field("Frozen backbone, linear head", Text("My level"), "one line for people")
     data: str = _field(
         "cifar10",
-        Text("cifar10"),
-        "cifar10, cifar100, digits or folder:PATH with one subfolder per class",
+        DataName("cifar10"),
+        "the images: {choices}, a folder with one subfolder per class",
         is_option=True,
         changes_model=True,
         parent="same",
@@ -199,6 +198,12 @@ class Recipe:
         "random crops and flips that an image is limited to: epoch e shows view e modulo N, the same for every seed, "
         "so that their features can be stored; 0 draws fresh ones each epoch",
         is_option=True,
+        changes_model=True,
+    )
+    policy: str = _field(
+        "none",
+        Choice(POLICIES),
+        "what varies training images besides flips and crops, afresh each step: {choices}",
         changes_model=True,
     )
     learning_rate: float = _field(
@@ -296,7 +301,6 @@ OPTION_FIELDS = tuple(name for name, info in FIELDS.items() if info.is_option)
 
 def _check_fit(recipe):
     """Raises InputError for the first field that does not fit the others."""
-    check_data_name(recipe.data)
     if recipe.image_size % 32:
         raise InputError(
             f"Expected --image-size to be a multiple of 32, but got {recipe.image_size}; "
@@ -311,11 +315,16 @@ def _check_fit(recipe):
             f"Expected trainable_stages no higher than the highest of taps, {recipe.taps[-1]}, but got {idle[-1]}, "
             "which would feed nothing; remove it, or add it to taps."
         )
-    side = recipe.image_size if recipe.data.startswith("folder:") else _STORED_SIDE
+    side = source_of(recipe.data).side or recipe.image_size
     if recipe.crop_padding > side // 2:
         raise InputError(
             f"Expected crop_padding of at most {side // 2}, half the images' {side} px, but got {recipe.crop_padding}; "
             "try 4."
+        )
+    if recipe.policy != "none" and recipe.views:
+        raise InputError(
+            f"Expected --views 0 with the policy {recipe.policy}, which varies images afresh each step, but got "
+            f"{recipe.views}; pass --views 0."
         )
     if recipe.continues is not None and recipe.continues >= recipe.level:
         raise InputError(
@@ -337,15 +346,6 @@ def _check_stages(field, backbone, stages):
         raise InputError(
             f"Expected {field} from the lowest stage to the highest, but got {', '.join(stages)}; make it "
             f"{', '.join(ordered)}."
-        )
-
-
-def check_data_name(data: str) -> None:
-    """Raises InputError unless a data set is one of `DATA_NAMES`."""
-    if data not in DATA_NAMES[:-1] and not (data.startswith("folder:") and data[7:]):
-        raise InputError(
-            f"Expected --data among {', '.join(DATA_NAMES)}, but got {show(data)}{closest(data, DATA_NAMES)}; choose "
-            "one of them."
         )
 
 
@@ -400,9 +400,6 @@ LEVELS = {recipe.level: recipe for recipe in (_LEVEL_1, _LEVEL_2, _LEVEL_3, _LEV
 # The test accuracies of the document these levels come from: original CIFAR-10, ResNet-18.
 DOCUMENT_TEST_TOP1 = {1: "80–81 %", 2: "~70 % (partly trained)", 3: "~91.7 %", 4: "~94.25 % (TTA)"}
 
-# What a data set changes in every level: digits are no mirror images of themselves.
-DATA_DEFAULTS = {"digits": {"image_size": 64, "flip": False, "tta": False, "batch_size": 32}}
-
 
 def resolve_recipe(level: int, **changes) -> Recipe:
     """A level's recipe with the backbone's and data set's defaults and the caller's changes applied.
@@ -418,7 +415,7 @@ def resolve_recipe(level: int, **changes) -> Recipe:
     given = {field: value for field, value in changes.items() if value is not UNSET}
     checked = _checked(given, option_name, "the fields of a recipe")
     backbone, data = (checked.get(field, getattr(LEVELS[level], field)) for field in ("backbone", "data"))
-    defaults = BACKBONES[backbone].level_defaults.get(level, {}) | DATA_DEFAULTS.get(data, {})
+    defaults = {**BACKBONES[backbone].level_defaults.get(level, {}), **source_of(data).defaults}
     return dataclasses.replace(LEVELS[level], **{**defaults, **checked})
 
 

@@ -19,7 +19,7 @@ def made_source(label="made", class_names=("cat", "dog", "owl"), images=600):
     def read(split, split_seed):
         random = np.random.default_rng(len(split))
         pixels = random.integers(0, 256, (images, *SHAPE)).astype(np.uint8)
-        return Split(pixels, _logits(pixels, teacher).argmax(axis=1))
+        return Split.of(pixels, _logits(pixels, teacher).argmax(axis=1))
 
     return Source(label, list(class_names), SHAPE, read)
 

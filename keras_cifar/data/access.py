@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from keras_cifar.data.datasets import Expected, Source, open_source
+from keras_cifar.data.datasets import Source, open_source
+from keras_cifar.data.specs import Expected
 from keras_cifar.recipes import Recipe
 
 

@@ -1,10 +1,15 @@
-"""Training augmentation in tf.data: one fused gather does shuffle, padding, crop and flip."""
+"""Training augmentation in tf.data: shuffle, padding, crop, flip and policy, a pure function of the step.
+
+Of images in memory one fused gather does all but the policy.
+"""
 
 import dataclasses
 
 import numpy as np
 import tensorflow as tf
 
+from keras_cifar.data.policies import POLICIES
+from keras_cifar.data.stores import ImageStore, MemoryStore
 from keras_cifar.recipes import Recipe
 
 
@@ -16,16 +21,18 @@ class Augmentation:
         flip: mirror each image left to right with probability 1/2.
         crop_padding: zero pixels added on each side before cropping back to (H, W) at random; 0 for no crop.
         views: random crops an image is limited to; 0 for a fresh one each epoch.
+        policy: a name in `keras_cifar.data.policies.POLICIES`.
     """
 
     flip: bool = False
     crop_padding: int = 0
     views: int = 0
+    policy: str = "none"
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Augmentation":
         """A recipe's."""
-        return cls(recipe.flip, recipe.crop_padding, recipe.views)
+        return cls(recipe.flip, recipe.crop_padding, recipe.views, recipe.policy)
 
 
 def view_table(count: int, augmentation: Augmentation) -> np.ndarray | None:
@@ -37,8 +44,10 @@ def view_table(count: int, augmentation: Augmentation) -> np.ndarray | None:
 
     Returns:
         (V, N, 3) int32 of (dy, dx, mirrored), the same for every seed: one view of images as they
-        are, two where they are only mirrored, `views` random ones; None for fresh crops.
+        are, two where they are only mirrored, `views` random ones; None for fresh crops or a policy.
     """
+    if augmentation.policy != "none":
+        return None
     if not augmentation.crop_padding:
         table = np.zeros((1 + augmentation.flip, count, 3), np.int32)
         table[1:, :, 2] = 1
@@ -111,13 +120,13 @@ def compile_draw_fn(draw):
     return lambda start, stop: [part.numpy() for part in draw_steps(start, stop)]
 
 
-def make_batch_fn(images, labels, batch_size: int, augmentation: Augmentation, seed: int):
+def make_batch_fn(store: ImageStore, labels, batch_size: int, augmentation: Augmentation, seed: int):
     """A pure function of the global step that returns that step's training batch.
 
     Being a pure function of the step, it gives an interrupted run the batches it would have had.
 
     Args:
-        images: (N, H, W, 3) uint8.
+        store: N images (H, W, 3) uint8.
         labels: (N,) int.
         batch_size: images a batch, at most N.
         augmentation: see `Augmentation`.
@@ -126,21 +135,67 @@ def make_batch_fn(images, labels, batch_size: int, augmentation: Augmentation, s
     Returns:
         step (int64 scalar) -> (images (batch_size, H, W, 3) uint8, labels int64).
     """
-    table = view_table(len(images), augmentation)
-    draw = make_draw_fn(len(images), batch_size, 0 if table is None else len(table), augmentation, seed)
-    size, images = images.shape[1:3], tf.constant(_pad(images, augmentation.crop_padding))
+    table = view_table(len(store), augmentation)
+    draw = make_draw_fn(len(store), batch_size, 0 if table is None else len(table), augmentation, seed)
+    gather = _make_gather_fn(store, augmentation.crop_padding)
+    policy = POLICIES[augmentation.policy]()
     labels, table = tf.constant(labels, tf.int64), table if table is None else tf.constant(table)
 
     def batch_at(step):
         index, view = draw(step)
+        step_seed = tf.stack([tf.constant(seed, tf.int64), step])
         if table is None:
-            step_seed = tf.stack([tf.constant(seed, tf.int64), step])
             offsets = _random_offsets(batch_size, augmentation, step_seed)
         else:
             offsets = tf.unstack(tf.gather_nd(table, tf.stack([view, index], axis=1))[:, :, None], axis=1)
-        return _gather_augmented(images, size, index, offsets), tf.gather(labels, index)
+        # 0, 1 and 2 are the crops and the flip.
+        images = policy(gather(index, offsets), tf.random.experimental.stateless_fold_in(step_seed, 3))
+        return images, tf.gather(labels, index)
 
     return batch_at
+
+
+def _make_gather_fn(store, crop_padding):
+    """Indices (B,), offsets -> their images, cropped and mirrored, (B, H, W, 3) uint8."""
+    size = store.shape[1:3]
+    if isinstance(store, MemoryStore):
+        padded = tf.constant(_pad(store.array, crop_padding))
+        return lambda index, offsets: _gather_augmented(padded, size, index, offsets)
+
+    def gather(index, offsets):
+        images = tf.numpy_function(store.read, [index], tf.uint8, stateful=False)
+        images = tf.ensure_shape(images, (index.shape[0], *store.shape[1:]))
+        padded = tf.pad(images, [[0, 0], [crop_padding] * 2, [crop_padding] * 2, [0, 0]])
+        return _gather_augmented(padded, size, tf.range(tf.shape(index, tf.int64)[0]), offsets)
+
+    return gather
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewStore:
+    """One view of each image of a store, made when it is read.
+
+    Attributes:
+        store: N images (H, W, 3) uint8.
+        offsets: (N, 3) int32, a row of `view_table`.
+        crop_padding: see `Augmentation`.
+    """
+
+    store: ImageStore
+    offsets: np.ndarray
+    crop_padding: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W, 3)."""
+        return self.store.shape
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """See `keras_cifar.data.stores.ImageStore`."""
+        return view_images(self.store.read(indices), self.offsets[indices], self.crop_padding)
 
 
 def view_images(images: np.ndarray, offsets: np.ndarray, crop_padding: int) -> np.ndarray:

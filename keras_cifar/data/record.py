@@ -2,7 +2,8 @@
 
 import os
 
-from keras_cifar.data.datasets import Source, Split, folder_path
+from keras_cifar.data.datasets import Source, Split
+from keras_cifar.data.specs import data_path
 from keras_cifar.errors import InputError
 from keras_cifar.recipes import Recipe
 
@@ -114,11 +115,11 @@ def check_changes(changes: list[str], owner: str | os.PathLike, allowed: bool, s
 
 
 def absolute_data(data: str) -> str:
-    """A data set's name, its folder, if it has one, independent of the working directory."""
-    path = folder_path(data)
-    return data if path is None else f"folder:{os.path.abspath(path)}"
+    """A data set's name, its path, if it has one, independent of the working directory."""
+    path = data_path(data)
+    return data if path is None else f"{data.partition(':')[0]}:{os.path.abspath(path)}"
 
 
 def is_same_place(data: str, other: str) -> bool:
     """Whether two names can mean the same data: folders move, and their content tells."""
-    return data == other or None not in (folder_path(data), folder_path(other))
+    return data == other or None not in (data_path(data), data_path(other))

@@ -6,8 +6,9 @@ import pathlib
 import keras
 
 from keras_cifar.data.access import DataAccess
-from keras_cifar.data.datasets import Expected, Source, folder_path
+from keras_cifar.data.datasets import Source
 from keras_cifar.data.record import data_changes
+from keras_cifar.data.specs import Expected, data_path
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.evaluate_split import Subject, check_class_names, evaluate_split
 from keras_cifar.files import sweep_partials
@@ -50,11 +51,11 @@ def _data_of(run):
     """Where a run's data was: by the path that holds anywhere on the machine, or by the one that was given."""
     names = [name for name in (run.local.get("data"), run.recipe.data) if name]
     for name in names:
-        if (path := folder_path(name)) is None or pathlib.Path(path).is_dir():
+        if (path := data_path(name)) is None or pathlib.Path(path).exists():
             return name
     raise InputError(
-        f"Expected the data that {run.path} was trained on in {folder_path(names[0])}, but there is no such folder; "
-        "say where it is now with --data folder:PATH."
+        f"Expected the data that {run.path} was trained on in {data_path(names[0])}, but there is nothing; "
+        f"say where it is now with --data {names[0].partition(':')[0]}:PATH."
     )
 
 

@@ -98,7 +98,7 @@ def evaluate_split(
     source.say_notes(say)
     check_changes(changes, subject.owner, access is not None and access.allow_changed, say)
     started = time.perf_counter()
-    logits = predict_views(subject.logits_fn, images.images, subject.views == "both", subject.batch_size, split)
+    logits = predict_views(subject.logits_fn, images.store, subject.views == "both", subject.batch_size, split)
     rate = len(images) * len(logits) / (time.perf_counter() - started)
     if subject.views == "tta":
         logits["tta"] = logits.pop("plain")

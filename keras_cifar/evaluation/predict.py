@@ -1,28 +1,33 @@
 """One evaluator for anything that maps uint8 images to logits."""
 
+import math
+
 import numpy as np
 from tqdm import tqdm
 
+from keras_cifar.data.stores import ImageStore, as_store, blocks
 from keras_cifar.evaluation.tta import flip_images, mean_logits
 from keras_cifar.metrics import classification_metrics, mcnemar_p
 
 
-def predict_logits(logits_fn, images: np.ndarray, batch_size: int = 64, progress: str | None = None) -> np.ndarray:
+def predict_logits(
+    logits_fn, images: np.ndarray | ImageStore, batch_size: int = 64, progress: str | None = None
+) -> np.ndarray:
     """Applies a batch function to all images.
 
     Args:
         logits_fn: (batch_size, ...) array -> (batch_size, C); it always gets full batches.
-        images: (N, ...) array, N >= 1.
+        images: (N, ...), N >= 1; of a store one batch at a time is read.
         batch_size: images a call.
         progress: text before the progress bar; None for none.
 
     Returns:
         (N, C) float32.
     """
-    outputs = []
-    for start in tqdm(range(0, len(images), batch_size), desc=progress, disable=None if progress else True,
+    outputs, store = [], as_store(images)
+    calls = math.ceil(len(store) / batch_size)
+    for batch in tqdm(blocks(store, batch_size), desc=progress, total=calls, disable=None if progress else True,
                       leave=False):  # fmt: skip
-        batch = images[start : start + batch_size]
         missing = batch_size - len(batch)
         if missing:
             batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
@@ -35,7 +40,7 @@ def predict_views(logits_fn, images, tta: bool = True, batch_size: int = 64, pro
 
     Args:
         logits_fn: uint8 images (batch_size, H, W, 3) -> logits (batch_size, C).
-        images: (N, H, W, 3) uint8.
+        images: (N, H, W, 3) uint8, an array or a store.
         tta: also predict the mirror images.
         batch_size: images a call.
         progress: text before the progress bar; None for none.

@@ -59,7 +59,7 @@ def plot_curves(history: list[dict], title: str):
     """Loss and top-1 of train and val, by epoch.
 
     Args:
-        history: rows with the fields of `runs.HISTORY_FIELDS`.
+        history: rows with the fields of `keras_cifar.runs.run.HISTORY_FIELDS`.
         title: above the picture.
     """
     from matplotlib.ticker import MaxNLocator

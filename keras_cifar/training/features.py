@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_cifar.cache import cache_dir
 from keras_cifar.data.datasets import Split
+from keras_cifar.data.stores import Selection
 from keras_cifar.environment import package_versions
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.predict import predict_logits
@@ -88,14 +89,15 @@ def _load(path, dtype):
 
 def _compute(path, model, split, compile_model, batch_size, progress):
     """Fills `.partial` block by block beside a mark of how far it is complete, then makes it the entry."""
-    shape, dtype, images = (len(split), *model.output_shape[1:]), _dtype(model), split.images
+    shape, dtype, store = (len(split), *model.output_shape[1:]), _dtype(model), split.store
     partial, mark = path.with_suffix(".partial"), path.with_suffix(".json")
     done, features = _begun(partial, mark, shape, dtype) or (0, _begin(partial, mark, shape, dtype))
     apply = compile_model()
-    while done < len(images):
-        stop = min(done + _BLOCK, len(images))
-        text = progress and f"{progress} {stop:,}/{len(images):,}"
-        features[done:stop] = predict_logits(apply, images[done:stop], batch_size, text).astype(dtype)
+    while done < len(store):
+        stop = min(done + _BLOCK, len(store))
+        text = progress and f"{progress} {stop:,}/{len(store):,}"
+        block = Selection(store, np.arange(done, stop))
+        features[done:stop] = predict_logits(apply, block, batch_size, text).astype(dtype)
         features.flush()
         done = stop
         write_json(mark, done)

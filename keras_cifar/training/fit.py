@@ -15,12 +15,12 @@ import numpy as np
 
 from keras_cifar.data.augment import (
     Augmentation,
+    ViewStore,
     compile_draw_fn,
     gather_views,
     make_batch_fn,
     make_draw_fn,
     make_train_dataset,
-    view_images,
     view_table,
 )
 from keras_cifar.data.datasets import Split
@@ -93,7 +93,7 @@ class TrainedPart:
             with contextlib.suppress(NoRoomError):
                 views = []
                 for number, offsets in enumerate(table, 1):
-                    view = Split(view_images(split.images, offsets, augmentation.crop_padding), split.labels)
+                    view = Split(ViewStore(split.store, offsets, augmentation.crop_padding), split.labels)
                     views.append(stored(view, f"train, view {number}/{len(table)},"))
                 self.train_views = views
         if self.train_views is None:
@@ -101,7 +101,7 @@ class TrainedPart:
             self.train_below = lambda images: compiled(len(images))(images)
         if has_room(frozen, len(self.val)):
             with contextlib.suppress(NoRoomError):
-                self.val, self.val_is_stored = Split(stored(self.val, "val"), self.val.labels), True
+                self.val, self.val_is_stored = Split.of(stored(self.val, "val"), self.val.labels), True
         if not self.val_is_stored:
             self.val_below = compiled(_FEATURE_BATCH)
 
@@ -127,7 +127,7 @@ class TrainedPart:
                 index, view = draw_steps(first, last)
                 yield gather_views(self.train_views, view, index), split.labels[index]
             return
-        batch_at = make_batch_fn(split.images, split.labels, batch_size, augmentation, seed)
+        batch_at = make_batch_fn(split.store, split.labels, batch_size, augmentation, seed)
         dataset = make_train_dataset(batch_at, start, stop)
         for images, labels in dataset.as_numpy_iterator():
             yield (images if self.train_below is None else self.train_below(images))[None], labels[None]
@@ -158,8 +158,8 @@ class TrainedPart:
         """Logits (N, C) of val with the weights as they are."""
         predict, below = self.trained.predict_on_batch, self.val_below
         whole = predict if below is None else lambda images: predict(below(images))
-        size = _POOLED_BATCH if self.val_is_stored and self.val.images.ndim == 2 else _FEATURE_BATCH
-        return predict_logits(whole, self.val.images, size, "val")
+        size = _POOLED_BATCH if self.val_is_stored and len(self.val.store.shape) == 2 else _FEATURE_BATCH
+        return predict_logits(whole, self.val.store, size, "val")
 
 
 @dataclasses.dataclass
@@ -171,7 +171,7 @@ class Progress:
         best_top1, best_epoch: the best val top-1 so far and its epoch, from 1.
         loss_sum, top1_sum: over the steps of the epoch under way.
         seconds: of training, val and all that was done between steps.
-        history: one dictionary an epoch, with the fields of `runs.HISTORY_FIELDS`.
+        history: one dictionary an epoch, with the fields of `keras_cifar.runs.run.HISTORY_FIELDS`.
     """
 
     step: int = 0

@@ -28,8 +28,8 @@ class Start:
         recipe: what is trained.
         step: steps that are done.
         total_steps: of the whole recipe.
-        history: the rows of the epochs that are done, see `runs.HISTORY_FIELDS`; it grows by a row before each
-            `on_epoch`.
+        history: the rows of the epochs that are done, see `keras_cifar.runs.run.HISTORY_FIELDS`; it grows by a row
+            before each `on_epoch`.
         say: gets lines for people.
     """
 
@@ -66,7 +66,7 @@ class Observer:
         """
 
     def on_epoch(self, row: dict) -> None:
-        """Called after each epoch with its row, see `runs.HISTORY_FIELDS`."""
+        """Called after each epoch with its row, see `keras_cifar.runs.run.HISTORY_FIELDS`."""
 
     def on_end(self, metrics: dict | None) -> None:
         """Called last, with what metrics.json holds, or None where the training was interrupted."""

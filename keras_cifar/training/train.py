@@ -50,7 +50,7 @@ def enable_determinism() -> None:
 
 def default_run_dir(recipe: Recipe) -> pathlib.Path:
     """`runs/DATA-BACKBONE-seedS/levelN`: a ladder's levels lie beside each other."""
-    data = file_name(recipe.data.replace("folder:", "folder-").rstrip("/"))
+    data = file_name(recipe.data.replace(":", "-", 1).rstrip("/"))
     limit = f"-limit{recipe.limit}" if recipe.limit else ""
     return pathlib.Path("runs") / f"{data}-{recipe.backbone}-seed{recipe.seed}{limit}" / f"level{recipe.level}"
 

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from keras_cifar.data.augment import (
     Augmentation,
+    ViewStore,
     compile_draw_fn,
     gather_views,
     make_batch_fn,
@@ -14,6 +15,8 @@ from keras_cifar.data.augment import (
     view_images,
     view_table,
 )
+from keras_cifar.data.policies import POLICIES, register_policy
+from keras_cifar.data.stores import MemoryStore
 
 random = np.random.default_rng(0)
 IMAGES = random.integers(1, 256, (20, 8, 8, 3)).astype(np.uint8)
@@ -32,7 +35,7 @@ def all_views(image, flip, padding):
 
 @pytest.mark.parametrize(("flip", "padding"), [(True, 0), (False, 2), (True, 2)])
 def test_each_image_is_a_crop_of_its_own(flip, padding):
-    batch_at = make_batch_fn(IMAGES, LABELS, 5, Augmentation(flip, padding), seed=1)
+    batch_at = make_batch_fn(MemoryStore(IMAGES), LABELS, 5, Augmentation(flip, padding), seed=1)
     seen = set()
     for step in range(40):
         images, labels = batch_at(tf.constant(step, tf.int64))
@@ -44,12 +47,12 @@ def test_each_image_is_a_crop_of_its_own(flip, padding):
 
 
 def test_without_augmentation_images_come_as_they_are():
-    images, labels = make_batch_fn(IMAGES, LABELS, 20, Augmentation(), seed=0)(tf.constant(0, tf.int64))
+    images, labels = make_batch_fn(MemoryStore(IMAGES), LABELS, 20, Augmentation(), seed=0)(tf.constant(0, tf.int64))
     assert np.array_equal(images, IMAGES[labels.numpy()])
 
 
 def test_each_epoch_is_another_permutation():
-    batch_at = make_batch_fn(IMAGES, LABELS, 5, Augmentation(True, 1), seed=0)
+    batch_at = make_batch_fn(MemoryStore(IMAGES), LABELS, 5, Augmentation(True, 1), seed=0)
     epochs = [np.concatenate([batch_at(tf.constant(e * 4 + s, tf.int64))[1] for s in range(4)]) for e in range(3)]
     assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
     assert not np.array_equal(epochs[0], epochs[1]) and not np.array_equal(epochs[1], epochs[2])
@@ -91,7 +94,7 @@ def test_large_seeds_differ():
 
 
 def test_pipeline_equals_eager_from_any_step():
-    batch_at = make_batch_fn(IMAGES, LABELS, 6, Augmentation(True, 2), seed=7)
+    batch_at = make_batch_fn(MemoryStore(IMAGES), LABELS, 6, Augmentation(True, 2), seed=7)
     late = list(make_train_dataset(batch_at, 5, 9).as_numpy_iterator())
     assert len(late) == 4
     for step, (images, labels) in enumerate(late, 5):
@@ -100,9 +103,8 @@ def test_pipeline_equals_eager_from_any_step():
 
 
 def test_seeds_differ():
-    first, second = (
-        make_batch_fn(IMAGES, LABELS, 20, Augmentation(True, 2), seed)(tf.constant(0, tf.int64)) for seed in (0, 1)
-    )
+    store, step = MemoryStore(IMAGES), tf.constant(0, tf.int64)
+    first, second = (make_batch_fn(store, LABELS, 20, Augmentation(True, 2), seed)(step) for seed in (0, 1))
     assert not np.array_equal(first[0], second[0])
 
 
@@ -111,7 +113,7 @@ def test_stored_views_are_what_the_pipeline_shows(flip, padding, views):
     augmentation = Augmentation(flip, padding, views)
     table = view_table(20, augmentation)
     stored = [view_images(IMAGES, offsets, padding) for offsets in table]
-    batch_at = make_batch_fn(IMAGES, LABELS, 5, augmentation, 3)
+    batch_at = make_batch_fn(MemoryStore(IMAGES), LABELS, 5, augmentation, 3)
     draw = make_draw_fn(20, 5, len(table), augmentation, 3)
     seen = set()
     for step in range(16):
@@ -130,3 +132,56 @@ def test_stored_views_are_what_the_pipeline_shows(flip, padding, views):
 def test_more_views_begin_with_the_same_ones():
     assert np.array_equal(view_table(20, Augmentation(True, 2, 5))[:2], view_table(20, Augmentation(True, 2, 2)))
     assert view_table(20, Augmentation(True, 2)) is None
+
+
+class Shelf:
+    """A store from outside the package, over an array."""
+
+    shape = IMAGES.shape
+
+    def __len__(self):
+        return len(IMAGES)
+
+    def read(self, indices):
+        return IMAGES[indices]
+
+
+@pytest.mark.parametrize(("flip", "padding", "views"), [(False, 0, 0), (True, 0, 0), (True, 2, 0), (True, 2, 3)])
+def test_another_store_gives_the_batches_of_memory(flip, padding, views):
+    augmentation = Augmentation(flip, padding, views)
+    ours, expected = (make_batch_fn(store, LABELS, 6, augmentation, 5) for store in (Shelf(), MemoryStore(IMAGES)))
+    pairs = [make_train_dataset(batch_at, 2, 9).as_numpy_iterator() for batch_at in (ours, expected)]
+    for (images, labels), (same, same_labels) in zip(*pairs, strict=True):
+        assert images.dtype == np.uint8 and np.array_equal(images, same) and np.array_equal(labels, same_labels)
+    for offsets in () if (table := view_table(20, augmentation)) is None else table:
+        view = ViewStore(Shelf(), offsets, padding)
+        order = np.array([19, 0, 7, 7])
+        assert view.shape == IMAGES.shape
+        assert np.array_equal(view.read(order), view_images(IMAGES, offsets, padding)[order])
+
+
+def test_a_policy_is_a_pure_function_of_the_step():
+    seeds = []
+
+    def make():
+        def add_noise(images, seed):
+            seeds.append(tuple(seed.numpy()))
+            noise = tf.random.stateless_uniform(tf.shape(images), seed, 0, 50, tf.int32)
+            return images // 2 + tf.cast(noise, tf.uint8)
+
+        return add_noise
+
+    register_policy("noise", make)
+    try:
+        augmentation = Augmentation(True, 2, policy="noise")
+        assert view_table(20, augmentation) is None
+        batch_at, again = (make_batch_fn(MemoryStore(IMAGES), LABELS, 5, augmentation, 3) for _ in range(2))
+        plain = make_batch_fn(MemoryStore(IMAGES), LABELS, 5, Augmentation(True, 2), 3)
+        for step in map(tf.constant, np.arange(4)):
+            images, labels = batch_at(step)
+            assert np.array_equal(images, again(step)[0]) and np.array_equal(labels, plain(step)[1])
+            difference = images.numpy().astype(int) - plain(step)[0].numpy() // 2
+            assert difference.min() >= 0 and difference.max() < 50 and difference.std() > 5
+        assert len(set(seeds)) == 4
+    finally:
+        POLICIES.remove("noise")

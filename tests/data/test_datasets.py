@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_cifar.data.datasets import Expected, Source, Split, open_source, stratified_split, with_cut_val
+from keras_cifar.data.datasets import Source, Split, open_source, stratified_split, with_cut_val
+from keras_cifar.data.specs import Expected
 from keras_cifar.errors import InputError
 
 
@@ -40,7 +41,7 @@ def test_training_splits_never_read_test():
 
     def read(split):
         asked.append(split)
-        return Split(np.zeros((10, 2, 2, 3), np.uint8), np.arange(10) % 2)
+        return Split.of(np.zeros((10, 2, 2, 3), np.uint8), np.arange(10) % 2)
 
     source = Source("spy", ["a", "b"], (2, 2, 3), with_cut_val(read))
     assert len(source.load("train")) == 8 and len(source.load("val")) == 2
@@ -55,7 +56,7 @@ def test_limit_below_the_number_of_classes(limit):
 
 def test_limit_that_leaves_a_class_without_images():
     labels = np.r_[np.zeros(990, int), np.ones(10, int)]
-    read = with_cut_val(lambda split: Split(np.zeros((1000, 2, 2, 3), np.uint8), labels))
+    read = with_cut_val(lambda split: Split.of(np.zeros((1000, 2, 2, 3), np.uint8), labels))
     source = Source("spy", ["common", "rare"], (2, 2, 3), read)
     assert len(source.load("train", limit=100)) == 100
     with pytest.raises(InputError, match="of 10 none is of rare; pass a larger --limit"):

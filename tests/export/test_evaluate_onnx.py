@@ -148,7 +148,7 @@ def test_changed_data_is_refused_and_recorded_where_it_is_allowed(files, capsys,
 
     def changed(self, split, *args):
         found = load(self, split, *args)
-        return Split(255 - found.images, found.labels)
+        return Split.of(255 - found.images, found.labels)
 
     monkeypatch.setattr(Source, "load", changed)
     for split in ("val", "test"):

@@ -303,7 +303,7 @@ def fragile(count):
     images = random.integers(0, 256, (count, 4, 4, 3)).astype(np.uint8)
     images[..., 1] = np.where(labels, 147, 107)[:, None, None]
     by_view = onnx_logits_by_view(finish(core, tta=True, by_view=True).SerializeToString(), images, count, "")
-    return core, Split(images, labels), by_view
+    return core, Split.of(images, labels), by_view
 
 
 def test_int8_over_budget_keeps_layers_in_float():

@@ -263,7 +263,7 @@ def test_full_disk_leaves_nothing_and_training_does_without(tmp_path, monkeypatc
 def test_a_cache_that_is_complete_is_used_on_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
     below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))
-    split = Split(np.zeros((5, 32, 32, 3), np.uint8), np.arange(5))
+    split = Split.of(np.zeros((5, 32, 32, 3), np.uint8), np.arange(5))
     features.stored_features(below, lambda: below.predict_on_batch, split, 5, "float32", None)
     monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=0))
     assert features.has_room(below, 5) and not features.has_room(below, 6)
@@ -272,7 +272,7 @@ def test_a_cache_that_is_complete_is_used_on_a_full_disk(tmp_path, monkeypatch):
 def test_features_are_computed_once_and_damage_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
     below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))
-    split = Split(np.full((5, 32, 32, 3), 7, np.uint8), np.arange(5))
+    split = Split.of(np.full((5, 32, 32, 3), 7, np.uint8), np.arange(5))
     calls = []
 
     def stored():
@@ -297,7 +297,7 @@ def test_levels_of_one_process_share_features(tmp_path, monkeypatch):
         entries.append({p.name for p in (tmp_path / "cache" / "features").glob("*.npy")})
     assert len(entries[0]) == 3 and entries[1] == entries[0]
     other = build_model(tiny_recipe(2, image_size=64), 10, (32, 32, 3))
-    split = Split(np.zeros((4, 32, 32, 3), np.uint8), np.arange(4))
+    split = Split.of(np.zeros((4, 32, 32, 3), np.uint8), np.arange(4))
     keys = [
         features._key(split_at_head(m)[0], split, "float32")
         for m in (other, build_model(tiny_recipe(2), 10, (32, 32, 3)))
@@ -320,7 +320,7 @@ def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, monkeypatch, damage)
     monkeypatch.setattr(features, "_BLOCK", 8)
     below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))
     images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3)).astype(np.uint8)
-    split, calls = Split(images, np.arange(30)), []
+    split, calls = Split.of(images, np.arange(30)), []
 
     def stored(calls_before_failure):
         def apply(batch):
@@ -351,14 +351,14 @@ def test_two_processes_want_the_same_features(tmp_path, monkeypatch):
         "from keras_cifar.training import features; from keras_cifar.data.datasets import Split\n"
         "from keras_cifar.speed.graph import split_at_head; from keras_cifar.model.build import build_model\n"
         "below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))\n"
-        "split = Split(np.arange(16 * 3072).reshape(16, 32, 32, 3).astype(np.uint8), np.arange(16))\n"
+        "split = Split.of(np.arange(16 * 3072).reshape(16, 32, 32, 3).astype(np.uint8), np.arange(16))\n"
         "print('asks', flush=True)\n"
         "make = lambda: print('computes') or below.predict_on_batch\n"
         "found = features.stored_features(below, make, split, 8, 'float32', None)\n"
         "print(np.allclose(found, below.predict_on_batch(split.images), atol=1e-5))"
     )
     below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))
-    split = Split(np.arange(16 * 3072).reshape(16, 32, 32, 3).astype(np.uint8), np.arange(16))
+    split = Split.of(np.arange(16 * 3072).reshape(16, 32, 32, 3).astype(np.uint8), np.arange(16))
     command = [sys.executable, "-c", code, str(ROOT), str(ROOT / "tests")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
 
@@ -376,7 +376,7 @@ def test_the_oldest_features_make_room(tmp_path, monkeypatch):
     below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))
     entries = {}  # file -> when it was last used
     for value in range(3):
-        split = Split(np.full((5, 32, 32, 3), value, np.uint8), np.arange(5))
+        split = Split.of(np.full((5, 32, 32, 3), value, np.uint8), np.arange(5))
         features.stored_features(below, lambda: below.predict_on_batch, split, 5, "float32", None)
         (path,) = set((tmp_path / "features").glob("*.npy")) - entries.keys()
         entries[path] = value

@@ -114,7 +114,7 @@ def test_one_val_image_cannot_be_halved():
 
     def read(split, split_seed):
         whole = source.read(split, split_seed)
-        return Split(whole.images[:1], whole.labels[:1]) if split == "val" else whole
+        return Split.of(whole.images[:1], whole.labels[:1]) if split == "val" else whole
 
     with pytest.raises(InputError, match="at least 2 val images"):
         open_runner(tiny_recipe(1), dataclasses.replace(source, read=read))
@@ -127,7 +127,7 @@ def test_the_epoch_is_chosen_without_the_ranking_half(tmp_path):
     honest = runner.run(Trial(0, recipe, {}, tmp_path / "honest"))
     labels = runner.val.labels.copy()
     labels[runner.ranked] = (labels[runner.ranked] + 1) % 10  # what a leak would notice
-    runner.val = Split(runner.val.images, labels)
+    runner.val = Split.of(runner.val.images, labels)
     runner.forget()
     other = runner.run(Trial(0, recipe, {}, tmp_path / "other"))
     assert (other.best_epoch, other.watched_top1) == (honest.best_epoch, honest.watched_top1)

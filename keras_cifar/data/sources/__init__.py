@@ -1,0 +1,1 @@
+"""Kinds of data sets: one module each, opened through `keras_cifar.data.specs`."""

@@ -1,0 +1,145 @@
+"""The data sources there are, by name; standard library only: a source is imported when it is opened."""
+
+import dataclasses
+import os
+import pkgutil
+from collections.abc import Callable, Mapping
+
+from keras_cifar.checks import Text, closest, show
+from keras_cifar.errors import InputError
+from keras_cifar.registry import Registry
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """What the classifier that a folder is for expects of it; other data sets have it or have it not.
+
+    Attributes:
+        class_names: its classes, see `keras_cifar.data.folders.open_folder`; None for those of the folder.
+        side: of the images, exactly; None for their median, up to the image size.
+        flat_is_test: with `class_names`, a folder of class folders alone is the test split. Not for the folder that
+            the classifier was trained on: that one is train and val.
+    """
+
+    class_names: list[str] | None = None
+    side: int | None = None
+    flat_is_test: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class DataRequest:
+    """What a source is asked for.
+
+    Attributes:
+        name: that it is registered by.
+        argument: what follows "NAME:", of a path with the user's home filled in; "" for a source without.
+        data_dir: folder of prepared TFDS data sets; None for TFDS' own place, with download.
+        image_size: upper bound of the side that images are stored at.
+        skip_bad_images: leave unreadable files out, in any split, instead of refusing them.
+        expected: see `Expected`.
+    """
+
+    name: str
+    argument: str = ""
+    data_dir: str | None = None
+    image_size: int = 224
+    skip_bad_images: bool = False
+    expected: Expected = Expected()
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceSpec:
+    """A kind of data set.
+
+    Attributes:
+        opener: `DataRequest` -> `keras_cifar.data.datasets.Source`, without reading its pixels; a function, or
+            "module:function" to import it when it is needed.
+        argument: what a user writes after "NAME:", for messages; "" for a source that takes nothing.
+        is_path: whether that is a path, which is found from any working directory afterwards, and may move.
+        side: of its images in pixels; None where they have any, stored at no more than the recipe's image size.
+        defaults: fields of the recipe that it changes in every level, where the user says nothing.
+    """
+
+    opener: str | Callable
+    argument: str = ""
+    is_path: bool = False
+    side: int | None = 32
+    defaults: Mapping = dataclasses.field(default_factory=dict)
+
+    def open(self, request: DataRequest):
+        """The source; reads no pixels."""
+        opener = self.opener if callable(self.opener) else pkgutil.resolve_name(self.opener)
+        return opener(request)
+
+
+SOURCES: Registry[SourceSpec] = Registry("data source")
+
+
+def register_source(name: str, spec: SourceSpec) -> None:
+    """Makes a kind of data set one that `Recipe.data` takes.
+
+    Args:
+        name: of it, without a colon.
+        spec: see `SourceSpec`.
+
+    Raises:
+        InputError: the name is taken.
+    """
+    SOURCES.register(name, spec)
+
+
+def data_names() -> list[str]:
+    """What `--data` takes, as a user writes it: "digits", "folder:PATH"."""
+    return [f"{name}:{SOURCES[name].argument}" if SOURCES[name].argument else name for name in SOURCES]
+
+
+class DataName(Text):
+    """The rule of a value of `--data`."""
+
+    @property
+    def choices(self) -> list[str]:
+        """See `data_names`."""
+        return data_names()
+
+    def check(self, name: str, value) -> str:
+        """The value.
+
+        Raises:
+            InputError: it names no kind of data set.
+        """
+        text, names = super().check(name, value), data_names()
+        if source_of(text) is None:
+            raise InputError(
+                f"Expected {name} among {', '.join(names)}, but got {show(text)}{closest(text, names)}; choose one of "
+                "them."
+            )
+        return text
+
+
+def source_of(data: str) -> SourceSpec | None:
+    """The kind of data set that a value of `--data` names, or None."""
+    name, colon, argument = data.partition(":")
+    if name in SOURCES and bool(argument) == bool(colon) == bool(SOURCES[name].argument):
+        return SOURCES[name]
+    return None
+
+
+def data_path(data: str) -> str | None:
+    """The path in a value of `--data`, with the user's home filled in; None for one without."""
+    spec = source_of(data)
+    return os.path.expanduser(data.partition(":")[2]) if spec and spec.is_path else None
+
+
+register_source("cifar10", SourceSpec("keras_cifar.data.sources.tfds:open_tfds"))
+register_source("cifar100", SourceSpec("keras_cifar.data.sources.tfds:open_tfds"))
+register_source(
+    "digits",
+    SourceSpec(
+        "keras_cifar.data.sources.digits:open_digits",
+        # They are no mirror images of themselves.
+        defaults={"image_size": 64, "flip": False, "tta": False, "batch_size": 32},
+    ),
+)
+register_source(
+    "folder", SourceSpec("keras_cifar.data.sources.folder:open_folder_source", argument="PATH", is_path=True, side=None)
+)
