@@ -321,11 +321,11 @@ def _evaluate(args):
 
 def _evaluate_run(args):
     _import_quietly()
-    from keras_cifar.evaluation.evaluate_run import evaluate_run
+    from keras_cifar.evaluation.evaluate_run import evaluate
     from keras_cifar.runs.run import open_run
 
     run = open_run(args.model)
-    result = evaluate_run(run, args.split, args.tta, _access(args))
+    result = evaluate(run, args.split, args.tta, _access(args))
     written = run.file(f"evaluation_{args.split}.json"), run.file("confusion.png")
     return result, f"level {run.recipe.level}", written
 

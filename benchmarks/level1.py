@@ -19,7 +19,7 @@ import tensorflow as tf
 from benchmarks.interleave import plot_lines
 from benchmarks.models import PLAIN, PRECISIONS, TORCH, has_torch
 from keras_cifar.cache import cache_dir
-from keras_cifar.data.datasets import open_source
+from keras_cifar.data.datasets import open_data
 from keras_cifar.metrics import top1
 from keras_cifar.model.build import build_model
 from keras_cifar.recipes import resolve_recipe
@@ -40,7 +40,7 @@ def measure() -> dict:
     of the ways' best ones, means over the rounds.
     """
     recipe = resolve_recipe(1, data="digits", backbone="efficientnet_lite0", image_size=96, batch_size=_BATCH)
-    source = open_source("digits")
+    source = open_data("digits")
     splits = source.load("train"), source.load("val")
     ways = _ways(recipe, *splits)
     found = {name: [] for name in ways}

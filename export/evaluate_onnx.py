@@ -7,7 +7,7 @@ import pathlib
 from export.card import card_path, is_edited, write_card
 from export.classifier import BATCH_SIZE, OnnxClassifier
 from keras_cifar.data.access import DataAccess
-from keras_cifar.data.datasets import open_source
+from keras_cifar.data.datasets import open_data
 from keras_cifar.data.record import data_changes
 from keras_cifar.data.specs import Expected, data_path
 from keras_cifar.errors import InputError
@@ -73,7 +73,7 @@ def _open(classifier, split, access):
     expected = Expected(classifier.class_names, classifier.side)
 
     def opened(expected):
-        return open_source(data, access.data_dir, classifier.side, access.skip_bad_images, expected)
+        return open_data(data, access.data_dir, classifier.side, access.skip_bad_images, expected)
 
     source = opened(expected)
     if split == "test" and source.folder and not _was_trained_on(classifier.metadata, data, source):

@@ -20,6 +20,8 @@ def float32_model(model):
     """The classifier itself, or its copy in float32 where it computes in another precision."""
     import keras
 
+    from keras_cifar.speed.keras_internals import flatten_layers
+
     def clone(layer):
         if isinstance(layer, keras.Model):
             return keras.models.clone_model(layer, clone_function=clone)
@@ -28,7 +30,7 @@ def float32_model(model):
         config = layer.get_config()
         return type(layer).from_config({**config, "dtype": "float32"} if "dtype" in config else config)
 
-    if all(layer.compute_dtype == "float32" for layer in model._flatten_layers() if layer.weights):
+    if all(layer.compute_dtype == "float32" for layer in flatten_layers(model) if layer.weights):
         return model
     copy = keras.models.clone_model(model, clone_function=clone)
     copy.set_weights(model.get_weights())

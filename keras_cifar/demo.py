@@ -2,7 +2,7 @@
 
 import pathlib
 
-from keras_cifar.evaluation.evaluate_run import evaluate_run
+from keras_cifar.evaluation.evaluate_run import evaluate
 from keras_cifar.recipes import LEVELS, Recipe, resolve_recipe
 from keras_cifar.runs.report import find_runs, markdown_tables, write_report
 from keras_cifar.training.job import Job
@@ -39,7 +39,7 @@ def run_demo(run_dir: str = "runs/demo", overwrite: bool = False, seed: int = 0,
     for run in train_levels([demo_recipe(level, seed) for level in LEVELS], job):
         if run.evaluation("test") is None:
             say(f"Evaluating level {run.recipe.level} on test, with and without flip TTA")
-            evaluate_run(run, "test")
+            evaluate(run, "test")
     runs = find_runs([str(root)])
     report = write_report(runs, root / "report.md")
     say("\n" + markdown_tables(runs))

@@ -146,6 +146,37 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+# The modules that may use private names of Keras, TensorFlow and KerasTuner.
+INTERNALS = ("keras_cifar.speed.keras_internals", "tuning.oracles")
+
+
+def private_names(tree):
+    """The names with one underscore that a file defines or sets, and those that it reads of some object."""
+    ours, read = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            ours.add(node.name)
+        elif isinstance(node, ast.Name):
+            ours.add(node.id)
+        elif isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr):
+            (ours if isinstance(node.ctx, ast.Store) else read).add(node.attr)
+    return ours, read
+
+
+def test_private_names_of_other_libraries_stay_in_their_modules():
+    packages = [(package, modules_of(package)) for package in ("keras_cifar", *PACKAGES)]
+    paths = {f"{package}.{name}": path for package, found in packages for name, path in found.items()}
+    trees = {module: ast.parse(path.read_text()) for module, path in {**paths, "cli": ROOT / "cli.py"}.items()}
+    allowed = {module: module in INTERNALS for module in trees}
+    ours = set().union(*(private_names(tree)[0] for module, tree in trees.items() if not allowed[module]))
+    found = []
+    for module in (module for module in trees if not allowed[module]):
+        found += [(module, name) for name in private_names(trees[module])[1] - ours]
+        found += [(module, name) for name in imported(paths.get(module, ROOT / "cli.py"))
+                  if re.search(r"\.src\b|tensorflow\.python|\._", name)]  # fmt: skip
+    assert not found
+
+
 SOURCES = {
     f"{package}.{module}": path
     for package in ("keras_cifar", *PACKAGES)

@@ -17,7 +17,7 @@ from keras_cifar.data.datasets import Source, Split
 from keras_cifar.data.policies import POLICIES, register_policy
 from keras_cifar.data.specs import SOURCES, SourceSpec, register_source
 from keras_cifar.errors import InputError
-from keras_cifar.evaluation.evaluate_run import evaluate_run
+from keras_cifar.evaluation.evaluate_run import evaluate
 from keras_cifar.model.specs import BACKBONES, register_backbone
 from keras_cifar.recipes import resolve_recipe
 from keras_cifar.training.losses import LOSSES, Loss, register_loss
@@ -136,7 +136,7 @@ def test_one_of_each_kind_from_outside_trains_evaluates_and_is_exported(added, t
     assert not any("failed" in line for line in lines), lines
     assert run.file("diary.txt").read_text().startswith("epoch 1: ")
     assert run.data_record["data"] == "painted here" and run.recipe == recipe
-    assert evaluate_run(run, "test").views["plain"]["images"] == 20
+    assert evaluate(run, "test").views["plain"]["images"] == 20
     export_run(run, ExportPlan(tmp_path / "level2.xnno", "backwards"), say=lines.append)
     (tmp_path / "level2.onnx").write_bytes((tmp_path / "level2.xnno").read_bytes()[::-1])
     images = SOURCES["painted"].open(dataclasses.make_dataclass("Request", ["argument"])("x")).read("test", 0).images

@@ -95,12 +95,11 @@ def serve(oracle, address: tuple[str, int]) -> None:
         InputError: the address cannot be used.
     """
     import grpc
-    from keras_tuner.src import protos
-    from keras_tuner.src.distribute.oracle_chief import OracleServicer
+
+    from tuning.oracles import add_oracle_service
 
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=1), options=[("grpc.so_reuseport", 0)])
-    servicer = OracleServicer(oracle)
-    protos.get_service_grpc().add_OracleServicer_to_server(servicer, server)
+    servicer = add_oracle_service(oracle, server)
     try:
         server.add_insecure_port("{}:{}".format(*address))
     except RuntimeError as error:

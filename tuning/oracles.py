@@ -1,4 +1,8 @@
-"""KerasTuner's oracles, made to survive a kill: atomic state, and the same proposals whether interrupted or not."""
+"""KerasTuner's oracles, made to survive a kill: atomic state, and the same proposals whether interrupted or not.
+
+Every private name of KerasTuner that this package uses is in here; setup.py bounds its version, and
+`tests/tuning/test_kerastuner_internals.py` says which one went away.
+"""
 
 import contextlib
 import json
@@ -137,6 +141,43 @@ class GridOracle(_Durable, keras_tuner.Oracle):
         if index >= len(points):
             return {"status": "STOPPED", "values": None}
         return {"status": "RUNNING", "values": points[index]}
+
+
+class DurableTuner(keras_tuner.engine.base_tuner.BaseTuner):
+    """KerasTuner's tuner with atomic state; a worker has none."""
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether the trials come from a chief in another process."""
+        return self._is_worker()
+
+    def _get_tuner_fname(self):
+        return str(pathlib.Path(self.project_dir) / "tuner.json")
+
+    def save(self):
+        if not self.is_worker:
+            self.oracle.save()
+            write_json(self._get_tuner_fname(), self.get_state())
+
+    def reload(self):
+        if not self.is_worker:
+            self.oracle.reload()
+
+    def on_search_begin(self):
+        self.save()
+
+    def on_trial_end(self, trial):
+        self.oracle.end_trial(trial)  # which saves itself; a tuner has nothing to save
+
+
+def add_oracle_service(oracle: keras_tuner.Oracle, server):
+    """KerasTuner's service of an oracle, on a server of gRPC that has not started; returns it."""
+    from keras_tuner.src import protos
+    from keras_tuner.src.distribute.oracle_chief import OracleServicer
+
+    servicer = OracleServicer(oracle)
+    protos.get_service_grpc().add_OracleServicer_to_server(servicer, server)
+    return servicer
 
 
 ORACLES = {"random": RandomOracle, "bayesian": BayesianOracle, "hyperband": HyperbandOracle, "grid": GridOracle}

@@ -18,7 +18,7 @@ from keras_cifar.runs.run import Run, open_run
 from keras_cifar.training.job import Job
 from keras_cifar.training.train import find_parent
 from tuning.distributed import PatientClient, Team, role, serve, wait_for_chief
-from tuning.oracles import OBJECTIVE, make_oracle
+from tuning.oracles import OBJECTIVE, DurableTuner, make_oracle
 from tuning.report import describe, format_values, write_report, write_trials
 from tuning.result import TrialResult
 from tuning.search_space import Plan, check_minutes
@@ -34,7 +34,7 @@ class FatalInputError(keras_tuner.errors.FatalError, InputError):
     """Bad input that every trial would meet."""
 
 
-class Tuner(keras_tuner.engine.base_tuner.BaseTuner):
+class Tuner(DurableTuner):
     """KerasTuner's tuner with our trials, quiet and with atomic state.
 
     Args:
@@ -49,26 +49,8 @@ class Tuner(keras_tuner.engine.base_tuner.BaseTuner):
         self.plan, self.runner, self.say = plan, runner, say
         with contextlib.redirect_stdout(io.StringIO()):  # that it reloads
             super().__init__(oracle, directory=str(folder), project_name=_TRIALS)
-        if self._is_worker():
+        if self.is_worker:
             self.oracle = PatientClient(self.oracle)
-
-    def _get_tuner_fname(self):
-        return str(pathlib.Path(self.project_dir) / "tuner.json")
-
-    def save(self):
-        if not self._is_worker():
-            self.oracle.save()
-            write_json(self._get_tuner_fname(), self.get_state())
-
-    def reload(self):
-        if not self._is_worker():
-            self.oracle.reload()
-
-    def on_search_begin(self):
-        self.save()
-
-    def on_trial_end(self, trial):
-        self.oracle.end_trial(trial)  # which saves itself; a tuner has nothing to save
 
     def run_trial(self, trial):
         """Trains a trial; a failure is recorded with its reason before KerasTuner hears of it."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_cifar.data.datasets import Source, open_source
+from keras_cifar.data.datasets import Source, open_data
 from keras_cifar.data.specs import Expected
 from keras_cifar.recipes import Recipe
 
@@ -12,7 +12,7 @@ class DataAccess:
     """How a job reaches its images.
 
     Attributes:
-        data: name of the data set in place of the recipe's, see `keras_cifar.data.datasets.open_source`; None for the
+        data: name of the data set in place of the recipe's, see `keras_cifar.data.datasets.open_data`; None for the
             recipe's own, or for a finished run the one it was trained on.
         data_dir: folder of prepared TFDS data sets; None for TFDS' own place, with download, or for a finished run
             where it was trained from.
@@ -30,9 +30,9 @@ class DataAccess:
 
         Args:
             recipe: names the data, where this does not, and the side that images of a folder are stored at, at most.
-            expected: see `open_source`.
+            expected: see `open_data`.
 
         Raises:
             InputError: nothing of that name, or it cannot be read.
         """
-        return open_source(self.data or recipe.data, self.data_dir, recipe.image_size, self.skip_bad_images, expected)
+        return open_data(self.data or recipe.data, self.data_dir, recipe.image_size, self.skip_bad_images, expected)

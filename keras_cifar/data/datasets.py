@@ -159,7 +159,7 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
     return np.setdiff1d(np.arange(len(labels)), held), held
 
 
-def open_source(
+def open_data(
     data: str,
     data_dir: str | None = None,
     image_size: int = 224,

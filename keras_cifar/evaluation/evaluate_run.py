@@ -79,7 +79,7 @@ def run_precision(run: Run) -> str:
     return inference_precision(run.recipe.precision, run.precisions[0])
 
 
-def evaluate_run(
+def evaluate(
     run: Run,
     split: str = "test",
     tta: bool = True,

@@ -12,6 +12,7 @@ from keras_cifar.errors import InputError, first_line
 from keras_cifar.model.specs import BACKBONES
 from keras_cifar.model.weights import missing_weights, resolve_preset
 from keras_cifar.speed.graph import graph_nodes
+from keras_cifar.speed.keras_internals import producer
 
 
 @contextlib.contextmanager
@@ -65,7 +66,7 @@ def load_backbone(name: str, weights: str = "imagenet", policy: str = "float32")
 def _padded(backbone, spec):
     """The backbone with the padding that its weights were trained with; for maps of even sides."""
     for node in graph_nodes(backbone) if spec.tensorflow_padding else ():
-        layer, padding = node.operation, node.input_tensors[0]._keras_history.operation
+        layer, padding = node.operation, producer(node.input_tensors[0])
         if isinstance(padding, keras.layers.ZeroPadding2D) and layer.strides == (2, 2):
             padding.padding = tuple((size // 2 - 1, size // 2) for size in layer.kernel_size)
     return backbone

@@ -17,6 +17,7 @@ from keras_cifar.libraries import import_openvino
 from keras_cifar.program import install_hint
 from keras_cifar.recipes import Recipe
 from keras_cifar.speed.fold import fold_batch_norms
+from keras_cifar.speed.keras_internals import flatten_layers, frozen_graph
 from keras_cifar.speed.precision import bfloat16_pays, resolve_precision
 
 ENGINES = ("openvino", "keras")
@@ -79,7 +80,7 @@ def compile_inference(model: keras.Model, batch_size: int, precision: str = "flo
     Returns:
         (batch_size, H, W, 3) uint8 array -> (batch_size, ...) float32 array.
     """
-    trainable = [(layer, layer.trainable) for layer in model._flatten_layers()]
+    trainable = [(layer, layer.trainable) for layer in flatten_layers(model)]
     model.trainable = False
     try:
         if engine_name() == "openvino":
@@ -111,12 +112,11 @@ def _openvino(model, batch_size, precision):
 def _frozen_graph(model, shape):
     """The model for inputs of a shape as TensorFlow's GraphDef, its weights in it."""
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     # Autograph has nothing to convert here, and leaves its generated source in the temporary folder when it is killed.
     function = tf.function(lambda images: model(images, training=False), autograph=False)
     traced = function.get_concrete_function(tf.TensorSpec(shape, model.input.dtype))
-    return convert_variables_to_constants_v2(traced).graph.as_graph_def().SerializeToString()
+    return frozen_graph(traced)
 
 
 def _few_layers(dtype):

@@ -6,14 +6,16 @@ A classifier is the functional graph that `keras_cifar.model.build.build_model` 
 
 import keras
 
+from keras_cifar.speed.keras_internals import nodes_by_depth
+
 BACKBONE = "backbone"
 HEAD = "head"
 
 
 def graph_nodes(model: keras.Model) -> list:
     """A functional model's own calls, inputs first; each has `operation`, `input_tensors`, `outputs`, `arguments`."""
-    depths = sorted(model._nodes_by_depth, reverse=True)
-    return [node for depth in depths for node in model._nodes_by_depth[depth] if not node.is_input]
+    by_depth = nodes_by_depth(model)
+    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
 
 
 def split_at_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from keras_cifar.recipes import Recipe
-from keras_cifar.speed.optimizer import FusedAdam
+from keras_cifar.speed.keras_internals import FusedAdam
 from keras_cifar.training.objective import Objective
 
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 import cli
 from keras_cifar.data.access import DataAccess
-from keras_cifar.data.datasets import open_source
+from keras_cifar.data.datasets import open_data
 from keras_cifar.data.record import data_changes, describe_data
 from keras_cifar.errors import InputError
-from keras_cifar.evaluation.evaluate_run import evaluate_run, load_run, run_data_changes
+from keras_cifar.evaluation.evaluate_run import evaluate, load_run, run_data_changes
 from keras_cifar.files import read_json, write_json
 from keras_cifar.runs.run import Run
 from keras_cifar.training.train import parent_changes, train
@@ -124,21 +124,21 @@ def test_runs_of_older_versions_compare_what_they_have(photos, run):
     known = run.environment
     write_json(run.file("environment.json"), {k: v for k, v in known.items() if k in ("data", "data_fingerprint",
                                               "precision", "engine_precision", "seed", "started")})  # fmt: skip
-    assert evaluate_run(run, "val", tta=False).data_fingerprint == known["val_fingerprint"]
+    assert evaluate(run, "val", tta=False).data_fingerprint == known["val_fingerprint"]
     other_pixels(photos)
     with pytest.raises(InputError, match="train has other images"):
-        evaluate_run(run, "val", tta=False)
+        evaluate(run, "val", tta=False)
 
 
 @pytest.mark.slow
 def test_a_second_evaluation_notices_another_test_set(photos, run):
-    assert not evaluate_run(run, "test", tta=False).changed_data
+    assert not evaluate(run, "test", tta=False).changed_data
     before = contents(run.path)
     other_pixels(photos, "test")
     with pytest.raises(InputError, match="test has other pixels or labels than when it was evaluated"):
-        evaluate_run(run, "test", tta=False)
+        evaluate(run, "test", tta=False)
     assert contents(run.path) == before
-    found = evaluate_run(run, "test", tta=False, access=DataAccess(allow_changed=True))
+    found = evaluate(run, "test", tta=False, access=DataAccess(allow_changed=True))
     assert found.times_taken == 2 and len(found.changed_data) == 1
 
 
@@ -159,7 +159,7 @@ def test_data_that_has_moved_is_named_and_found(photos, run, capsys):
         assert "--data folder:PATH" in error and len(error.strip().splitlines()) == 1
     assert cli.main(["evaluate", str(run.path), "--data", f"folder:{photos.parent / 'elsewhere'}"]) == 0
     with pytest.raises(InputError, match="classes"):
-        evaluate_run(run, "val", access=DataAccess(data="digits"))
+        evaluate(run, "val", access=DataAccess(data="digits"))
 
 
 def test_bad_images_can_be_skipped_when_a_run_is_evaluated(photos, run, capsys):
@@ -211,7 +211,7 @@ def test_a_level_does_not_start_from_one_of_other_data(photos):
 def test_a_run_to_start_from_may_have_read_the_same_data_at_another_size_and_limit(photos, run):
     def changes():
         recipe = folder_recipe(photos, 2, image_size=64)
-        source = open_source(recipe.data, None, recipe.image_size)
+        source = open_data(recipe.data, None, recipe.image_size)
         assert source.image_shape != tuple(run.environment["image_shape"])
         return parent_changes(recipe, source, job(init_from=str(run.path)))
 
@@ -244,7 +244,7 @@ def test_a_search_and_a_range_test_beside_it_keep_to_their_data(photos, tmp_path
 
 
 def test_what_is_not_known_is_not_compared_and_classes_are():
-    source, recipe = open_source("digits"), tiny_recipe(1)
+    source, recipe = open_data("digits"), tiny_recipe(1)
     known = describe_data(source, source.load("train", 0, recipe.limit), source.load("val"))
     assert data_changes(known, source, recipe) == data_changes({}, source, recipe) == []
     (change,) = data_changes({**known, "class_names": ["a", "b"]}, source, recipe)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_cifar.data.datasets import Source, Split, open_source, stratified_split, with_cut_val
+from keras_cifar.data.datasets import Source, Split, open_data, stratified_split, with_cut_val
 from keras_cifar.data.specs import Expected
 from keras_cifar.errors import InputError
 
@@ -28,12 +28,12 @@ def test_split_rounds_to_whole_images():
 
 
 def test_digits_splits_do_not_overlap():
-    source = open_source("digits")
+    source = open_data("digits")
     parts = [source.load(name) for name in ("train", "val", "test")]
     assert sum(map(len, parts)) == 1797
     assert all(p.images.dtype == np.uint8 and p.images.shape[1:] == (32, 32, 3) for p in parts)
     assert parts[0].images.max() == 255
-    assert len(open_source("digits").load("train", limit=100)) == 100
+    assert len(open_data("digits").load("train", limit=100)) == 100
 
 
 def test_training_splits_never_read_test():
@@ -51,7 +51,7 @@ def test_training_splits_never_read_test():
 @pytest.mark.parametrize("limit", [1, 9])
 def test_limit_below_the_number_of_classes(limit):
     with pytest.raises(InputError, match="--limit of at least 10"):
-        open_source("digits").load("train", limit=limit)
+        open_data("digits").load("train", limit=limit)
 
 
 def test_limit_that_leaves_a_class_without_images():
@@ -65,11 +65,11 @@ def test_limit_that_leaves_a_class_without_images():
 
 def test_limit_larger_than_train():
     with pytest.raises(InputError, match="--limit of at most 1150"):
-        open_source("digits").load("train", limit=5000)
+        open_data("digits").load("train", limit=5000)
 
 
 def test_folder_of_mixed_sizes_and_formats(image_folder):
-    source = open_source(f"folder:{image_folder}")
+    source = open_data(f"folder:{image_folder}")
     train, val = source.load("train"), source.load("val")
     assert source.class_names == ["cat", "dog"]
     assert source.image_shape == train.images.shape[1:] and source.image_shape[0] == source.image_shape[1]
@@ -86,7 +86,7 @@ def test_folder_with_splits_keeps_them(image_folder, tmp_path):
             (root / split / name).mkdir(parents=True)
             for i in range(count):
                 Image.new("L", (50, 60), 9 * i).save(root / split / name / f"{i}.png")
-    source = open_source(f"folder:{root}")
+    source = open_data(f"folder:{root}")
     assert [len(source.load(s)) for s in ("train", "val", "test")] == [24, 4, 6]
 
 
@@ -98,7 +98,7 @@ def test_split_reads_the_pixels_of_no_other(image_folder, tmp_path):
         for name in ("cat", "dog"):
             (root / split / name).mkdir(parents=True)
             (root / split / name / "bad.png").write_bytes(b"not an image")
-    source = open_source(f"folder:{root}")
+    source = open_data(f"folder:{root}")
     assert len(source.load("train")) == 24
     for split in ("val", "test"):
         with pytest.raises(InputError, match="2 of 2 cannot be read"):
@@ -106,17 +106,17 @@ def test_split_reads_the_pixels_of_no_other(image_folder, tmp_path):
 
 
 def test_listing_and_counts_of_a_folder(image_folder, tmp_path):
-    source = open_source(f"folder:{image_folder}")
+    source = open_data(f"folder:{image_folder}")
     assert sum(source.counts("train").values()) == len(source.load("train")) and source.counts("test") is None
     before = {split: source.listing(split) for split in ("train", "val", "test")}
     assert len({*before.values()}) == 3 and before["test"] is None
     assert before["val"] != source.listing("val", split_seed=1)
     shutil.copytree(image_folder, tmp_path / "copy")
-    copy = open_source(f"folder:{tmp_path / 'copy'}")
+    copy = open_data(f"folder:{tmp_path / 'copy'}")
     assert {split: copy.listing(split) for split in before} == before
     for i in range(20):
         shutil.copy(image_folder / "cat" / "0.png", tmp_path / "copy" / "cat" / f"new{i}.png")
-    grown = open_source(f"folder:{tmp_path / 'copy'}")
+    grown = open_data(f"folder:{tmp_path / 'copy'}")
     assert all(grown.listing(split) != before[split] for split in ("train", "val"))
     val = {file.key for file in source.folder.files("val")}
     assert val == {file.key for file in grown.folder.files("val") if "new" not in file.key}
@@ -128,25 +128,25 @@ def test_folder_of_bitmaps(tmp_path):
         for i in range(5):
             for suffix in ("bmp", "TIF", "GIF"):
                 Image.new("RGB", (10, 10), 50 * i).save(tmp_path / name / f"{i}.{suffix}")
-    source = open_source(f"folder:{tmp_path}")
+    source = open_data(f"folder:{tmp_path}")
     assert len(source.load("train")) + len(source.load("val")) == 30
 
 
 def test_labelled_images_for_a_classifier(image_folder):
     names = ["bird", "dog", "cat"]
-    source = open_source(f"folder:{image_folder}", expected=Expected(class_names=names, flat_is_test=True, side=17))
+    source = open_data(f"folder:{image_folder}", expected=Expected(class_names=names, flat_is_test=True, side=17))
     test = source.load("test")
     assert source.class_names == names and test.images.shape == (24, 17, 17, 3) and set(test.labels) == {1, 2}
     assert test.images[test.labels == 1].mean() > test.images[test.labels == 2].mean() + 100
     with pytest.raises(InputError, match="Expected val images"):
         source.load("val")
     with pytest.raises(InputError, match="Expected test images"):
-        open_source(f"folder:{image_folder}", expected=Expected(class_names=names)).load("test")
+        open_data(f"folder:{image_folder}", expected=Expected(class_names=names)).load("test")
 
 
 def test_folder_without_test_says_so(image_folder):
     with pytest.raises(InputError, match="test/ folder"):
-        open_source(f"folder:{image_folder}").load("test")
+        open_data(f"folder:{image_folder}").load("test")
 
 
 def test_images_are_turned_upright(image_folder):
@@ -154,7 +154,7 @@ def test_images_are_turned_upright(image_folder):
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     wide.crop((0, 10, 20, 30)).save(image_folder / "cat" / "turned.png", exif=exif)
-    source = open_source(f"folder:{image_folder}", image_size=20)
+    source = open_data(f"folder:{image_folder}", image_size=20)
     images = np.concatenate([source.load("train").images, source.load("val").images])
     side = source.image_shape[0]
     assert any(i[: side // 4].min() > 250 and i[-(side // 4) :].max() < 5 for i in images)
@@ -164,9 +164,9 @@ def test_bad_images_are_named_and_counted(image_folder):
     (image_folder / "cat" / "broken.png").write_bytes(b"not an image")
     (image_folder / "dog" / "cut.jpg").write_bytes((image_folder / "dog" / "1.jpg").read_bytes()[:200])
     with pytest.raises(InputError) as error:
-        open_source(f"folder:{image_folder}").load("train")
+        open_data(f"folder:{image_folder}").load("train")
     assert "2 of 19" in str(error.value) and "broken.png" in str(error.value) and "cut.jpg" in str(error.value)
-    source = open_source(f"folder:{image_folder}", skip_bad_images=True)
+    source = open_data(f"folder:{image_folder}", skip_bad_images=True)
     train, val = source.load("train"), source.load("val")
     assert len(train) + len(val) == 24 and train.images.any(axis=(1, 2, 3)).all()
     skipped = " ".join(line for line in source.notes if "skipped" in line)
@@ -179,7 +179,7 @@ def test_class_whose_training_images_are_all_bad(image_folder):
     for path in (image_folder / "cat").iterdir():
         path.write_bytes(b"not an image")
     with pytest.raises(InputError, match="none is of cat"):
-        open_source(f"folder:{image_folder}", skip_bad_images=True).load("train")
+        open_data(f"folder:{image_folder}", skip_bad_images=True).load("train")
 
 
 def test_bad_image_of_test_is_skipped(image_folder, tmp_path):
@@ -187,8 +187,8 @@ def test_bad_image_of_test_is_skipped(image_folder, tmp_path):
         shutil.copytree(image_folder, tmp_path / "nested" / split)
     (tmp_path / "nested" / "test" / "cat" / "broken.png").write_bytes(b"not an image")
     with pytest.raises(InputError, match=r"broken\.png.*--skip-bad-images"):
-        open_source(f"folder:{tmp_path / 'nested'}").load("test")
-    source = open_source(f"folder:{tmp_path / 'nested'}", skip_bad_images=True)
+        open_data(f"folder:{tmp_path / 'nested'}").load("test")
+    source = open_data(f"folder:{tmp_path / 'nested'}", skip_bad_images=True)
     assert len(source.load("test")) == 24 and source.notes[-1].startswith("test: skipped 1 of 25")
 
 
@@ -202,12 +202,12 @@ def test_bad_image_of_test_is_skipped(image_folder, tmp_path):
 def test_unusable_folder(tmp_path, make, words):
     make(tmp_path / "photos")
     with pytest.raises(InputError, match=words):
-        open_source(f"folder:{tmp_path / 'photos'}")
+        open_data(f"folder:{tmp_path / 'photos'}")
 
 
 def test_data_dir_without_the_data(tmp_path):
     with pytest.raises(InputError, match="--data-dir"):
-        open_source("cifar10", str(tmp_path / "missing"))
+        open_data("cifar10", str(tmp_path / "missing"))
 
 
 @pytest.mark.data
@@ -215,7 +215,7 @@ def test_cifar10_from_a_prepared_folder():
     folder = os.environ.get("TFDS_DATA_DIR")
     if not folder or not os.path.isdir(os.path.join(folder, "cifar10")):
         pytest.skip("TFDS_DATA_DIR names no folder with a prepared cifar10")
-    source = open_source("cifar10", folder)
+    source = open_data("cifar10", folder)
     val = source.load("val")
     assert len(source.load("train")) == 40000 and (np.bincount(val.labels) == 1000).all()
     assert len(source.load("test")) == 10000 and source.class_names[0] == "airplane"

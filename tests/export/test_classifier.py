@@ -22,7 +22,7 @@ import cli
 from export import OnnxClassifier
 from export.classifier import PRETRAINED
 from export.opset import read_opset
-from keras_cifar.data.datasets import open_source
+from keras_cifar.data.datasets import open_data
 from keras_cifar.data.images import decode_image
 from keras_cifar.errors import InputError
 
@@ -34,7 +34,7 @@ def path(exported):
 
 @pytest.fixture(scope="module")
 def images():
-    return open_source("digits").load("val").images[:12]
+    return open_data("digits").load("val").images[:12]
 
 
 def test_package_offers_the_classifier_alone():

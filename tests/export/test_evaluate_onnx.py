@@ -10,9 +10,9 @@ import cli
 from export.classifier import OnnxClassifier
 from export.evaluate_onnx import evaluate_onnx
 from keras_cifar.data.access import DataAccess
-from keras_cifar.data.datasets import Source, Split, open_source
+from keras_cifar.data.datasets import Source, Split, open_data
 from keras_cifar.errors import InputError
-from keras_cifar.evaluation.evaluate_run import evaluate_run
+from keras_cifar.evaluation.evaluate_run import evaluate
 from keras_cifar.metrics import calibration_error
 from keras_cifar.runs.run import open_run
 
@@ -28,7 +28,7 @@ def files(exported, tmp_path):
 
 
 def test_file_and_run_are_evaluated_alike(exported, files, capsys):
-    expected = evaluate_run(open_run(exported["run"]), "val")
+    expected = evaluate(open_run(exported["run"]), "val")
     assert cli.main(["evaluate", str(files / "level4_fp32.onnx"), "--split", "val"]) == 0
     out = capsys.readouterr().out
     found = json.loads((files / "level4_fp32.evaluation_val.json").read_text())
@@ -61,12 +61,12 @@ def test_evaluation_on_test_goes_into_the_card(files, capsys):
     assert cli.main(["evaluate", path]) == 0
     assert card.read_text() == edited and f"{card} was edited" in capsys.readouterr().out
     assert json.loads((files / "level4_int8_tta.evaluation_test.json").read_text())["times_taken"] == 2
-    assert len(open_source("digits").load("test")) == 359
+    assert len(open_data("digits").load("test")) == 359
 
 
 def test_calibration_error_is_that_of_the_probabilities(files):
     classifier = OnnxClassifier(files / "level4_fp32.onnx")
-    val = open_source("digits").load("val")
+    val = open_data("digits").load("val")
     error = calibration_error(np.log(classifier.predict_proba(val.images)), val.labels)
     assert abs(classifier.metadata.temperature - 1) > 0.01
     found = evaluate_onnx(classifier, split="val").views["plain"]["calibration_error"]
@@ -91,7 +91,7 @@ def test_other_data_is_refused(files, image_folder, capsys, options, words):
 @pytest.fixture
 def digit_folder(tmp_path):
     """Test images of digits 3 and 7 as class folders."""
-    test = open_source("digits").load("test")
+    test = open_data("digits").load("test")
     for i, (pixels, label) in enumerate(zip(test.images, test.labels, strict=True)):
         if label in (3, 7):
             path = tmp_path / "labelled" / str(label) / f"{i:03}.png"
@@ -102,7 +102,7 @@ def digit_folder(tmp_path):
 
 def test_labelled_images_alone_score_a_file(files, digit_folder, tmp_path, capsys):
     classifier = OnnxClassifier(files / "level4_fp32.onnx")
-    test = open_source("digits").load("test")
+    test = open_data("digits").load("test")
     chosen = np.isin(test.labels, (3, 7))
     expected = (classifier.predict_logits(test.images[chosen]).argmax(axis=1) == test.labels[chosen]).mean()
     (tmp_path / "splits").mkdir()
@@ -127,7 +127,7 @@ def test_folder_of_the_training_is_no_test_set(files, digit_folder, tmp_path, mo
     for name in (None, "folder:link", "folder:./labelled/"):
         with pytest.raises(InputError, match="Expected test images"):
             evaluate_onnx(classifier, access=DataAccess(data=name))
-    listing = open_source(f"folder:{digit_folder}").listing("train")
+    listing = open_data(f"folder:{digit_folder}").listing("train")
     classifier.metadata.recipe["data"] = "folder:moved"
     assert evaluate_onnx(classifier, access=DataAccess(data=f"folder:{digit_folder}")).views["plain"]["images"] > 0
     classifier.metadata = dataclasses.replace(classifier.metadata, data_record={"listings": {"train": listing}})

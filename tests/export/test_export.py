@@ -21,9 +21,9 @@ from export.plan import VARIANTS, ExportPlan, Variant
 from export.runtimes import RUNTIMES, OnnxSession, register_runtime
 from export.targets import TARGETS, Target, register_target
 from export.temperature import calibration, fit_temperature
-from keras_cifar.data.datasets import open_source
+from keras_cifar.data.datasets import open_data
 from keras_cifar.errors import InputError
-from keras_cifar.evaluation.evaluate_run import evaluate_run
+from keras_cifar.evaluation.evaluate_run import evaluate
 from keras_cifar.evaluation.tta import flip_images, mean_logits
 from keras_cifar.files import leftovers
 from keras_cifar.metrics import calibration_error, cross_entropy
@@ -36,7 +36,7 @@ NAMES = [variant.name for variant in VARIANTS]
 
 @pytest.fixture(scope="module")
 def val():
-    return open_source("digits").load("val")
+    return open_data("digits").load("val")
 
 
 def open_file(exported, name):
@@ -228,7 +228,7 @@ def test_replaced_file_has_nothing_of_the_old_one(exported, tmp_path):
     for suffix in (".onnx", ".md", ".evaluation_test.json", ".confusion.png"):
         path.with_suffix(suffix).write_text("of the old file")
     run = open_run(exported["run"])
-    test = evaluate_run(run, "test")
+    test = evaluate(run, "test")
     try:
         module.export_run(run, ExportPlan(path, tta=False, overwrite=True))
     finally:

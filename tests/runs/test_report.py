@@ -13,7 +13,7 @@ from test_names import NASTY
 
 from keras_cifar import demo
 from keras_cifar.evaluation.comparisons import read_group
-from keras_cifar.evaluation.evaluate_run import evaluate_run
+from keras_cifar.evaluation.evaluate_run import evaluate
 from keras_cifar.files import write_json
 from keras_cifar.metrics import images_interval, wilson_interval
 from keras_cifar.names import markdown
@@ -50,7 +50,7 @@ def test_demo_trains_every_level_and_reports(tmp_path, monkeypatch):
     assert sum("kept" in line for line in lines) == len(LEVELS)
     runs = find_runs([str(tmp_path / "demo")])
     assert [run.evaluation("test").taken for run in runs] == taken
-    assert evaluate_run(runs[0], "test").times_taken == 2
+    assert evaluate(runs[0], "test").times_taken == 2
 
 
 @pytest.mark.skipif(not RESULTS.is_dir(), reason="results/ is not there")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from conftest import tiny_recipe
 
-from keras_cifar.data.datasets import open_source
+from keras_cifar.data.datasets import open_data
 from keras_cifar.data.record import describe_data
 from keras_cifar.environment import describe_environment
 from keras_cifar.errors import InputError
@@ -54,7 +54,7 @@ def test_overwrite_removes_the_run_and_keeps_other_files(tmp_path):
 
 
 def test_environment_names_no_path_of_the_machine(tmp_path):
-    source = open_source("digits")
+    source = open_data("digits")
     data = describe_data(source, source.load("train"), source.load("val"))
     text = repr(describe_environment(tiny_recipe(1), describe_compute(tiny_recipe(1)), data))
     assert "/" not in text.replace("'UTC'", "")

@@ -15,8 +15,8 @@ from keras_cifar.model.build import build_model
 from keras_cifar.speed.engine import compile_inference, engine_name, inference_precision
 from keras_cifar.speed.fold import FoldedConvolution, fold_batch_norms
 from keras_cifar.speed.graph import split_at_trainable
+from keras_cifar.speed.keras_internals import FusedAdam
 from keras_cifar.speed.kernel_gradient import conv, depthwise_conv, kernel_gradient_way
-from keras_cifar.speed.optimizer import FusedAdam
 
 random = np.random.default_rng(0)
 IMAGES = random.integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)

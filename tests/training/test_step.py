@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import tiny_recipe
 
-from keras_cifar.data.datasets import open_source
+from keras_cifar.data.datasets import open_data
 from keras_cifar.errors import DivergedError
 from keras_cifar.model.heads import linear_head
 from keras_cifar.speed.fold import fold_batch_norms
@@ -102,7 +102,7 @@ def test_a_constant_rate_stays():
 
 @pytest.fixture(scope="module")
 def runner():
-    return open_runner(tiny_recipe(1), open_source("digits"))
+    return open_runner(tiny_recipe(1), open_data("digits"))
 
 
 def fit_in_calls_of(steps, runner, recipe, monkeypatch, resume_at=None):

@@ -14,7 +14,7 @@ from conftest import ROOT, job, needs_bfloat16, run_until_killed, tiny_options, 
 from made_run import made_run
 
 from keras_cifar.data.augment import Augmentation, view_images, view_table
-from keras_cifar.data.datasets import Split, open_source
+from keras_cifar.data.datasets import Split, open_data
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.predict import predict_logits
 from keras_cifar.files import read_json, write_json
@@ -77,7 +77,7 @@ def test_run_folder_holds_what_it_should(finished):
 
 
 def test_best_weights_have_the_val_accuracy_they_claim(finished):
-    val = open_source("digits").load("val")
+    val = open_data("digits").load("val")
     logits = predict_logits(load_classifier(finished.file("best.keras")).predict_on_batch, val.images)
     assert np.mean(logits.argmax(1) == val.labels) == finished.metrics["val"]["top1"]
 
@@ -230,7 +230,7 @@ def test_training_without_room_for_features(tmp_path, monkeypatch):
 def test_stored_features_are_what_the_trained_part_would_round_them_to(level, dtype):
     needs_bfloat16()
     recipe = tiny_recipe(level, views=1, limit=16, precision="bfloat16")
-    source = open_source("digits")
+    source = open_data("digits")
     model = build_model(recipe, 10, (32, 32, 3))
     part = TrainedPart(recipe, model, source.load("train", 0, 16), source.load("val"))
     (view,) = part.train_views
@@ -245,7 +245,7 @@ def test_stored_features_are_what_the_trained_part_would_round_them_to(level, dt
 
 def test_full_disk_leaves_nothing_and_training_does_without(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
-    recipe, source = tiny_recipe(3, views=2, limit=16), open_source("digits")
+    recipe, source = tiny_recipe(3, views=2, limit=16), open_data("digits")
     model, train_split, val = build_model(recipe, 10, (32, 32, 3)), source.load("train", 0, 16), source.load("val")
     (tmp_path / "features").mkdir()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

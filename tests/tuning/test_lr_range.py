@@ -6,7 +6,7 @@ from conftest import job, tiny_options, tiny_recipe
 from quick_runner import quick_search
 
 import cli
-from keras_cifar.data.datasets import open_source
+from keras_cifar.data.datasets import open_data
 from keras_cifar.errors import InputError
 from keras_cifar.metrics import cross_entropy
 from tuning.lr_range import lr_range, make_curve, read_curve, run_range_test
@@ -25,7 +25,7 @@ def test_the_suggestion_lies_where_a_known_loss_falls_fastest():
 
 def test_the_rate_grows_and_the_losses_are_single_steps():
     recipe = tiny_recipe(1, dropout=0.0)
-    runner = open_runner(recipe, open_source("digits"))
+    runner = open_runner(recipe, open_data("digits"))
     rates, _ = run_range_test(runner, recipe, RangeTest(1e-6, 0.1, 40))
     assert rates[0] == pytest.approx(1e-6) and np.allclose(rates[1:] / rates[:-1], 1e5 ** (1 / 39))
     _, steady = run_range_test(runner, recipe, RangeTest(1e-12, 1e-11, 12))  # such rates change nothing

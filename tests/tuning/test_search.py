@@ -20,7 +20,7 @@ from conftest import job, run_until_killed, tiny_options, tiny_recipe
 from quick_runner import quick_search
 
 import cli
-from keras_cifar.data.datasets import Split, open_source
+from keras_cifar.data.datasets import Split, open_data
 from keras_cifar.errors import DivergedError, InputError
 from keras_cifar.evaluation.predict import predict_logits
 from keras_cifar.files import read_json
@@ -85,7 +85,7 @@ def test_only_the_best_trials_weights_are_kept_and_have_the_scores_they_claim(fi
     best = read_json(folder / "summary.json")["best"]
     (weights,) = folder.glob("trials/*/*.keras")
     assert weights.parent.name == best["folder"] and not list(folder.glob("trials/*/execution*"))
-    source = open_source("digits")
+    source = open_data("digits")
     val, runner = source.load("val"), open_runner(plan.recipe, source)
     right = predict_logits(load_classifier(weights).predict_on_batch, val.images).argmax(1) == val.labels
     assert np.mean(right[runner.ranked]) == pytest.approx(best["score"], abs=0.5 / len(runner.ranked))
@@ -93,7 +93,7 @@ def test_only_the_best_trials_weights_are_kept_and_have_the_scores_they_claim(fi
 
 
 def test_val_is_halved_by_the_seed_and_test_is_never_read():
-    source = open_source("digits")
+    source = open_data("digits")
 
     def read(split, split_seed):
         assert split != "test"
@@ -110,7 +110,7 @@ def test_val_is_halved_by_the_seed_and_test_is_never_read():
 
 
 def test_one_val_image_cannot_be_halved():
-    source = open_source("digits")
+    source = open_data("digits")
 
     def read(split, split_seed):
         whole = source.read(split, split_seed)
@@ -122,7 +122,7 @@ def test_one_val_image_cannot_be_halved():
 
 @pytest.mark.slow
 def test_the_epoch_is_chosen_without_the_ranking_half(tmp_path):
-    source, recipe = open_source("digits"), tiny_recipe(1, epochs=3, limit=200, learning_rate=0.01)
+    source, recipe = open_data("digits"), tiny_recipe(1, epochs=3, limit=200, learning_rate=0.01)
     runner = open_runner(recipe, source)
     honest = runner.run(Trial(0, recipe, {}, tmp_path / "honest"))
     labels = runner.val.labels.copy()
@@ -232,7 +232,7 @@ def test_a_killed_process_repeats_its_trial_and_keeps_the_others(tmp_path):
 @pytest.mark.slow
 def test_hyperband_goes_on_with_adams_state(tmp_path):
     recipe = tiny_recipe(1, epochs=4, learning_rate=0.01)
-    runner = open_runner(recipe, open_source("digits"))
+    runner = open_runner(recipe, open_data("digits"))
     whole = runner.run(Trial(0, recipe, {}, tmp_path / "whole"))
     first = runner.run(Trial(0, recipe, {}, tmp_path / "first", stop_epoch=2))
     rung = runner.run(Trial(0, recipe, {}, tmp_path / "rung", stop_epoch=4, earlier=tmp_path / "first"))
@@ -303,7 +303,7 @@ def test_memory_does_not_grow_with_trials(trials, search_fields, tmp_path):
 @pytest.mark.slow
 def test_executions_are_averaged_over_seeds(tmp_path):
     recipe = tiny_recipe(1, limit=16)
-    result = open_runner(recipe, open_source("digits")).run(Trial(0, recipe, {}, tmp_path / "t", executions=2))
+    result = open_runner(recipe, open_data("digits")).run(Trial(0, recipe, {}, tmp_path / "t", executions=2))
     assert len(result.scores) == 2 and result.score == pytest.approx(np.mean(result.scores))
     assert np.load(tmp_path / "t" / "correct.npy").mean() == pytest.approx(result.score)
 
@@ -412,7 +412,7 @@ def test_missing_keras_tuner_is_one_sentence(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_weight_decay_is_searched_and_pulls_kernels_in(tmp_path):
-    source, norms = open_source("digits"), []
+    source, norms = open_data("digits"), []
     for weight_decay in (0.0, 300.0):
         recipe = tiny_recipe(1, epochs=2, weight_decay=weight_decay, schedule="constant")
         runner = open_runner(recipe, source)

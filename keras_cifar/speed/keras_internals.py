@@ -1,10 +1,38 @@
-"""Adam with one kernel a variable on TensorFlow, in place of a dozen passes over it."""
+"""Every private name of Keras and TensorFlow that this package uses, and nothing else; setup.py bounds their versions.
+
+Each is here because there is no public way to the same. `tests/speed/test_keras_internals.py` says which one went away.
+"""
 
 import keras
 
 
+def nodes_by_depth(model: keras.Model) -> dict[int, list]:
+    """A functional model's calls of operations, by their distance from the outputs."""
+    return model._nodes_by_depth
+
+
+def producer(tensor) -> keras.Operation:
+    """The operation that a symbolic tensor comes out of."""
+    return tensor._keras_history.operation
+
+
+def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """A model, its layers and theirs, all the way down; `model.layers` has only the first of these steps."""
+    return list(model._flatten_layers())
+
+
+def frozen_graph(function) -> bytes:
+    """A traced `tf.function` as TensorFlow's GraphDef, its variables made constants."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    return convert_variables_to_constants_v2(function).graph.as_graph_def().SerializeToString()
+
+
 class FusedAdam(keras.optimizers.Adam):
-    """`keras.optimizers.Adam` (Kingma and Ba, 2015), same slots and same formula, on one device."""
+    """`keras.optimizers.Adam` (Kingma and Ba, 2015), same slots and same formula, on one device.
+
+    On TensorFlow one kernel a variable takes the place of a dozen passes over it.
+    """
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         if keras.backend.backend() != "tensorflow":
