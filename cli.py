@@ -19,12 +19,15 @@ import dataclasses
 import importlib.util
 import logging
 import os
+import pathlib
 import shutil
 import sys
 import tempfile
 import textwrap
+from typing import Any
 
 from keras_cifar.checks import UNSET, Number, parse_number
+from keras_cifar.data.specs import source_of
 from keras_cifar.errors import InputError
 from keras_cifar.files import is_onnx_name
 from keras_cifar.names import visible
@@ -337,12 +340,13 @@ def _evaluate_file(args):
 
     classifier = OnnxClassifier(args.model, args.provider)
     data = args.data or classifier.metadata.recipe["data"]
-    if data.startswith("cifar"):  # read by TensorFlow Datasets
+    if (source := source_of(data)) and source.needs_tensorflow:
         _import_quietly()
     result = evaluate_onnx(classifier, args.split, args.tta, _access(args))
-    if is_edited(classifier.path, classifier.metadata):
-        print(f"{card_path(classifier.path)} was edited: it is left as it is")
-    return result, classifier.path.name, evaluation_paths(classifier.path, args.split)
+    path = pathlib.Path(args.model)
+    if is_edited(path, classifier.metadata):
+        print(f"{card_path(path)} was edited: it is left as it is")
+    return result, path.name, evaluation_paths(path, args.split)
 
 
 def _export(args):
@@ -358,6 +362,7 @@ def _export(args):
 
 
 def _predict(args):
+    from export.classifier import PRETRAINED
     from export.predict import (
         check_top_k,
         find_images,
@@ -382,7 +387,7 @@ def _predict(args):
         )
     classifier = open_classifier(model, args.provider)
     if model is None:
-        print(f"with {classifier.path.stem}, the classifier of the package", file=sys.stderr)
+        print(f"with {PRETRAINED.stem}, the classifier of the package", file=sys.stderr)
     rows = predict_files(classifier, images, args.top_k)
     text = format_predictions(rows, args.format)
     if args.output:
@@ -476,7 +481,7 @@ def _import_quietly():
             os.close(terminal)
 
 
-def main(argv=None) -> int:
+def main(argv: Any = None) -> int:
     """Runs one command; returns the exit code: 0, 1 for unreadable images, 2 for bad input, 130 after Ctrl-C."""
     with safe_terminal():
         return _run(argv)

@@ -329,7 +329,7 @@ def _dead_names(root, name):
     for found in re.finditer(r"`([\w.-]+/[\w./-]*|\w+\.py)`", text):
         bases = [folder, root]
         if "/" not in found[1]:
-            bases += [path.parent for code in _CODE for path in (root / code).rglob("__init__.py")]
+            bases += {path.parent for code in _CODE for path in (root / code).rglob("*.py")}
         if "/" not in found[1] or any((base / found[1].split("/")[0]).is_dir() for base in bases):
             names.append((found.start(), found[1], bases))
     return [

@@ -4,6 +4,8 @@ import importlib.util
 import math
 import os
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -90,7 +92,7 @@ def _session_call(session):
     return lambda images: session.run(images, "probabilities")
 
 
-def model_ways(model, folder: str) -> dict:
+def model_ways(model: Any, folder: str) -> dict:
     """Ways to run a Keras classifier, all without TTA: name -> function of a uint8 batch.
 
     They are Keras' `predict`, in float32 and in the model's own precision, a SavedModel, and PyTorch in float32 and
@@ -105,7 +107,7 @@ def model_ways(model, folder: str) -> dict:
     saved = tf.saved_model.load(path)  # its functions live only as long as it does
     exact = float32_model(model)
     models = {"Keras predict": exact} | ({} if exact is model else {"Keras predict, as trained": model})
-    ways = {
+    ways: dict[str, Callable] = {
         name: lambda images, model=model: model.predict(images, batch_size=len(images), verbose=0)
         for name, model in models.items()
     }
@@ -131,7 +133,8 @@ def benchmark_ways(ways: dict, side: int, batches: tuple[int, ...] = BATCHES, ro
         `ways`: name -> batch size -> `images_per_second` (median of the rounds), `calls`, and `milliseconds` of a call
         by percentile, those that so many calls tell apart from the slowest; with the machine and versions.
     """
-    random, found = np.random.default_rng(0), {name: {} for name in ways}
+    random = np.random.default_rng(0)
+    found: dict[str, dict] = {name: {} for name in ways}
     for batch in batches:
         images = random.integers(0, 256, (batch, side, side, 3)).astype(np.uint8)
         calls = {name: lambda call=call: call(images) for name, call in ways.items()}  # noqa: B023

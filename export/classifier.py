@@ -4,6 +4,7 @@ import abc
 import hashlib
 import pathlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -37,7 +38,7 @@ class Classifier(abc.ABC):
     def _run(self, images: np.ndarray, output: str) -> np.ndarray:
         """(B, side, side, 3) uint8 -> (B, C)."""
 
-    def predict_logits(self, images, batch_size: int = BATCH_SIZE) -> np.ndarray:
+    def predict_logits(self, images: Any, batch_size: int = BATCH_SIZE) -> np.ndarray:
         """Logits of images.
 
         Args:
@@ -54,11 +55,11 @@ class Classifier(abc.ABC):
         """
         return self._predict(images, "logits", batch_size)
 
-    def predict_proba(self, images, batch_size: int = BATCH_SIZE) -> np.ndarray:
+    def predict_proba(self, images: Any, batch_size: int = BATCH_SIZE) -> np.ndarray:
         """Probabilities (N, C), rows summing to 1; see `predict_logits`."""
         return self._predict(images, "probabilities", batch_size)
 
-    def predict(self, images, batch_size: int = BATCH_SIZE) -> list[str]:
+    def predict(self, images: Any, batch_size: int = BATCH_SIZE) -> list[str]:
         """The most likely class name of each image; see `predict_logits`."""
         return [self.class_names[i] for i in self.predict_logits(images, batch_size).argmax(axis=1)]
 
@@ -128,7 +129,7 @@ class OnnxClassifier(Classifier):
         InputError: the file is missing, damaged, too large, or not one that `export` wrote.
     """
 
-    def __init__(self, path=None, provider: str = "onnxruntime", threads: int = 0):
+    def __init__(self, path: Any = None, provider: str = "onnxruntime", threads: int = 0):
         start = RUNTIMES[provider]
         threads = Number(0, _MAX_THREADS, whole=True).check("threads", threads)
         path = PRETRAINED if path is None or (isinstance(path, str) and not path) else path

@@ -34,9 +34,12 @@ def evaluate_onnx(
             on them. Data that may have changed is val since the training, or what the last evaluation read.
 
     Raises:
-        InputError: the data cannot be read, or has other classes, or the results cannot be written.
+        InputError: the classifier was opened from bytes, which no result can stand beside, the data cannot be read or
+            has other classes, or the results cannot be written.
     """
     path, metadata = classifier.path, classifier.metadata
+    if path is None:
+        raise InputError("Expected a classifier opened by its path, but it was opened from bytes; name the file.")
     if classifier.has_tta and not tta:
         raise InputError(
             f"Expected --no-tta with a file that leaves TTA out, but {path} has it inside; evaluate one without _tta."
@@ -85,7 +88,7 @@ def _was_trained_on(metadata, data, source):
     """Whether a folder is the one of the training, by its path or, if it was moved, by its files."""
     recipe = metadata.recipe
     now, then = data_path(data), data_path(recipe["data"])
-    if then is not None and os.path.realpath(now) == os.path.realpath(then):
+    if now is not None and then is not None and os.path.realpath(now) == os.path.realpath(then):
         return True
     listing = metadata.data_record.get("listings", {}).get("train")
     return listing is not None and listing == source.listing("train", recipe["split_seed"])

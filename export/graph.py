@@ -5,6 +5,7 @@ the float core and the quantised one get the same.
 """
 
 import logging
+from typing import Any
 
 import onnx
 from onnx import compose, parser
@@ -37,7 +38,7 @@ def float32_model(model):
     return copy
 
 
-def build_core(model) -> onnx.ModelProto:
+def build_core(model: Any) -> onnx.ModelProto:
     """Converts a float32 Keras classifier.
 
     Args:

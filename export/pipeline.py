@@ -5,6 +5,8 @@ import dataclasses
 import os
 import pathlib
 import time
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,7 +23,7 @@ from export.card import (
 )
 from export.evaluate_onnx import evaluation_paths
 from export.graph import PROBABILITIES, build_core, finish, float32_model
-from export.metadata import Metadata
+from export.metadata import Metadata, VariantFigures
 from export.parity import BATCH_SIZES, TOLERANCE, check_parity, compare_logits, keras_logits_by_view
 from export.plan import VARIANTS, ExportPlan, Variant
 from export.quantize import CALIBRATION_IMAGES, quantize_within_budget
@@ -59,7 +61,7 @@ class _Core:
 
 
 def export_run(
-    run: Run, plan: ExportPlan | None = None, access: DataAccess | None = None, say=print
+    run: Run, plan: ExportPlan | None = None, access: DataAccess | None = None, say: Callable[[str], None] = print
 ) -> list[pathlib.Path]:
     """Exports a finished run: converts, compares with Keras, quantises within the budget, measures, writes.
 
@@ -182,9 +184,11 @@ def _measure(cores, val, say):
     rows = []
     for v in variants:
         accuracy = top1(cores[v.int8].logits(v), val.labels)
-        rows.append({"name": v.name, "bytes": len(files[v]), "top1": accuracy,
-                     "top1_interval": wilson_interval(accuracy, len(val)), "images_per_second": rates[v],
-                     "speedup": rates[v] / rates[Variant(False, v.tta)]})  # fmt: skip
+        figures: VariantFigures = {"name": v.name, "bytes": len(files[v]), "top1": accuracy,
+                                   "top1_interval": list(wilson_interval(accuracy, len(val))),
+                                   "images_per_second": rates[v],
+                                   "speedup": rates[v] / rates[Variant(False, v.tta)]}  # fmt: skip
+        rows.append(figures)
     say(variants_table(rows))
     return rows
 
@@ -272,7 +276,7 @@ def _write_beside(path, partial, metadata, triton, say):
         say(f"written to {write_triton(triton, path, metadata, partial)}")
 
 
-def _check_written(target, path, logits, val: Split):
+def _check_written(target: Any, path: Any, logits: Any, val: Split) -> None:
     """What is on the disk must give what the gate has seen."""
     images = val.store.read(np.arange(min(_BATCH, len(val))))
     found = target.open(path)(images)

@@ -73,7 +73,7 @@ def is_run(path: str | None) -> bool:
 
 def open_classifier(model: str | None, provider: str = "onnxruntime") -> Classifier:
     """Opens an exported file, a run folder, or, with None, the classifier that comes with the package."""
-    if not is_run(model):
+    if model is None or not is_run(model):
         return OnnxClassifier(model, provider)
     from export.keras_classifier import KerasClassifier
     from keras_cifar.runs.run import open_run
@@ -90,7 +90,7 @@ def find_images(patterns: list[str]) -> list[str]:
     Raises:
         InputError: nothing at all is there.
     """
-    found = {}
+    found: dict = {}
     for pattern in patterns:
         path = pathlib.Path(pattern)
         if path.is_dir():
@@ -115,7 +115,8 @@ def _in_folder(folder):
 
 def _in_glob(pattern):
     """Files that a glob matches, without hidden and system ones that it does not name, and each once despite loops."""
-    named, found = set(pathlib.PurePath(pattern).parts), {}
+    named = set(pathlib.PurePath(pattern).parts)
+    found: dict[tuple[str, str], str] = {}
     for match in sorted(glob.glob(pattern, recursive=True), key=len):
         hidden = any(is_ignored(part) for part in pathlib.PurePath(match).parts if part not in named)
         if not hidden and not os.path.isdir(match):

@@ -1,6 +1,7 @@
 """A Keras classifier as a native PyTorch module, to measure against; imported only where PyTorch is installed."""
 
 import math
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -25,7 +26,7 @@ def torch_classifier(model: keras.Model) -> nn.Module:
     return _Graph(model).eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-def torch_predict(classifier: nn.Module, precision: str = "float32"):
+def torch_predict(classifier: nn.Module, precision: str = "float32") -> Callable[[np.ndarray], np.ndarray]:
     """A function of images (B, H, W, 3) uint8 that gives logits (B, C), computed in float32 or bfloat16."""
 
     def predict(images):
@@ -110,7 +111,7 @@ def _convolution(layer):
 
 def _same(sides, size, strides):
     """TensorFlow's padding, in `torch.nn.functional.pad`'s order."""
-    padding = []
+    padding: list[int] = []
     for side, width, stride in zip(sides, size, strides, strict=True):
         total = max((math.ceil(side / stride) - 1) * stride + width - side, 0)
         padding = [total // 2, total - total // 2, *padding]

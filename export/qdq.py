@@ -11,6 +11,7 @@ weights per channel.
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import onnx
@@ -96,7 +97,7 @@ class Rounded:
         return dataclasses.replace(self, bias=steps.astype(np.int32))
 
 
-def round_layer(node, constants: dict, input_scale: float, grid: WeightGrid) -> Rounded:
+def round_layer(node: Any, constants: dict, input_scale: float, grid: WeightGrid) -> Rounded:
     """Rounds the weights of a layer, and its bias where it has one.
 
     Args:
@@ -130,8 +131,8 @@ def activation_scales(exact: onnx.ModelProto, images: np.ndarray, batch_size: in
     """
     constants = {tensor.name for tensor in exact.graph.initializer}
     kinds = [node for node in exact.graph.node if node.op_type in _OPERATORS]
-    names = dict.fromkeys(name for node in kinds for name in (node.input[0], *node.input[1:], node.output[0]))
-    names = [name for name in names if name and name not in constants]
+    found = dict.fromkeys(name for node in kinds for name in (node.input[0], *node.input[1:], node.output[0]))
+    names = [name for name in found if name and name not in constants]
     nodes = []
     for name in names:
         nodes.append(helper.make_node("Reshape", [name, "probe/flat"], [f"{name}/flat"]))
@@ -169,7 +170,7 @@ class _Placement:
         self._exact, self._scales = exact, scales
         constants = {tensor.name for tensor in exact.graph.initializer}
         self._outputs = {value.name for value in exact.graph.output}
-        self._uses = {}
+        self._uses: dict[str, int] = {}
         for node in exact.graph.node:
             for name in node.input:
                 self._uses[name] = self._uses.get(name, 0) + 1
@@ -201,7 +202,8 @@ class _Placement:
         model.CopyFrom(self._exact)
         del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
         self._quantized_before = False
-        self._nodes, self._constants = [], {tensor.name: tensor for tensor in self._exact.graph.initializer}
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants = {tensor.name: tensor for tensor in self._exact.graph.initializer}
         removed = set(self._removed.values())
         for value in self._exact.graph.input:
             self._quantize_tensor(value.name)

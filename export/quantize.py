@@ -5,6 +5,8 @@ gain nothing, and their rounding is most of what INT8 costs; so is rounding the 
 """
 
 import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,6 +25,7 @@ from export.qdq import (
     round_layer,
 )
 from export.runtimes import OnnxSession
+from keras_cifar.data.datasets import Split
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.tta import mean_logits
 from keras_cifar.metrics import top1
@@ -79,7 +82,7 @@ class Quantizer:
         )
         return [node.name for node in first]
 
-    def quantize(self, in_float: list[str] = (), *, narrow_in_float: bool = True) -> onnx.ModelProto:
+    def quantize(self, in_float: Sequence[str] = (), *, narrow_in_float: bool = True) -> onnx.ModelProto:
         """The core with 8-bit weights (per channel) and activations (unsigned).
 
         Args:
@@ -164,7 +167,9 @@ def check_exact(quantized: onnx.ModelProto) -> None:
         )
 
 
-def quantize_within_budget(core, calibration, val, float_by_view, max_drop: float, say) -> tuple:
+def quantize_within_budget(
+    core: Any, calibration: Any, val: Split, float_by_view: np.ndarray, max_drop: float, say: Callable[[str], None]
+) -> tuple:
     """Quantises a core so that val loses at most `max_drop` points, plain and with TTA.
 
     Args:
@@ -183,7 +188,9 @@ def quantize_within_budget(core, calibration, val, float_by_view, max_drop: floa
         InputError: no number of layers in float is enough, or a CPU without VNNI could compute otherwise.
     """
     quantizer = Quantizer(core, calibration)
-    order, tried, count = [], {}, 0
+    order: list[str] = []
+    tried: dict[int, float] = {}
+    count = 0
     while True:
         chosen = [*quantizer.narrow, *order[:count]]
         quantized = quantizer.quantize(order[:count])
@@ -199,7 +206,7 @@ def quantize_within_budget(core, calibration, val, float_by_view, max_drop: floa
                                         "weights": WEIGHTS}  # fmt: skip
         if not order:
             costs = quantizer.costs()
-            order = sorted(costs, key=costs.get, reverse=True)
+            order = sorted(costs, key=lambda layer: costs[layer], reverse=True)
         if count >= len(order) - 1:
             raise InputError(
                 f"Expected INT8 to lose at most {max_drop:g} points of val, but it loses {drop:.2f} even with "

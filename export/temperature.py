@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from export.metadata import Calibration
 from keras_cifar.metrics import calibration_error, softmax
 
 _LOWEST, _HIGHEST = 0.05, 20.0
@@ -32,7 +33,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(2 / (low + high))
 
 
-def calibration(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict:
+def calibration(logits: np.ndarray, labels: np.ndarray, temperature: float) -> Calibration:
     """The expected calibration error as it is and at a temperature."""
     return {
         "split": "val",

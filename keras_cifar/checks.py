@@ -12,7 +12,7 @@ import numbers
 import os
 import reprlib
 from collections.abc import Collection
-from typing import Protocol
+from typing import Any, Protocol
 
 from keras_cifar.errors import InputError
 
@@ -49,10 +49,10 @@ class Number:
     whole: bool = False
     positive: bool = False
     optional: bool = False
-    example: float = 1
+    example: float | str = 1
 
-    def check(self, name: str, value) -> int | float | None:
-        """The number as int or float.
+    def check(self, name: str, value: Any) -> Any:
+        """The number as int or float; None only where it is optional.
 
         Raises:
             InputError: it is none, or out of range; NaN and infinity always are.
@@ -64,9 +64,10 @@ class Number:
             raise InputError(f"Expected {name} to be {self.words}, but got {show(value)}; try {self.example}.")
         return number
 
-    def _converted(self, value):
+    def _converted(self, value: Any) -> Any:
         """The value as the kind of number that is wanted; None if it is another or too large for a float."""
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.whole else numbers.Real):
+        kind: Any = numbers.Integral if self.whole else numbers.Real
+        if isinstance(value, bool) or not isinstance(value, kind):
             return None
         with contextlib.suppress(OverflowError):
             return int(value) if self.whole else float(value)
@@ -104,7 +105,7 @@ class Choice:
 
     choices: Collection
 
-    def check(self, name: str, value):
+    def check(self, name: str, value: Any) -> Any:
         """The value.
 
         Raises:
@@ -122,7 +123,7 @@ class Choice:
 class Switch:
     """True or false."""
 
-    def check(self, name: str, value) -> bool:
+    def check(self, name: str, value: Any) -> bool:
         """The value.
 
         Raises:
@@ -143,7 +144,7 @@ class Text:
 
     example: str
 
-    def check(self, name: str, value) -> str:
+    def check(self, name: str, value: Any) -> str:
         """The text.
 
         Raises:
@@ -166,7 +167,7 @@ class Names:
     example: str
     may_be_empty: bool = False
 
-    def check(self, name: str, value) -> tuple[str, ...]:
+    def check(self, name: str, value: Any) -> tuple[str, ...]:
         """The names as a tuple.
 
         Raises:
@@ -182,7 +183,7 @@ class Names:
 class Rule(Protocol):
     """What a value may be: `Number`, `Choice`, `Switch`, `Text`, `Names`, or another's."""
 
-    def check(self, name: str, value):
+    def check(self, name: str, value: Any) -> Any:
         """The value, as its type wants it; raises InputError for one that it may not be."""
 
 
@@ -206,7 +207,7 @@ def number_setting(name: str, rule: Number) -> int | float:
     return rule.check(name, parse_number(os.environ.get(name) or str(rule.example)))
 
 
-def show(value) -> str:
+def show(value: Any) -> str:
     """A value for a message: on one line, and short whatever it is."""
     if isinstance(value, int) and value.bit_length() > 128:
         return f"a whole number of {value.bit_length()} bits"
@@ -220,7 +221,7 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
 
-def closest(value, choices: Collection) -> str:
+def closest(value: Any, choices: Collection) -> str:
     """` (did you mean 'x'?)` where a choice is spelled much like the value, else nothing."""
     match = difflib.get_close_matches(value, map(str, choices), n=1) if isinstance(value, str) else []
     return f" (did you mean {match[0]!r}?)" if match else ""

@@ -1,6 +1,7 @@
 """The whole ladder on the digits that scikit-learn ships: no download, a few minutes on two cores."""
 
 import pathlib
+from collections.abc import Callable
 
 from keras_cifar.evaluation.evaluate_run import evaluate
 from keras_cifar.recipes import LEVELS, Recipe, resolve_recipe
@@ -20,7 +21,9 @@ def demo_recipe(level: int, seed: int = 0) -> Recipe:
                           seed=seed)  # fmt: skip
 
 
-def run_demo(run_dir: str = "runs/demo", overwrite: bool = False, seed: int = 0, say=print) -> pathlib.Path:
+def run_demo(
+    run_dir: str = "runs/demo", overwrite: bool = False, seed: int = 0, say: Callable[[str], None] = print
+) -> pathlib.Path:
     """Trains every level, evaluates each on test with and without TTA and writes the report.
 
     Levels that are already finished are kept.

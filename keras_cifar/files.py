@@ -10,6 +10,8 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from typing import Any
 
 from keras_cifar.errors import InputError
 
@@ -41,14 +43,14 @@ def can_write(folder: str | os.PathLike) -> bool:
     """Whether files can be made in a folder, which is made if it is missing; permissions alone do not tell."""
     try:
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        tempfile.TemporaryFile(dir=os.fspath(folder)).close()
     except OSError:
         return False
     return True
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike):
+def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path` that replaces it when the block ends without an error.
 
     Where `path` is a link, what it points to is replaced. What killed processes have left of the same file is
@@ -128,7 +130,7 @@ def _remove_abandoned(path):
 
 
 @contextlib.contextmanager
-def temporary_folder(kind: str, parent: str | os.PathLike | None = None):
+def temporary_folder(kind: str, parent: str | os.PathLike | None = None) -> Iterator[str]:
     """Yields a folder that is removed when the block ends, and if the process is killed
     by a later call of its kind.
 
@@ -162,12 +164,12 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
-def write_json(path: str | os.PathLike, values) -> None:
+def write_json(path: str | os.PathLike, values: Any) -> None:
     """Writes JSON atomically, a list of plain values on one line; names of any characters come back as they were."""
     write_text(path, _layout(json.loads(json.dumps(values))) + "\n")
 
 
-def _layout(value, indent: str = "") -> str:
+def _layout(value: Any, indent: str = "") -> str:
     """JSON in which a list of plain values, and each plain member of a list, has one line."""
     if not value or not isinstance(value, (dict, list)) or (isinstance(value, list) and _is_flat(value)):
         return json.dumps(value)
@@ -184,7 +186,7 @@ def _is_flat(value):
     return not any(isinstance(member, (dict, list)) for member in members)
 
 
-def read_json(path: str | os.PathLike):
+def read_json(path: str | os.PathLike) -> Any:
     """Reads JSON.
 
     Raises:

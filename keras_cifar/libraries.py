@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 import threading
+from typing import Any
 
 # Read by a library when it is imported or first used. A value that the user has set stays.
 ENVIRONMENT = {
@@ -49,7 +50,8 @@ def import_openvino():
 def _hidden(name):
     """Within it, importing a module fails as if it were not installed."""
     before = {name: sys.modules[name]} if name in sys.modules else {}
-    sys.modules[name] = None
+    modules: dict[str, Any] = sys.modules  # which takes None, and is not typed so
+    modules[name] = None
     try:
         yield
     finally:

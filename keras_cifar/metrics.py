@@ -1,6 +1,7 @@
 """Classification metrics on logits and labels; NumPy only."""
 
 import math
+from collections.abc import Mapping
 from typing import TypedDict
 
 import numpy as np
@@ -210,7 +211,7 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, class_names: 
     }
 
 
-def format_top1(metrics: dict | None) -> str:
+def format_top1(metrics: Mapping | None) -> str:
     """`91.70 % (91.14 to 92.22)` of `classification_metrics`, or a dash."""
     if not metrics:
         return "–"

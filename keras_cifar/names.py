@@ -12,7 +12,7 @@ _NOT_FOR_FILES = re.compile(r"[^\w.+=@%,~() -]")
 _FILE_NAME_BYTES = 120  # systems allow 255, of which suffixes and partial files take some
 
 
-def visible(text) -> str:
+def visible(text: object) -> str:
     r"""One line on which every character shows: control and direction marks and what is no text become `\x1b`."""
     return "".join(c if c.isprintable() or c in _JOINERS else c.encode("unicode_escape").decode() for c in str(text))
 
@@ -25,18 +25,18 @@ def shorten(text: str, length: int) -> str:
     return f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
 
 
-def plot_text(text, length: int = 80) -> str:
+def plot_text(text: object, length: int = 80) -> str:
     """For Matplotlib: no mathematics between dollars, no label that a legend leaves out, no endless line."""
     text = shorten(visible(text), length).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
-def markdown(text) -> str:
+def markdown(text: object) -> str:
     """For a sentence, heading or table cell of Markdown, and so for the HTML that is made of it."""
     return _MARKDOWN.sub(r"\\\1", visible(text))
 
 
-def markdown_code(text) -> str:
+def markdown_code(text: object) -> str:
     """A code span of Markdown that holds a text with any backticks; not for a table's cell."""
     text = visible(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))

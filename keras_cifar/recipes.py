@@ -21,6 +21,7 @@ results/choices and results/cifar10-jpeg-efficientnet_lite0:
 import dataclasses
 import json
 import os
+from typing import Any
 
 from keras_cifar.checks import (
     FLOAT32_MAX,
@@ -38,7 +39,7 @@ from keras_cifar.checks import (
     show,
 )
 from keras_cifar.data.policies import POLICIES
-from keras_cifar.data.specs import DataName, source_of
+from keras_cifar.data.specs import SOURCES, DataName
 from keras_cifar.errors import InputError
 from keras_cifar.model.specs import BACKBONES
 from keras_cifar.training.losses import LOSSES
@@ -315,7 +316,7 @@ def _check_fit(recipe):
             f"Expected trainable_stages no higher than the highest of taps, {recipe.taps[-1]}, but got {idle[-1]}, "
             "which would feed nothing; remove it, or add it to taps."
         )
-    side = source_of(recipe.data).side or recipe.image_size
+    side = SOURCES[recipe.data.partition(":")[0]].side or recipe.image_size
     if recipe.crop_padding > side // 2:
         raise InputError(
             f"Expected crop_padding of at most {side // 2}, half the images' {side} px, but got {recipe.crop_padding}; "
@@ -401,7 +402,7 @@ LEVELS = {recipe.level: recipe for recipe in (_LEVEL_1, _LEVEL_2, _LEVEL_3, _LEV
 DOCUMENT_TEST_TOP1 = {1: "80–81 %", 2: "~70 % (partly trained)", 3: "~91.7 %", 4: "~94.25 % (TTA)"}
 
 
-def resolve_recipe(level: int, **changes) -> Recipe:
+def resolve_recipe(level: int, **changes: Any) -> Recipe:
     """A level's recipe with the backbone's and data set's defaults and the caller's changes applied.
 
     Args:
@@ -415,7 +416,7 @@ def resolve_recipe(level: int, **changes) -> Recipe:
     given = {field: value for field, value in changes.items() if value is not UNSET}
     checked = _checked(given, option_name, "the fields of a recipe")
     backbone, data = (checked.get(field, getattr(LEVELS[level], field)) for field in ("backbone", "data"))
-    defaults = {**BACKBONES[backbone].level_defaults.get(level, {}), **source_of(data).defaults}
+    defaults = {**BACKBONES[backbone].level_defaults.get(level, {}), **SOURCES[data.partition(":")[0]].defaults}
     return dataclasses.replace(LEVELS[level], **{**defaults, **checked})
 
 
@@ -462,7 +463,7 @@ def _without_doubles(pairs):
     return values
 
 
-def recipe_changes(values, level: int, path: str | os.PathLike) -> dict:
+def recipe_changes(values: Any, level: int, path: str | os.PathLike) -> dict:
     """The changes for `resolve_recipe` out of what a recipe file holds, see `load_changes`."""
     if not isinstance(values, dict):
         raise InputError(

@@ -1,13 +1,17 @@
 """Times several ways of doing one thing in turns, so that a machine whose speed wanders treats them alike."""
 
 import time
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 from tqdm import tqdm
 
+K = TypeVar("K", bound=Hashable)
+
 
 def interleaved_seconds(
-    ways: dict, rounds: int = 5, calls: int = 4, progress: str | None = None
-) -> dict[str, list[list[float]]]:
+    ways: Mapping[K, Callable], rounds: int = 5, calls: int = 4, progress: str | None = None
+) -> dict[K, list[list[float]]]:
     """Seconds of each call of each way, round by round, after one round to warm up.
 
     Args:
@@ -16,7 +20,7 @@ def interleaved_seconds(
         calls: calls a turn.
         progress: words before a bar that counts turns; None for no bar.
     """
-    seconds = {name: [] for name in ways}
+    seconds: dict[K, list[list[float]]] = {name: [] for name in ways}
     bar = tqdm(total=(rounds + 1) * len(ways), desc=progress, disable=True if progress is None else None, leave=False)
     for round_ in range(rounds + 1):
         for name, call in ways.items():
@@ -33,7 +37,7 @@ def interleaved_seconds(
     return seconds
 
 
-def median_rates(seconds: dict[str, list[list[float]]], images_per_call: int) -> dict[str, float]:
+def median_rates(seconds: Mapping[K, list[list[float]]], images_per_call: int) -> dict[K, float]:
     """Images a second of each way: the middle one of its rounds."""
     rates = {}
     for name, rounds in seconds.items():

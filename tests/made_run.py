@@ -42,7 +42,7 @@ def made_evaluation(run, source, classifier, split="test"):
     """Evaluates a classifier into a run folder, as `evaluate` does."""
     subject = Subject(classifier, 100, 0, "both", "plain", "numpy", "float64", run.file(f"evaluation_{split}.json"),
                       run.file("confusion.png"), run.path)  # fmt: skip
-    return evaluate_split(subject, source, split)
+    return evaluate_split(subject, source, split, [])
 
 
 def made_run(folder, level=1, seed=0, noise=1.0, source=None, evaluated=("test",), fingerprint="f" * 64, **changes):

@@ -9,7 +9,9 @@ import os
 import re
 import socket
 import time
+from collections.abc import Callable, Iterator
 from concurrent import futures
+from typing import Any
 
 from keras_cifar.checks import show
 from keras_cifar.errors import InputError
@@ -70,7 +72,7 @@ def check_worker_name(name: str) -> None:
 
 
 @contextlib.contextmanager
-def role(team: Team):
+def role(team: Team) -> Iterator[None]:
     """Tells KerasTuner, for the time of the block, whether this process is chief, worker or alone."""
     names = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
     before = {name: os.environ.pop(name, None) for name in names}
@@ -85,7 +87,7 @@ def role(team: Team):
                 os.environ[name] = value
 
 
-def serve(oracle, address: tuple[str, int]) -> None:
+def serve(oracle: Any, address: tuple[str, int]) -> None:
     """Hands out the trials of an oracle until all have ended.
 
     KerasTuner's service as it is; its own loop around it looks only every 20 seconds whether all is
@@ -129,7 +131,7 @@ def _wait_until_done(oracle, servicer):
             return
 
 
-def wait_for_chief(address: tuple[str, int], say) -> None:
+def wait_for_chief(address: tuple[str, int], say: Callable[[str], None]) -> None:
     """Waits until a chief answers.
 
     Raises:

@@ -10,6 +10,7 @@ import os
 import pathlib
 import shutil
 import time
+from typing import TYPE_CHECKING, Any
 
 import keras_tuner
 import numpy as np
@@ -23,7 +24,11 @@ OBJECTIVE = "ranked_top1"
 _SINGLE = "tuner0"  # KerasTuner's name of a tuner that runs alone
 
 
-class _Durable:
+# What `_Durable` is mixed into; mypy is told, and Python finds it in the classes below.
+_Oracle: Any = keras_tuner.Oracle if TYPE_CHECKING else object
+
+
+class _Durable(_Oracle):
     """What all oracles here share.
 
     Trial 0 is the level's own recipe. `oracle.json` and `trial.json` are replaced atomically. A trial
@@ -36,7 +41,9 @@ class _Durable:
         after_trial: called without arguments when a trial has ended.
     """
 
-    ranges: list[Range] = ()
+    ranges: list[Range]
+    trials: dict
+    _retry_queue: list
     deadline: float | None = None
     is_chief = False
     after_trial = staticmethod(lambda: None)
@@ -170,7 +177,7 @@ class DurableTuner(keras_tuner.engine.base_tuner.BaseTuner):
         self.oracle.end_trial(trial)  # which saves itself; a tuner has nothing to save
 
 
-def add_oracle_service(oracle: keras_tuner.Oracle, server):
+def add_oracle_service(oracle: keras_tuner.Oracle, server: Any) -> Any:
     """KerasTuner's service of an oracle, on a server of gRPC that has not started; returns it."""
     from keras_tuner.src import protos
     from keras_tuner.src.distribute.oracle_chief import OracleServicer
@@ -180,7 +187,12 @@ def add_oracle_service(oracle: keras_tuner.Oracle, server):
     return servicer
 
 
-ORACLES = {"random": RandomOracle, "bayesian": BayesianOracle, "hyperband": HyperbandOracle, "grid": GridOracle}
+ORACLES: dict[str, Any] = {
+    "random": RandomOracle,
+    "bayesian": BayesianOracle,
+    "hyperband": HyperbandOracle,
+    "grid": GridOracle,
+}
 
 
 def make_oracle(name: str, ranges: list[Range], trials: int, epochs: int, seed: int) -> keras_tuner.Oracle:

@@ -1,15 +1,18 @@
 """Pictures of searches and range tests, as PNG files."""
 
+from typing import Any
+
 import numpy as np
 
 from keras_cifar.runs.plots import new_figure, picture
+from tuning.result import TrialResult, best_result
 from tuning.search_space import Range
 
 _TRIAL, _BEST, _DEFAULT, _CURVE = "#4477aa", "#228833", "#cc6677", "#999999"
 
 
 @picture
-def plot_search(results: list[dict], field: Range, curve: dict | None, title: str):
+def plot_search(results: list[TrialResult], field: Range, curve: dict | None, title: str) -> Any:
     """Score against one searched field, one dot a trial; the range test's curve under it.
 
     Args:
@@ -24,10 +27,11 @@ def plot_search(results: list[dict], field: Range, curve: dict | None, title: st
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})
     axis = axes[0, 0]
     finished = [result for result in results if result.is_finished]
-    best = max(finished, key=lambda result: result.score)
+    best = best_result(results)
     others, own = [r for r in finished if r.trial != 0 and r is not best], [r for r in finished if r.trial == 0]
     _dots(axis, field.field, others, color=_TRIAL, marker="o", label="trial")
     _dots(axis, field.field, own, color=_DEFAULT, marker="D", label="level's default")
+    assert best is not None, "no trial has finished"
     found = f"best ({best.values[field.field]:.3g})"
     _dots(axis, field.field, [best], color=_BEST, marker="*", label=found, s=160)
     for result in results:
@@ -51,7 +55,7 @@ def _dots(axis, name, results, **style):
 
 
 @picture
-def plot_range_test(curve: dict, title: str):
+def plot_range_test(curve: dict, title: str) -> Any:
     """Loss against learning rate, with what is suggested.
 
     Args:

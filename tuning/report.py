@@ -12,7 +12,7 @@ from keras_cifar.files import write_json, write_text
 from keras_cifar.recipes import Recipe, recipe_to_dict, resolve_recipe
 from tuning.lr_range import read_curve
 from tuning.plots import plot_search
-from tuning.result import RESULT, TrialResult, read_result
+from tuning.result import RESULT, TrialResult, best_result, read_result
 from tuning.search_space import Range
 from tuning.trial import CORRECT
 
@@ -26,12 +26,6 @@ def read_results(folder: pathlib.Path) -> list[TrialResult]:
     """The results of all ended trials of a search, by number."""
     found = [read_result(path) for path in folder.glob(f"trials/trial_*/{RESULT}")]
     return sorted(found, key=lambda result: result.trial)
-
-
-def best_result(results: list[TrialResult]) -> TrialResult | None:
-    """The finished trial with the best score, the earliest of several."""
-    finished = [result for result in results if result.is_finished]
-    return max(finished, key=lambda result: result.score, default=None)
 
 
 def write_trials(folder: pathlib.Path, ranges: list[Range]) -> None:
@@ -68,7 +62,8 @@ def corrected_gain(correct: np.ndarray, samples: int = 2000, seed: int = 0) -> t
         chosen = int((correct @ weights).argmax())
         outside = weights == 0
         gains.append(float(np.mean(correct[chosen, outside]) - np.mean(correct[0, outside])))
-    return float(np.mean(gains)), *(float(q) for q in np.quantile(gains, [0.025, 0.975]))
+    low, high = np.quantile(gains, [0.025, 0.975])
+    return float(np.mean(gains)), float(low), float(high)
 
 
 def best_changes(recipe: Recipe, values: dict) -> dict:
@@ -119,12 +114,16 @@ def write_report(folder: pathlib.Path, recipe: Recipe, ranges: list[Range]) -> d
         "corrected_gain": None,
         "corrected_interval": None,
         "ranking_images": correct.shape[1],
-        "passes_saved": sum(result.passes_saved for result in finished),
-        "passes_done": sum(result.passes_done for result in finished),
+        "passes_saved": sum(result.passes_saved or 0 for result in finished),
+        "passes_done": sum(result.passes_done or 0 for result in finished),
     }
     if default is not None:
         mean, low, high = corrected_gain(correct)
-        summary |= {"gain": best.score - default.score, "corrected_gain": mean, "corrected_interval": [low, high]}
+        summary |= {
+            "gain": (best.score or 0.0) - (default.score or 0.0),
+            "corrected_gain": mean,
+            "corrected_interval": [low, high],
+        }
     write_json(folder / "best_recipe.json", best_changes(recipe, best.values))
     write_json(folder / "summary.json", summary)
     field = next((found for found in ranges if found.field == "learning_rate"), ranges[0])

@@ -76,3 +76,9 @@ def read_result(path: pathlib.Path) -> TrialResult:
             f"Expected a trial's result in {path}, but it is another file; remove the trial's folder and repeat the "
             "search."
         ) from error
+
+
+def best_result(results: list[TrialResult]) -> TrialResult | None:
+    """The finished trial with the best score, the earliest of several."""
+    finished = [result for result in results if result.is_finished]
+    return max(finished, key=lambda result: result.score or 0.0, default=None)

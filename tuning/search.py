@@ -7,6 +7,8 @@ import io
 import pathlib
 import shutil
 import time
+from collections.abc import Callable
+from typing import Any
 
 import keras_tuner
 
@@ -45,7 +47,11 @@ class Tuner(DurableTuner):
         say: gets a line for each trial.
     """
 
-    def __init__(self, plan: Plan, folder: pathlib.Path, oracle, runner: TrialRunner | None, say):
+    oracle: Any
+
+    def __init__(
+        self, plan: Plan, folder: pathlib.Path, oracle: Any, runner: TrialRunner | None, say: Callable[[str], None]
+    ):
         self.plan, self.runner, self.say = plan, runner, say
         with contextlib.redirect_stdout(io.StringIO()):  # that it reloads
             super().__init__(oracle, directory=str(folder), project_name=_TRIALS)
@@ -54,6 +60,7 @@ class Tuner(DurableTuner):
 
     def run_trial(self, trial):
         """Trains a trial; a failure is recorded with its reason before KerasTuner hears of it."""
+        assert self.runner is not None, "a chief runs no trial"
         number, proposed = int(trial.trial_id), trial.hyperparameters.values
         names = [found.field for found in self.plan.ranges]
         own = {name: getattr(self.plan.recipe, name) for name in names}
@@ -92,7 +99,7 @@ def _trial_line(result, trials):
 
 
 def search(
-    plan: Plan, job: Job | None = None, max_minutes: float | None = None, team: Team | None = None, runner=None
+    plan: Plan, job: Job | None = None, max_minutes: float | None = None, team: Team | None = None, runner: Any = None
 ) -> pathlib.Path:
     """Searches, or resumes a search where it was interrupted, and reports; the test images are never read.
 

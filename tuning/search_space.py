@@ -167,8 +167,15 @@ def _range(recipe, name, bounds):
 
 def _own_bounds(name, field, own):
     """The range that a field is searched over where none is given, cut off where the recipe's field ends."""
-    scale, rule = own if field.relative else 1, FIELDS[name].rule
+    scale, rule = own if field.relative else 1, _number(name)
     return max(field.low * scale, rule.low), min(field.high * scale, rule.high)
+
+
+def _number(name: str) -> Number:
+    """The limits of a field that is a number, as all are that can be searched."""
+    rule = FIELDS[name].rule
+    assert isinstance(rule, Number), name
+    return rule
 
 
 def _bounds(name, field, text):
@@ -176,7 +183,7 @@ def _bounds(name, field, text):
     parts = [parse_number(part) for part in text.split(":")]
     if len(parts) != 2 or any(isinstance(part, str) for part in parts):
         raise InputError(f"Expected LOW:HIGH for {name} in --search, but got {show(text)}; try {name}=0.1:0.5.")
-    rule = dataclasses.replace(FIELDS[name].rule, positive=field.log)
+    rule = dataclasses.replace(_number(name), positive=field.log)
     low, high = (rule.check(f"both ends of {name} in --search", part) for part in parts)
     if not low < high:
         raise InputError(f"Expected the smaller end of {name} first in --search, but got {show(text)}; correct it.")

@@ -5,6 +5,8 @@ import functools
 import gc
 import pathlib
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -71,11 +73,18 @@ class TrialRunner:
         ranked: indices of the half that scores it; stratified, divided by the recipe's seed.
     """
 
-    def __init__(self, recipe: Recipe, source: Source, splits: tuple[Split, Split], init_from=None, changes=()):
+    def __init__(
+        self,
+        recipe: Recipe,
+        source: Source,
+        splits: tuple[Split, Split],
+        init_from: Any = None,
+        changes: Sequence[str] = (),
+    ):
         self.recipe, self.source, self.init_from, self.changes = recipe, source, init_from, list(changes)
         self.train, self.val = splits
         self.watched, self.ranked = stratified_split(self.val.labels, 0.5, recipe.seed)
-        self._built = None
+        self._built: tuple | None = None
 
     def begin(self, folder: pathlib.Path, is_search: bool = True) -> None:
         """Writes environment.json into a folder, or adds to it that the data has changed.
@@ -101,13 +110,14 @@ class TrialRunner:
         that memory does not grow.
         """
         key = tuple(getattr(recipe, name) for name in MODEL_FIELDS)
-        if self._built is None or self._built[0] != key:
-            self.forget()
-            model = start_model(recipe, self.source, self.init_from, lambda line: None)
-            part = TrainedPart(recipe, model, self.train, self.val)
-            self._built = key, model, part, part.weights()
-        _, model, part, initial = self._built
-        part.set_weights(initial)
+        if self._built is not None and self._built[0] == key:
+            _, model, part, initial = self._built
+            part.set_weights(initial)
+            return model, part
+        self.forget()
+        model = start_model(recipe, self.source, self.init_from, lambda line: None)
+        part = TrainedPart(recipe, model, self.train, self.val)
+        self._built = key, model, part, part.weights()
         return model, part
 
     def forget(self) -> None:
@@ -116,7 +126,7 @@ class TrialRunner:
         keras.utils.clear_session()
         gc.collect()
 
-    def run(self, trial: Trial, is_best=lambda score: True) -> TrialResult:
+    def run(self, trial: Trial, is_best: Callable = lambda score: True) -> TrialResult:
         """Trains a trial and writes its result into its folder; a result that is there already is returned.
 
         Args:
@@ -151,8 +161,9 @@ class TrialRunner:
         folder, stop_epoch, earlier = trial.folder, trial.stop_epoch, trial.earlier
         model, part = self.prepare(recipe)
         fit = Fit(recipe, part, self.watched)
-        if earlier is not None:
-            fit.restore(*Run(earlier / f"execution{number}").load_state())
+        state = None if earlier is None else Run(earlier / f"execution{number}").load_state()
+        if state is not None:
+            fit.restore(*state)
         begun = fit.progress.step // fit.steps_per_epoch
         for _ in fit.steps(stop_epoch):
             pass
@@ -173,7 +184,9 @@ class TrialRunner:
         }
 
 
-def open_runner(recipe: Recipe, source: Source, init_from: str | None = None, changes=()) -> TrialRunner:
+def open_runner(
+    recipe: Recipe, source: Source, init_from: str | None = None, changes: Sequence[str] = ()
+) -> TrialRunner:
     """A `TrialRunner` on the train and val images of a source; see it for the arguments.
 
     Raises:
@@ -206,7 +219,8 @@ def make_runner(recipe: Recipe, job: Job) -> TrialRunner:
         InputError: the data or the weights cannot be used, or the data is not that of the search in the folder.
     """
     enable_determinism()
-    job, folder = dataclasses.replace(job, init_from=find_parent(recipe, job)), job.folder
+    init_from, folder = find_parent(recipe, job), pathlib.Path(job.folder or default_search_dir(recipe))
+    job = dataclasses.replace(job, init_from=init_from)
     source = job.access.open(recipe)
     changes = parent_changes(recipe, source, job)
     if (folder / PLAN).is_file() and (folder / ENVIRONMENT).is_file() and not job.overwrite:
@@ -214,7 +228,7 @@ def make_runner(recipe: Recipe, job: Job) -> TrialRunner:
         since = data_changes(read_json(folder / ENVIRONMENT), source, searched)
         check_changes(since, folder, job.access.allow_changed, job.say)
         changes += since
-    runner = open_runner(recipe, source, job.init_from, changes)
+    runner = open_runner(recipe, source, init_from, changes)
     source.say_notes(job.say)
     job.say(
         f"{len(runner.train):,} training images; of {len(runner.val):,} val images {len(runner.watched):,} choose a "

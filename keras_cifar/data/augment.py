@@ -4,6 +4,7 @@ Of images in memory one fused gather does all but the policy.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -64,7 +65,7 @@ def _offset_limits(augmentation):
     return [places, places, 2 if augmentation.flip else 1]
 
 
-def make_draw_fn(count: int, batch_size: int, num_views: int, augmentation: Augmentation, seed: int):
+def make_draw_fn(count: int, batch_size: int, num_views: int, augmentation: Augmentation, seed: int) -> Callable:
     """A pure function of the global step that says which images, and which view of each, that step sees.
 
     Order is a fresh pseudo-random permutation each epoch; the images left over at an epoch's end
@@ -120,7 +121,9 @@ def compile_draw_fn(draw):
     return lambda start, stop: [part.numpy() for part in draw_steps(start, stop)]
 
 
-def make_batch_fn(store: ImageStore, labels, batch_size: int, augmentation: Augmentation, seed: int):
+def make_batch_fn(
+    store: ImageStore, labels: np.ndarray, batch_size: int, augmentation: Augmentation, seed: int
+) -> Callable:
     """A pure function of the global step that returns that step's training batch.
 
     Being a pure function of the step, it gives an interrupted run the batches it would have had.
@@ -261,7 +264,7 @@ def _gather_augmented(padded, size, index, offsets):
     return tf.gather(tf.reshape(padded, [-1, channels]), pixels)
 
 
-def make_train_dataset(batch_at, start: int, stop: int) -> tf.data.Dataset:
+def make_train_dataset(batch_at: Callable, start: int, stop: int) -> tf.data.Dataset:
     """Batches of the global steps from `start` (included) to `stop` (excluded).
 
     Args:

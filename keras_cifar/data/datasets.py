@@ -46,8 +46,8 @@ class Split:
         """Hex SHA-256 of pixels, shape and labels."""
         digest = hashlib.sha256(repr(self.store.shape).encode())
         for block in blocks(self.store):
-            digest.update(np.ascontiguousarray(block))
-        digest.update(self.labels.astype("<i8"))
+            digest.update(np.ascontiguousarray(block).data)
+        digest.update(self.labels.astype("<i8").data)
         return digest.hexdigest()
 
 
@@ -105,12 +105,12 @@ class Source:
 
     def listing(self, split: str, split_seed: int = 0) -> str | None:
         """SHA-256 over names and sizes of a split's files, or None without such files; reads no image."""
-        files = self.folder and self.folder.files(split, split_seed)
+        files = None if self.folder is None else self.folder.files(split, split_seed)
         return None if files is None else listing_digest(files)
 
     def counts(self, split: str, split_seed: int = 0) -> dict[str, int] | None:
         """Files of each class in a split, or None without such files; reads no image."""
-        return self.folder and self.folder.counts(split, split_seed)
+        return None if self.folder is None else self.folder.counts(split, split_seed)
 
     def say_notes(self, say: Callable[[str], None]) -> None:
         """Says the lines that came since the last time: after opening, and after reading a split."""
@@ -154,8 +154,8 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
     quota = np.floor(exact).astype(int)
     missing = round(exact.sum()) - quota.sum()
     quota[np.argsort(quota - exact, kind="stable")[:missing]] += 1
-    held = [random.permutation(np.flatnonzero(labels == c))[:count] for c, count in zip(classes, quota, strict=True)]
-    held = np.sort(np.concatenate(held))
+    parts = [random.permutation(np.flatnonzero(labels == c))[:count] for c, count in zip(classes, quota, strict=True)]
+    held = np.sort(np.concatenate(parts))
     return np.setdiff1d(np.arange(len(labels)), held), held
 
 

@@ -60,7 +60,7 @@ def hold_out(files: list[ImageFile], split_seed: int) -> tuple[list[ImageFile], 
         Those of train and those of val, in the given order; val is empty only where no class has two images.
     """
     scores = {file.key: _score(split_seed, file.key) for file in files}
-    anchors = {}
+    anchors: dict[str, str] = {}
     for file in files:
         name = file.key.partition("/")[0]
         anchors[name] = max(anchors.get(name, file.key), file.key, key=lambda key: (scores[key], key))
@@ -135,24 +135,24 @@ def open_folder(
     Raises:
         InputError: the folder cannot be used, or can be understood in two ways.
     """
-    root, training = os.fspath(root), class_names is None
-    _check_root(root)
-    root = _unwrapped(root)
-    splits, notes = _find_splits(root, training, flat_is_test and not training)
-    above, given, read = ancestors(root), {}, {}
+    _check_root(os.fspath(root))
+    top, names = _unwrapped(os.fspath(root)), class_names or []
+    training = class_names is None
+    splits, notes = _find_splits(top, training, flat_is_test and not training)
+    above, given, read = ancestors(top), {}, {}
     for split, path in splits.items():
         folders, left_out = _class_folders(path, above)
         if training and split == "train":
-            class_names = _checked_classes(folders, path)
-        _check_known(folders, class_names, path, training)
+            names = _checked_classes(folders, path)
+        _check_known(folders, names, path, training)
         listings, read[split] = list_by_class(folders, above)
         left_out = sum((listing.left_out for listing in listings.values()), left_out)
         if training:
             _check_filled(split, listings, left_out, path, "val" not in splits)
         given[split] = [image for listing in listings.values() for image in listing.images]
-        notes += _describe(split, "val" not in splits, listings, left_out, class_names)
+        notes += _describe(split, "val" not in splits, listings, left_out, names)
     _check_apart(read, above, splits)
-    return ImageFolder(_name(root), class_names, given, notes)
+    return ImageFolder(_name(top), names, given, notes)
 
 
 def _check_root(root):
@@ -187,7 +187,7 @@ def _find_splits(root, training, flat_is_test):
         return {"test" if flat_is_test else "train": root}, notes
     if nested := [name for name in flat if named[name] == "train"]:
         raise _no_classes(root, nested)
-    splits = {}
+    splits: dict[str, list[str]] = {}
     for name, split in named.items():
         splits.setdefault(split, []).append(name)
     _check_unambiguous(root, splits, others)
@@ -260,7 +260,8 @@ def _listed(names):
 
 def _look(folder, above):
     """The visible folders directly in a folder by name, and what else is there."""
-    left_out, folders = collections.Counter(), {}
+    left_out: collections.Counter = collections.Counter()
+    folders = {}
     for entry, kind in entries(folder, left_out):
         if kind == IMAGE:
             left_out[_BESIDE] += 1
@@ -290,7 +291,8 @@ def _clean(name):
 def _class_folders(root, above):
     """Class -> its folder, and what else was in the folder of the split."""
     found, left_out = _look(root, above)
-    folders, identities = {}, {}
+    folders = {}
+    identities: dict[tuple[int, int], str] = {}
     for name, path in found.items():
         if any("\udc80" <= letter <= "\udcff" for letter in name):  # how Python shows bytes that are no UTF-8
             raise InputError(f"Expected class folders named in UTF-8 in {root}, but found {name!a}; rename it.")

@@ -8,6 +8,7 @@ import os
 import pathlib
 import threading
 import warnings
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
@@ -25,7 +26,7 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what no handler takes, logging writes to the terminal
 
 
-def decode_image(source, side: int) -> np.ndarray:
+def decode_image(source: Any, side: int) -> np.ndarray:
     """Reads an encoded image.
 
     EXIF orientation is applied; transparency is laid over white; grey, palette, CMYK and 16-bit become
@@ -57,17 +58,17 @@ def decode_image(source, side: int) -> np.ndarray:
             return fit_square(upright_rgb(image), side)
 
 
-def is_path(item) -> bool:
+def is_path(item: Any) -> bool:
     """Whether something is a path."""
     return isinstance(item, str | os.PathLike)
 
 
-def is_encoded(item) -> bool:
+def is_encoded(item: Any) -> bool:
     """Whether something is what `decode_image` reads: a path, bytes or an open file."""
     return is_path(item) or isinstance(item, bytes | bytearray | memoryview) or hasattr(item, "read")
 
 
-def read_whole(source, limit: int) -> bytes:
+def read_whole(source: Any, limit: int) -> bytes:
     """The content of bytes or of an open binary file, from its start where it can seek.
 
     Raises:
@@ -192,16 +193,18 @@ class _Quiet:
             self._inside += 1
             if self._inside == 1:
                 warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif)\.")
-                self._filters, self._filter = warnings.filters, warnings.filters[0]
+                filters: Any = warnings.filters
+                self._filters, self._filter = filters, filters[0]
                 self._handlers = [(setter, setter(None)) for setter in _libtiff_setters()]
 
     def __exit__(self, *error):
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                for filters in (self._filters, warnings.filters):  # two lists where a thread is in `catch_warnings`
+                filters: Any = warnings.filters
+                for each in (self._filters, filters):  # two lists where a thread is in `catch_warnings`
                     with contextlib.suppress(ValueError):
-                        filters.remove(self._filter)
+                        each.remove(self._filter)
                 for setter, handler in self._handlers:
                     setter(handler)
 

@@ -85,7 +85,8 @@ def list_by_class(
     """
     seen, found = set(read_already), {name: Listing([], collections.Counter(), []) for name in folders}
     todo = [(name, f"{name}/" if name else "", path) for name, path in folders.items()]
-    links = []  # a heap: which of two links to a folder is followed must not depend on the file system's order
+    # A heap: which of two links to a folder is followed must not depend on the file system's order.
+    links: list[tuple] = []
     while todo or links:
         name, prefix, path = todo.pop() if todo else heapq.heappop(links)
         listing = found[name]

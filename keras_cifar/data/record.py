@@ -1,6 +1,7 @@
 """What a run has written down of its data, and whether it meets the same data again."""
 
 import os
+from collections.abc import Callable
 
 from keras_cifar.data.datasets import Source, Split
 from keras_cifar.data.specs import data_path
@@ -92,7 +93,9 @@ def _load(source, split, recipe):
     return found
 
 
-def check_changes(changes: list[str], owner: str | os.PathLike, allowed: bool, say=print) -> None:
+def check_changes(
+    changes: list[str], owner: str | os.PathLike, allowed: bool, say: Callable[[str], None] = print
+) -> None:
     """Refuses data that has changed, or says so where that is allowed.
 
     Args:

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pkgutil
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from keras_cifar.checks import Text, closest, show
 from keras_cifar.errors import InputError
@@ -57,6 +58,7 @@ class SourceSpec:
         argument: what a user writes after "NAME:", for messages; "" for a source that takes nothing.
         is_path: whether that is a path, which is found from any working directory afterwards, and may move.
         side: of its images in pixels; None where they have any, stored at no more than the recipe's image size.
+        needs_tensorflow: whether reading it takes TensorFlow, which takes seconds to import.
         defaults: fields of the recipe that it changes in every level, where the user says nothing.
     """
 
@@ -64,9 +66,10 @@ class SourceSpec:
     argument: str = ""
     is_path: bool = False
     side: int | None = 32
+    needs_tensorflow: bool = False
     defaults: Mapping = dataclasses.field(default_factory=dict)
 
-    def open(self, request: DataRequest):
+    def open(self, request: DataRequest) -> Any:
         """The source; reads no pixels."""
         opener = self.opener if callable(self.opener) else pkgutil.resolve_name(self.opener)
         return opener(request)
@@ -101,7 +104,7 @@ class DataName(Text):
         """See `data_names`."""
         return data_names()
 
-    def check(self, name: str, value) -> str:
+    def check(self, name: str, value: Any) -> str:
         """The value.
 
         Raises:
@@ -130,8 +133,9 @@ def data_path(data: str) -> str | None:
     return os.path.expanduser(data.partition(":")[2]) if spec and spec.is_path else None
 
 
-register_source("cifar10", SourceSpec("keras_cifar.data.sources.tfds:open_tfds"))
-register_source("cifar100", SourceSpec("keras_cifar.data.sources.tfds:open_tfds"))
+_TFDS = SourceSpec("keras_cifar.data.sources.tfds:open_tfds", needs_tensorflow=True)
+register_source("cifar10", _TFDS)
+register_source("cifar100", _TFDS)
 register_source(
     "digits",
     SourceSpec(

@@ -69,17 +69,17 @@ def read_group(group: list[Run]) -> Predictions | None:
 
     Runs without any test evaluation are left out, and None is also where all are.
     """
-    evaluated = [run for run in group if run.evaluation("test")]
-    found = [read_predictions(run.file("evaluation_test.json")) for run in evaluated]
-    if not found or any(one is None for one in found):
+    evaluations = {run: test for run in group if (test := run.evaluation("test"))}
+    found = [one for run in evaluations if (one := read_predictions(run.file("evaluation_test.json"))) is not None]
+    if not found or len(found) < len(evaluations):
         return None
     labels, views = found[0]["labels"], set.intersection(*(set(one) for one in found)) - {"labels"}
     if not all(np.array_equal(one["labels"], labels) for one in found):
         return None
     right = {view: np.stack([one[view] == labels for one in found]) for view in sorted(views)}
-    fingerprint = evaluated[0].evaluation("test").data_fingerprint
-    ladders = frozenset(run.path.resolve().parent for run in evaluated)
-    return Predictions(fingerprint, labels, tuple(run.recipe.seed for run in evaluated), ladders, right)
+    fingerprint = next(iter(evaluations.values())).data_fingerprint
+    ladders = frozenset(run.path.resolve().parent for run in evaluations)
+    return Predictions(fingerprint, labels, tuple(run.recipe.seed for run in evaluations), ladders, right)
 
 
 def interval_of(predictions: Predictions | None, view: str) -> tuple[float, float] | None:

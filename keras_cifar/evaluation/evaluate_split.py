@@ -6,7 +6,7 @@ import pathlib
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -72,9 +72,9 @@ def evaluate_split(
     subject: Subject,
     source: Source,
     split: str,
-    changes: Sequence[str] = (),
+    changes: list[str],
     access: DataAccess | None = None,
-    say=print,
+    say: Callable[[str], None] = print,
 ) -> Evaluation:
     """Reads a split, predicts it, and writes predictions, figures and picture.
 
@@ -94,7 +94,7 @@ def evaluate_split(
     earlier = read_evaluation(subject.figures) if subject.figures.is_file() else None
     fingerprint = images.fingerprint()
     if earlier is not None and (subject.is_bound or earlier.data == source.label):
-        changes = [*changes, *_since(earlier, images, fingerprint)]
+        changes = [*(changes or []), *_since(earlier, images, fingerprint)]
     source.say_notes(say)
     check_changes(changes, subject.owner, access is not None and access.allow_changed, say)
     started = time.perf_counter()

@@ -1,6 +1,8 @@
 """One evaluator for anything that maps uint8 images to logits."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -11,7 +13,7 @@ from keras_cifar.metrics import classification_metrics, mcnemar_p
 
 
 def predict_logits(
-    logits_fn, images: np.ndarray | ImageStore, batch_size: int = 64, progress: str | None = None
+    logits_fn: Callable, images: np.ndarray | ImageStore, batch_size: int = 64, progress: str | None = None
 ) -> np.ndarray:
     """Applies a batch function to all images.
 
@@ -35,7 +37,9 @@ def predict_logits(
     return np.concatenate(outputs)
 
 
-def predict_views(logits_fn, images, tta: bool = True, batch_size: int = 64, progress=None) -> dict[str, np.ndarray]:
+def predict_views(
+    logits_fn: Callable, images: Any, tta: bool = True, batch_size: int = 64, progress: Any = None
+) -> dict[str, np.ndarray]:
     """Logits of images seen once, and averaged with those of their mirror images.
 
     Args:
@@ -66,7 +70,7 @@ def view_metrics(views: dict[str, np.ndarray], labels: np.ndarray, class_names: 
     Returns:
         View -> metrics (see `classification_metrics`) and, of `plain` and `tta`, `mcnemar_p`.
     """
-    result = {view: classification_metrics(logits, labels, class_names) for view, logits in views.items()}
+    result: dict = {view: classification_metrics(logits, labels, class_names) for view, logits in views.items()}
     if len(views) == 2:
         right = [logits.argmax(axis=1) == labels for logits in views.values()]
         result["mcnemar_p"] = mcnemar_p(*right)

@@ -5,6 +5,7 @@ the image: `P5` is ResNet's layer4, `P4` its layer3, and the lowest stage includ
 """
 
 import contextlib
+from typing import Any
 
 import keras
 
@@ -16,7 +17,7 @@ from keras_cifar.speed.keras_internals import producer
 
 
 @contextlib.contextmanager
-def dtype_policy(name: str):
+def dtype_policy(name: str) -> Any:
     """Sets Keras' global dtype policy inside a `with` block only: some backbones ignore `dtype=`."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
@@ -91,7 +92,8 @@ def backbone_stages(backbone: keras.Model) -> dict[str, list[keras.layers.Layer]
     Returns:
         Stage name to its layers; the stem belongs to the lowest stage. Every layer is in exactly one.
     """
-    stages, seen = {}, set()
+    stages: dict[str, list] = {}
+    seen: set[int] = set()
     for name in sorted(backbone.pyramid_outputs, key=lambda n: int(n[1:])):
         below = keras.Model(backbone.input, backbone.pyramid_outputs[name])
         stages[name] = [layer for layer in below.layers if id(layer) not in seen]

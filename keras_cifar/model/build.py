@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+from typing import Any
 
 import keras
 from keras import ops
@@ -63,7 +64,7 @@ def _load_stages(recipe, policy):
     return backbone, stages
 
 
-def set_trainable_stages(stages: dict[str, list[keras.layers.Layer]], trainable, train_batch_norm: bool) -> None:
+def set_trainable_stages(stages: dict[str, list[keras.layers.Layer]], trainable: Any, train_batch_norm: bool) -> None:
     """Freezes every layer but those of the named stages.
 
     Args:

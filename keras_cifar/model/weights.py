@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import socket
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ _HUB_HOSTS = ("www.kaggle.com", "api.kaggle.com")
 _CONNECT_SECONDS = 5.0
 
 
-def timm_efficientnet_names(names) -> dict[str, str]:
+def timm_efficientnet_names(names: Any) -> dict[str, str]:
     """Maps EfficientNet-PyTorch tensor names (`_blocks.N._expand_conv`) to timm's (`blocks.S.B.conv_pw`)."""
     repeats = (1, 2, 2, 3, 3, 4, 1)
     place = [(stage, block) for stage, count in enumerate(repeats) for block in range(count)]

@@ -4,6 +4,8 @@ import contextlib
 import functools
 import pathlib
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +46,7 @@ def picture(draw):
     return plot
 
 
-def new_figure(width: float, height: float):
+def new_figure(width: float, height: float) -> Any:
     """An empty figure of a size in inches.
 
     It belongs to no window system, so that a notebook's own is left as it is.
@@ -55,7 +57,7 @@ def new_figure(width: float, height: float):
 
 
 @picture
-def plot_curves(history: list[dict], title: str):
+def plot_curves(history: list[dict], title: str) -> Any:
     """Loss and top-1 of train and val, by epoch.
 
     Args:
@@ -79,7 +81,7 @@ def plot_curves(history: list[dict], title: str):
 
 
 @picture
-def plot_confusion(confusion: np.ndarray, class_names: list[str], title: str):
+def plot_confusion(confusion: np.ndarray, class_names: list[str], title: str) -> Any:
     """Confusion matrix as shares of each true class.
 
     Args:
@@ -106,7 +108,9 @@ def plot_confusion(confusion: np.ndarray, class_names: list[str], title: str):
     return figure
 
 
-def plot_result(folder: pathlib.Path, level: int, history: list[dict], metrics: dict, say=print) -> None:
+def plot_result(
+    folder: pathlib.Path, level: int, history: list[dict], metrics: dict, say: Callable[[str], None] = print
+) -> None:
     """Draws curves.png, and confusion.png of val, into the folder of a finished run.
 
     Args:
@@ -121,7 +125,7 @@ def plot_result(folder: pathlib.Path, level: int, history: list[dict], metrics: 
 
 
 @picture
-def plot_ladder(rows: list[dict], title: str):
+def plot_ladder(rows: list[dict], title: str) -> Any:
     """Top-1 by level with its interval, plain and TTA.
 
     Args:
@@ -147,7 +151,7 @@ def plot_ladder(rows: list[dict], title: str):
 
 
 @picture
-def plot_rates(batches: list[int], rates: dict[str, list[float]], title: str):
+def plot_rates(batches: list[int], rates: dict[str, list[float]], title: str) -> Any:
     """Images a second by batch size, one line a way.
 
     Args:

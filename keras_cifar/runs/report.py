@@ -5,6 +5,7 @@ import datetime
 import os
 import pathlib
 import statistics
+from collections.abc import Callable
 
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.comparisons import compare_rows, interval_of, read_group
@@ -55,7 +56,8 @@ def _ladder_order(run):
 
 def split_tables(runs: list[Run]) -> dict[str, list[Run]]:
     """The runs by data set (its training images, see their fingerprint) and backbone, each under a title."""
-    tables, titles = {}, {}
+    tables: dict[tuple, list[Run]] = {}
+    titles: dict[str, list[tuple[str, list[Run]]]] = {}
     for run in runs:
         environment = run.environment
         tables.setdefault((environment["data"], environment["data_fingerprint"], run.recipe.backbone), []).append(run)
@@ -77,17 +79,18 @@ def group_seeds(runs: list[Run]) -> list[list[Run]]:
     "auto" counts as the precisions that it chose, and the data as the images themselves, wherever they lie; runs that
     were evaluated on other test images stand apart.
     """
-    keys, tests = [], {}
+    keys = []
+    tests: dict[tuple, str] = {}
     for run in runs:
         recipe = dataclasses.asdict(run.recipe).items()
         rest = tuple((name, value) for name, value in recipe if name not in ("seed", "precision", "data"))
         key = rest, run.precisions, run.environment["data"], run.environment["data_fingerprint"]
         evaluation = run.evaluation("test")
-        test = evaluation and evaluation.data_fingerprint
+        test = None if evaluation is None else evaluation.data_fingerprint
         keys.append((key, test))
         if test is not None:
             tests.setdefault(key, test)
-    groups = {}
+    groups: dict[tuple, list[Run]] = {}
     for run, (key, test) in zip(runs, keys, strict=True):
         groups.setdefault((key, test or tests.get(key)), []).append(run)
     return list(groups.values())
@@ -215,7 +218,7 @@ def markdown_tables(runs: list[Run]) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def write_report(runs: list[Run], output: str | os.PathLike, say=print) -> pathlib.Path:
+def write_report(runs: list[Run], output: str | os.PathLike, say: Callable[[str], None] = print) -> pathlib.Path:
     """Writes the report and its pictures of the ladders beside it.
 
     Args:

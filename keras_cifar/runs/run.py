@@ -21,6 +21,7 @@ import os
 import pathlib
 import shutil
 import zipfile
+from typing import Any
 
 import keras
 import numpy as np
@@ -125,7 +126,8 @@ class Run:
     def save_state(self, arrays: list[np.ndarray], values: dict) -> None:
         """Saves arrays and JSON values as one file."""
         with atomic_path(self.file("state.npz")) as partial:
-            np.savez(partial, _values=np.array(json.dumps(values)), **{f"v{i}": a for i, a in enumerate(arrays)})
+            named: dict[str, Any] = {f"v{i}": array for i, array in enumerate(arrays)}
+            np.savez(partial, _values=np.array(json.dumps(values)), **named)
 
     def load_state(self) -> tuple[list[np.ndarray], dict] | None:
         """What `save_state` wrote, or None.

@@ -7,6 +7,7 @@ on the folded model.
 import importlib.util
 import os
 import tempfile
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -69,7 +70,9 @@ def describe_compute(recipe: Recipe) -> dict[str, str]:
     return {"precision": policy, "engine": engine_name(), "engine_precision": engine_precision}
 
 
-def compile_inference(model: keras.Model, batch_size: int, precision: str = "float32"):
+def compile_inference(
+    model: keras.Model, batch_size: int, precision: str = "float32"
+) -> Callable[[np.ndarray], np.ndarray]:
     """A function that applies a model in inference mode.
 
     Args:

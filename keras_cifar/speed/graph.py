@@ -68,7 +68,7 @@ def _replay(nodes, tensors):
 def _cut(backbone):
     """The tensors that lead from what is frozen to the calls that train or follow one, and those calls."""
     nodes = graph_nodes(backbone)
-    live = set()  # ids of tensors that change in training
+    live: set[int] = set()  # ids of tensors that change in training
     for node in nodes:
         follows = any(id(tensor) in live for tensor in node.input_tensors)
         if getattr(node.operation, "trainable_weights", None) or follows:

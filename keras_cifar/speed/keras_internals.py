@@ -3,6 +3,8 @@
 Each is here because there is no public way to the same. `tests/speed/test_keras_internals.py` says which one went away.
 """
 
+from typing import Any
+
 import keras
 
 
@@ -11,7 +13,7 @@ def nodes_by_depth(model: keras.Model) -> dict[int, list]:
     return model._nodes_by_depth
 
 
-def producer(tensor) -> keras.Operation:
+def producer(tensor: Any) -> keras.Operation:
     """The operation that a symbolic tensor comes out of."""
     return tensor._keras_history.operation
 
@@ -21,7 +23,7 @@ def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
     return list(model._flatten_layers())
 
 
-def frozen_graph(function) -> bytes:
+def frozen_graph(function: Any) -> bytes:
     """A traced `tf.function` as TensorFlow's GraphDef, its variables made constants."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 

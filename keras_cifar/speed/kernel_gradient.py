@@ -12,6 +12,8 @@ TensorFlow's own gradients on a CPU take up to dozens of times their forward pas
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,7 +27,9 @@ _MAX_DEPTHWISE, _MAX_DENSE = 36, {"bfloat16": 144, "float32": 36}
 _MAX_COLUMNS = 3
 
 
-def conv(inputs, kernel, strides: tuple[int, int], padding: str, dilation_rate: tuple[int, int] = (1, 1)):
+def conv(
+    inputs: Any, kernel: Any, strides: tuple[int, int], padding: str, dilation_rate: tuple[int, int] = (1, 1)
+) -> Any:
     """Dense convolution, channels last.
 
     Args:
@@ -43,7 +47,7 @@ def conv(inputs, kernel, strides: tuple[int, int], padding: str, dilation_rate: 
     return ops.conv(inputs, kernel, strides, padding, dilation_rate=dilation_rate)
 
 
-def depthwise_conv(inputs, kernel, strides: tuple[int, int], padding: str):
+def depthwise_conv(inputs: Any, kernel: Any, strides: tuple[int, int], padding: str) -> Any:
     """Depthwise convolution, channels last.
 
     Args:
@@ -61,7 +65,7 @@ def depthwise_conv(inputs, kernel, strides: tuple[int, int], padding: str):
     return ops.depthwise_conv(inputs, kernel, strides[0], padding)
 
 
-def kernel_gradient_way(inputs, kernel_shape, stride: int, is_depthwise: bool) -> str:
+def kernel_gradient_way(inputs: Any, kernel_shape: tuple, stride: int, is_depthwise: bool) -> str:
     """How the kernel gradient of a convolution of `inputs` is taken: a key of `KERNEL_GRADIENTS[is_depthwise]`."""
     if not _is_on_cpu(inputs):
         return "tensorflow"
@@ -214,7 +218,7 @@ def _taps_of_pairs(size, out_size, kernel_size, stride, padding):
 
 # By whether the convolution is depthwise: name -> function of the inputs (B, H, W, C), the outputs' gradient
 # (B, H', W', F), the kernel's shape, the stride, and "same" or "valid" padding that returns the kernel's gradient.
-KERNEL_GRADIENTS = {
+KERNEL_GRADIENTS: dict[bool, dict[str, Callable]] = {
     False: {"tensorflow": _dense_by_tensorflow, "product": _dense_by_products},
     True: {
         "tensorflow": _depthwise_by_tensorflow,

@@ -6,6 +6,7 @@ The parts that do not train may run in another one, see `keras_cifar.speed.engin
 import contextlib
 import fcntl
 import os
+from collections.abc import Callable
 
 import keras
 
@@ -32,7 +33,7 @@ def bfloat16_is_faster_on_cpu() -> bool:
     return keras.backend.backend() == "tensorflow" and bfloat16_pays("tensorflow", _convolutions_step)
 
 
-def bfloat16_pays(package: str, make_call) -> bool:
+def bfloat16_pays(package: str, make_call: Callable) -> bool:
     """Whether a package computes enough faster in bfloat16 on this CPU, to be worth its rounding.
 
     Not all CPUs that have it do. It is timed once, by one process, and kept in the cache, so that a machine always

@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import shutil
+from collections.abc import Callable
 
 import keras
 import ml_dtypes
@@ -46,7 +47,9 @@ def _dtype(model):
     return np.dtype(ml_dtypes.bfloat16 if in_bfloat16 else np.float32)
 
 
-def stored_features(model: keras.Model, compile_model, split: Split, batch_size: int, precision: str, progress: str):
+def stored_features(
+    model: keras.Model, compile_model: Callable, split: Split, batch_size: int, precision: str, progress: str
+) -> np.ndarray:
     """Features of a split, from the cache or computed and stored there.
 
     A second process that wants the same entry waits for the first. A pass that was interrupted goes
@@ -142,7 +145,7 @@ def _key(model, split, precision):
     identity = (split.fingerprint(), backend, engine, version, precision, _dtype(model).name, list(_describe(model)))
     digest = hashlib.sha256(repr(identity).encode())
     for variable in model.variables:
-        digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)))
+        digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).data)
     return digest.hexdigest()[:32]
 
 
@@ -158,7 +161,7 @@ def _describe(model):
         yield type(operation).__name__, settings, inputs, [tensor.shape for tensor in node.outputs]
 
 
-def _remove_oldest(folder: pathlib.Path, keep: pathlib.Path):
+def _remove_oldest(folder: pathlib.Path, keep: pathlib.Path) -> None:
     """Keeps the stored features under the cache's limit, least recently used first; lock files stay."""
     sweep_partials(folder)
     total = 0

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 import time
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -65,9 +66,11 @@ class TrainedPart:
         self.recipe, self.train, self.val = recipe, train, val
         frozen, trained = split_at_trainable(model)
         self.trained = fold_batch_norms(trained)
-        self.train_views = self.train_below = self.val_below = None
+        self.train_views: list[np.ndarray] | None = None
+        self.train_below: Callable | None = None
+        self.val_below: Callable | None = None
         self.computed, self.val_is_stored, self.no_room = 0, False, False
-        self._steps = None
+        self._steps: TrainSteps | None = None
         if frozen is not None:
             self._run_frozen_part(frozen)
 
@@ -112,7 +115,7 @@ class TrainedPart:
         self._steps.reset(weight_decay)
         return self._steps
 
-    def batches(self, batch_size: int, seed: int, start: int, stop: int):
+    def batches(self, batch_size: int, seed: int, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """What the steps from `start` (included) to `stop` (excluded) see, some steps at once, none across an epoch.
 
         Yields:
@@ -238,7 +241,7 @@ class Fit:
         *self.best_weights, self.best_logits = arrays[len(variables) :]
         self.progress = Progress(**values)
 
-    def steps(self, stop_epoch: int | None = None):
+    def steps(self, stop_epoch: int | None = None) -> Iterator[dict | None]:
         """Trains; yields after each call, of one step or several.
 
         Args:

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import pathlib
 import time
+from collections.abc import Callable
 
 import keras
 
@@ -153,7 +154,7 @@ def find_parent(recipe: Recipe, job: Job) -> str | None:
     """
     init_from = job.init_from
     if init_from is None and recipe.continues is not None:
-        init_from = parent = pathlib.Path(job.folder).parent / f"level{recipe.continues}"
+        init_from = parent = pathlib.Path(job.folder or default_run_dir(recipe)).parent / f"level{recipe.continues}"
         if not Run(parent).is_finished:
             job.say(
                 f"Level {recipe.level} continues level {recipe.continues}, which is not finished in {parent}: "
@@ -163,10 +164,12 @@ def find_parent(recipe: Recipe, job: Job) -> str | None:
             train(resolve_recipe(recipe.continues, **changes), dataclasses.replace(job, folder=parent, overwrite=False))
     if init_from is not None:
         _checked_parent(recipe, init_from)
-    return init_from and str(init_from)
+    return None if init_from is None else str(init_from)
 
 
-def start_model(recipe: Recipe, source: Source, init_from: str | None = None, say=print) -> keras.Model:
+def start_model(
+    recipe: Recipe, source: Source, init_from: str | None = None, say: Callable[[str], None] = print
+) -> keras.Model:
     """The recipe's classifier as it is before the first step.
 
     Args:

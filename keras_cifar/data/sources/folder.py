@@ -43,7 +43,8 @@ def _stored_side(folder, image_size):
     """The median shorter side of the images, between 8 pixels and the size that the model sees."""
     from PIL import Image
 
-    files, sides = next(iter(folder.given.values()), []), []
+    files: list = next(iter(folder.given.values()), [])
+    sides = []
     for file in files[:: max(1, len(files) // 500)]:
         try:
             with Image.open(file.path) as image:
@@ -60,7 +61,8 @@ def _read_images(files, side, skip_bad_images):
             f"Expected at most {_MAX_BYTES >> 30} GiB of decoded images, but {len(files)} of {side} x {side} need "
             "more; pass a smaller --image-size."
         )
-    images, bad = np.empty((len(files), side, side, 3), np.uint8), {}
+    images = np.empty((len(files), side, side, 3), np.uint8)
+    bad: dict[str, str] = {}
     for i, file in enumerate(tqdm(files, desc="reading images", disable=None, leave=False)):
         try:
             images[i - len(bad)] = decode_image(file.path, side)
