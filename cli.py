@@ -11,7 +11,7 @@ examples:
   python cli.py tune --level 3                         search the learning rate
   python cli.py export runs/cifar10-resnet18-seed0/level4 --int8
   python cli.py predict photo.jpg                      with the classifier that comes with the package
-  python cli.py doctor                                 what is at hand and what is missing
+  python cli.py doctor                                 what is installed and what is missing
 """
 
 import argparse
@@ -76,7 +76,7 @@ def _parser():
 
 
 def _add_training_commands(add):
-    train = add("train", _train, "train a level, or go on with an interrupted one", _TRAIN_EXAMPLES)
+    train = add("train", _train, "train a level, or resume an interrupted run", _TRAIN_EXAMPLES)
     train.add_argument("--level", required=True, choices=_LEVELS, help="which level; all trains the ladder")
     _add_recipe_options(train)
     train.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
@@ -109,15 +109,15 @@ def _add_tuning_commands(add):
         text = f"{text}; default: {default:g}"
         lr_range.add_argument(f"--{name}", type=parse_number, default=default, metavar=metavar, help=text)
 
-    tune = add("tune", _tune, "search a level's learning rate, or go on with an interrupted search", _TUNE_EXAMPLES)
+    tune = add("tune", _tune, "search a level's learning rate, or resume an interrupted search", _TUNE_EXAMPLES)
     _add_search_options(tune)
     tune.add_argument("--search", default="learning_rate", metavar="FIELDS", help=_SEARCH_HELP)
     tune.add_argument("--oracle", choices=ORACLE_NAMES, default=Plan.oracle)
     tune.add_argument(
-        "--trials", type=parse_number, default=30, metavar="N", help="beside the level's own recipe; default: 30"
+        "--trials", type=parse_number, default=30, metavar="N", help="in addition to the level's default; default: 30"
     )
     tune.add_argument(
-        "--executions-per-trial", type=parse_number, default=1, metavar="N", help="seeds a trial; default: 1"
+        "--executions-per-trial", type=parse_number, default=1, metavar="N", help="seeds per trial; default: 1"
     )
     tune.add_argument("--max-minutes", type=parse_number, metavar="N", help="start no trial after this time")
     tune.add_argument("--overwrite", action="store_true", help="start the search in the folder again")
@@ -164,9 +164,9 @@ def _add_export_commands(add):
     _add_changed_data_option(export)
 
     predict = add("predict", _predict, "predict image files, folders and globs", _PREDICT_EXAMPLES)
-    text = "images; a RUN or FILE.onnx before them is the model, without one it is CIFAR-10's of the package"
+    text = "images; put a RUN or FILE.onnx first to use it as the model; default: the package's CIFAR-10 classifier"
     predict.add_argument("paths", nargs="+", metavar="PATH", help=text)
-    predict.add_argument("--top-k", type=parse_number, default=1, metavar="K", help="classes an image; default: 1")
+    predict.add_argument("--top-k", type=parse_number, default=1, metavar="K", help="classes per image; default: 1")
     predict.add_argument("--format", choices=("table", "json", "csv"), default="table")
     predict.add_argument("--output", metavar="FILE", help="default: the terminal")
     predict.add_argument("--provider", metavar="NAME", default="onnxruntime", help="for a file: or openvino")
@@ -181,7 +181,7 @@ _TRAIN_EXAMPLES = """examples:
   python cli.py train --level 2
   python cli.py train --level 1 --backbone efficientnet_lite0 --limit 2000
   python cli.py train --level all --data digits --backbone efficientnet_lite0
-An interrupted run goes on when its command is repeated."""
+Repeat the command of an interrupted run to resume it."""
 _LR_RANGE_EXAMPLES = """examples:
   python cli.py lr-range --level 3
   python cli.py lr-range --level 1 --backbone efficientnet_lite0 --high 10"""
@@ -193,7 +193,7 @@ on several machines that share the folder DIR, in a private network (its gRPC ha
   python cli.py tune --level 3 --search-dir DIR --chief 10.0.0.1:8765
   python cli.py tune --level 3 --search-dir DIR --chief 10.0.0.1:8765 --worker a
   python cli.py tune --level 3 --search-dir DIR --chief 10.0.0.1:8765 --worker b
-An interrupted search goes on when its command is repeated; a finished one is only reported again."""
+Repeat the command of an interrupted search to resume it; a finished one is only reported again."""
 _SEARCH_HELP = f"of {', '.join(SEARCHABLE)}, with commas; FIELD=LOW:HIGH for another range"
 _EVALUATE_EXAMPLES = """examples:
   python cli.py evaluate runs/cifar10-resnet18-seed0/level4 --split test
@@ -226,7 +226,7 @@ def _add_recipe_options(command):
         metavar = field.upper().split("_")[-1]
         command.add_argument(flag(field), type=kind, metavar=metavar, default=UNSET, help=info.help_text)
     command.add_argument(
-        "--recipe", metavar="FILE", help="take a recipe's fields from a JSON file; options win over it"
+        "--recipe", metavar="FILE", help="take a recipe's fields from a JSON file; options override it"
     )
 
 
@@ -234,14 +234,14 @@ def _add_search_options(command):
     command.add_argument("--level", required=True, type=int, choices=LEVELS, help="which level")
     _add_recipe_options(command)
     command.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
-    command.add_argument("--search-dir", metavar="DIR", help="default: tune-levelN beside the level's run")
+    command.add_argument("--search-dir", metavar="DIR", help="default: tune-levelN next to the level's run")
     command.add_argument("--init-from", metavar="RUN", help="start from this run's best weights")
     command.add_argument("--skip-bad-images", action="store_true", help="leave out unreadable images of a folder")
     _add_changed_data_option(command)
 
 
 def _add_changed_data_option(command):
-    text = "go on with data that is not what was met before; it is recorded"
+    text = "use data that differs from the data of the training; it is recorded"
     command.add_argument("--allow-changed-data", action="store_true", help=text)
 
 
@@ -383,7 +383,7 @@ def _predict(args):
     images = find_images(patterns)
     if args.output and os.path.realpath(args.output) in map(os.path.realpath, [*images, *([model] if model else [])]):
         raise InputError(
-            f"Expected another file for --output than what is read, but got {args.output}; choose another."
+            f"Expected --output to differ from the files that are read, but got {args.output}; choose another."
         )
     classifier = open_classifier(model, args.provider)
     if model is None:
@@ -455,7 +455,7 @@ def _demo(args):
     from keras_cifar.demo import run_demo
 
     report = run_demo(args.run_dir, args.overwrite, args.seed)
-    print(f"everything lies in {args.run_dir}; the report with its pictures is {report}")
+    print(f"everything is in {args.run_dir}; the report with its pictures is {report}")
     print(f"next: {program()} train --level 1 --backbone efficientnet_lite0   (CIFAR-10)")
 
 
@@ -497,7 +497,7 @@ def _run(argv):
     except (KeyboardInterrupt, SystemError) as error:
         if not isinstance(error.__cause__ or error, KeyboardInterrupt):  # C code can turn one into the other
             raise
-        print("\ninterrupted; repeat the command to go on", file=sys.stderr)
+        print("\ninterrupted; repeat the command to resume", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -505,7 +505,7 @@ def _run(argv):
     except OSError as error:
         reason = (str(error.strerror or error).splitlines() or [type(error).__name__])[0]
         where = f" {error.filename}" if error.filename else " a file"
-        message = f"error: Expected to read or write{where}, but: {reason}; mend that and repeat."
+        message = f"error: Expected to read or write{where}, but: {reason}; fix this and run the command again."
         print(visible(message), file=sys.stderr)
         return 2
     return code or 0

@@ -8,7 +8,19 @@ KERAS = ["keras>=3.15,<3.16", "tensorflow>=2.21,<2.22"]
 TUNE = ["keras-tuner>=1.4.8,<1.5"]
 HEIC = ["pillow-heif>=1.1"]
 MLFLOW = ["mlflow-skinny>=3.4", "sqlalchemy>=2", "alembic>=1.13"]
-TEST = [*FAST, *TUNE, *HEIC, *MLFLOW, "hypothesis>=6", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "mypy>=1.14"]
+NOTEBOOK = ["nbclient>=0.10", "ipykernel>=6.29"]
+TEST = [
+    *FAST,
+    *TUNE,
+    *HEIC,
+    *MLFLOW,
+    "hypothesis>=6",
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "ruff>=0.6",
+    "mypy>=1.14",
+    *NOTEBOOK,
+]
 
 setup(
     name="keras-cifar",

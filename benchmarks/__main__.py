@@ -1,6 +1,7 @@
 """Runs one benchmark, or all, and writes its figures: `python -m benchmarks augment`.
 
-`python -m benchmarks figures` checks the figures of the documents instead, and `--write` corrects them.
+`python -m benchmarks figures` checks the figures of the documents instead, and `--write` corrects them; `notebook` runs
+the notebook again.
 """
 
 import argparse
@@ -32,7 +33,12 @@ def main():
         of_a_run.add_argument("--limit", type=int, help="images of val to use; all without it")
     documents = names.add_parser("figures", help="compare the documents with the files behind them")
     documents.add_argument("--write", action="store_true", help="put the files' figures into the documents")
+    names.add_parser("notebook", help="run docs/levels.ipynb and keep its outputs")
     args = parser.parse_args()
+    if args.name == "notebook":
+        from benchmarks import notebook
+
+        return notebook.main()
     if args.name == "figures":
         from benchmarks import figures
 

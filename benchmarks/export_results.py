@@ -1,7 +1,7 @@
 """Exports levels in all variants, evaluates them on test, writes a table: `python -m benchmarks.export_results RUNS`.
 
 Files go to `--files`; figures and the table to `results/export`. A level whose files are all evaluated is not exported
-again, so an interrupted command goes on when it is repeated. Speeds are measured each time, a level's files in turns.
+again, so an interrupted command resumes when it is repeated. Speeds are measured each time, a level's files in turns.
 """
 
 import argparse

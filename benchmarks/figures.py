@@ -80,7 +80,7 @@ class Reader:
     """Reads committed files for claims, and remembers which.
 
     Args:
-        root: that the paths lie below.
+        root: that the paths are relative to.
     """
 
     def __init__(self, root: pathlib.Path):

@@ -19,7 +19,7 @@ _HAS_BFLOAT16 = bool(cpu_flags() & {"amx_bf16", "avx512_bf16"}) and not is_bfloa
 PRECISIONS = ("float32", "bfloat16") if _HAS_BFLOAT16 else ("float32",)
 # What the benchmarks call the ways that they compare; the others are measured in both precisions.
 OURS, PLAIN, TORCH = "ours", "Keras {}", "PyTorch {}"
-# Ours in the precisions that `auto` chooses from, and on features that lie in the cache.
+# Ours in the precisions that `auto` chooses from, and on features from the cache.
 OURS_IN, OURS_STORED = "ours, {}", "ours, features stored"
 
 

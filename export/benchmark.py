@@ -30,7 +30,7 @@ def benchmark_files(files: list[str], run: str | None = None, output: str | os.P
         files: `.onnx` files that `export` wrote.
         run: a finished run folder, whose model takes part in Keras `predict`, as a SavedModel and, where installed,
             in PyTorch.
-        output: JSON to write; the plot is beside it.
+        output: JSON to write; the plot is written next to it.
         batches: images a call.
 
     Returns:
@@ -69,7 +69,7 @@ def benchmark_files(files: list[str], run: str | None = None, output: str | os.P
 
 
 def write_benchmark(result: dict, output: pathlib.Path) -> list[pathlib.Path]:
-    """Writes the figures as JSON and the plot beside it; returns both paths."""
+    """Writes the figures as JSON and the plot next to it; returns both paths."""
     picture = output.with_suffix(".png")
     write_json(output, result)
     rates = {way: [row["images_per_second"] for row in by_batch.values()] for way, by_batch in result["ways"].items()}

@@ -21,7 +21,7 @@ def card_path(path: pathlib.Path) -> pathlib.Path:
 
 
 def labels_path(path: pathlib.Path) -> pathlib.Path:
-    """The class names beside a file, one a line; a line end within a name is written as `\\n`."""
+    """The class names next to a file, one per line; a line end within a name is written as `\\n`."""
     return path.with_name("labels.txt")
 
 
@@ -35,7 +35,7 @@ def check_labels(path: pathlib.Path, class_names: list[str]) -> None:
 
 
 def write_labels(path: pathlib.Path, class_names: list[str]) -> None:
-    """Writes labels.txt beside a file."""
+    """Writes labels.txt next to a file."""
     write_text(labels_path(path), _labels_text(class_names))
 
 
@@ -44,7 +44,7 @@ def _labels_text(class_names):
 
 
 def write_card(path: pathlib.Path, metadata: Metadata) -> None:
-    """Writes the model card from the file's metadata and what `evaluate` has found beside it.
+    """Writes the model card from the file's metadata and the evaluations next to it.
 
     Args:
         path: of the ONNX file.

@@ -82,7 +82,8 @@ class Classifier(abc.ABC):
                 others = "a Pillow image" if is_picture else "the bytes or the open file"
                 where = item if is_path(item) else others
                 raise InputError(
-                    f"Expected an image in {where}, but it cannot be read ({error_text(error, where)}); mend or remove "
+                    f"Expected an image in {where}, but it cannot be read ({error_text(error, where)}); repair or "
+                    "remove "
                     "it."
                 ) from error
         pixels = _checked(np.asarray(item), 3)

@@ -20,7 +20,7 @@ from keras_cifar.runs.evaluation_file import Evaluation
 def evaluate_onnx(
     classifier: OnnxClassifier, split: str = "test", tta: bool = True, access: DataAccess | None = None
 ) -> Evaluation:
-    """Writes `NAME.evaluation_SPLIT.json`, `NAME.predictions_SPLIT.npz` and `NAME.confusion.png` beside the file, and
+    """Writes `NAME.evaluation_SPLIT.json`, `NAME.predictions_SPLIT.npz` and `NAME.confusion.png` next to the file, and
     brings its card up to date unless somebody has edited it.
 
     The logits are those of the file's probabilities, divided by its temperature.
@@ -34,7 +34,7 @@ def evaluate_onnx(
             on them. Data that may have changed is val since the training, or what the last evaluation read.
 
     Raises:
-        InputError: the classifier was opened from bytes, which no result can stand beside, the data cannot be read or
+        InputError: the classifier was opened from bytes, so that results have no folder, the data cannot be read or
             has other classes, or the results cannot be written.
     """
     path, metadata = classifier.path, classifier.metadata
@@ -42,7 +42,7 @@ def evaluate_onnx(
         raise InputError("Expected a classifier opened by its path, but it was opened from bytes; name the file.")
     if classifier.has_tta and not tta:
         raise InputError(
-            f"Expected --no-tta with a file that leaves TTA out, but {path} has it inside; evaluate one without _tta."
+            f"Expected a file without TTA for --no-tta, but {path} has TTA inside; evaluate one without _tta."
         )
     access, (figures, picture, _) = access or DataAccess(), evaluation_paths(path, split)
     check_output(figures)

@@ -174,7 +174,7 @@ def _parity_lines(parity):
 
 
 def _measure(cores, val, say):
-    """Size, val top-1 and speed of every variant at hand, one row each."""
+    """Size, val top-1 and speed of every variant, one row each."""
     variants = [variant for variant in VARIANTS if variant.int8 in cores]
     images = val.store.read(np.arange(_BATCH) % len(val))
     files = {v: finish(cores[v.int8].graph, v.tta).SerializeToString() for v in variants}
@@ -246,7 +246,7 @@ def _metadata(core, variant, val, common, has_temperature):
 def _write(paths, cores, metadata, val, plan, say):
     """Writes all files, each after loading it again, with labels and cards.
 
-    The files get their names last, when all else is in its place: until then what a killed process leaves beside
+    The files get their names last, when all else is in its place: until then what a killed process leaves next to
     them says that the export is unfinished.
     """
     target = TARGETS[plan.target]
@@ -262,7 +262,7 @@ def _write(paths, cores, metadata, val, plan, say):
         if found := metadata[variant].calibration:
             before, after = found["error_before"], found["error_after"]
             say(f"temperature {found['temperature']:.3f}: calibration error on val {before:.4f} -> {after:.4f}")
-        say(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB), with {path.stem}.md and labels.txt beside it")
+        say(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB), with {path.stem}.md and labels.txt next to it")
 
 
 def _write_beside(path, partial, metadata, triton, say):

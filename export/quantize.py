@@ -86,7 +86,7 @@ class Quantizer:
         """The core with 8-bit weights (per channel) and activations (unsigned).
 
         Args:
-            in_float: layers to leave as they are, with their activations, beside the narrow ones.
+            in_float: layers to leave as they are, with their activations, in addition to the narrow ones.
             narrow_in_float: leave the narrow ones, too.
         """
         kept = [*(self.narrow if narrow_in_float else []), *in_float]
@@ -105,7 +105,7 @@ class Quantizer:
     def costs(self) -> dict[str, float]:
         """How much nearer to float the logits of the training images come with each layer left in float alone.
 
-        What lies before the layer is the same every time: it is computed once, up to the next tensor that all the
+        What comes before the layer is the same every time: it is computed once, up to the next tensor that all the
         rest depends on.
         """
         exact = _run(self._exact, LOGITS, self._images)

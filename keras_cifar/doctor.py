@@ -46,7 +46,7 @@ def diagnose(data_dir: str | None = None) -> Iterator[Row]:
         InputError: `data_dir` is no folder.
     """
     if data_dir is not None and not pathlib.Path(data_dir).is_dir():
-        raise InputError(f"Expected an existing folder for --data-dir, but {data_dir} is none; check the path.")
+        raise InputError(f"Expected an existing folder for --data-dir, but {data_dir} does not exist; check the path.")
     return _rows(data_dir)
 
 
@@ -107,7 +107,7 @@ def _cache():
     """Where converted weights and stored features go, and whether they can."""
     chosen = os.environ.get("KERAS_CIFAR_CACHE") or "~/.cache/keras_cifar"
     refused = "missing", "cache", (
-        f"{chosen} cannot be written, a temporary folder takes its place: set KERAS_CIFAR_CACHE to one that can"
+        f"{chosen} cannot be written; a temporary folder is used instead. Set KERAS_CIFAR_CACHE to a folder that can"
     )  # fmt: skip
     try:
         folder = pathlib.Path(chosen).expanduser()
@@ -117,7 +117,7 @@ def _cache():
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         return refused
     held, free = sum(map(_size, folder.rglob("*"))), shutil.disk_usage(parent).free
-    how = "" if os.environ.get("KERAS_CIFAR_CACHE") else ", which KERAS_CIFAR_CACHE moves"
+    how = "" if os.environ.get("KERAS_CIFAR_CACHE") else "; set KERAS_CIFAR_CACHE to move it"
     return "ok", "cache", f"{folder}{how}: {held / 1e6:,.0f} MB in it, {free / 1e9:,.0f} GB free on its disk"
 
 

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The one exception that means "the user can fix this"."""
 
 
 class InputError(ValueError):
@@ -9,7 +9,7 @@ class InputError(ValueError):
 
 
 class DivergedError(ArithmeticError):
-    """Training cannot go on: the loss is not finite."""
+    """Training cannot continue: the loss is not finite."""
 
 
 def first_line(error: Exception) -> str:

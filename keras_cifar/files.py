@@ -36,7 +36,7 @@ def check_output(path: str | os.PathLike) -> None:
     if not parent.is_dir():
         raise InputError(f"Expected a folder to write {path.name} into, but {parent} is a file; choose another.")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"Expected to write into {parent}, but it is not allowed; choose another place.")
+        raise InputError(f"Expected to write into {parent}, but that is not allowed; choose another folder.")
 
 
 def can_write(folder: str | os.PathLike) -> bool:
@@ -51,7 +51,7 @@ def can_write(folder: str | os.PathLike) -> bool:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a temporary path beside `path` that replaces it when the block ends without an error.
+    """Yields a temporary path next to `path` that replaces it when the block ends without an error.
 
     Where `path` is a link, what it points to is replaced. What killed processes have left of the same file is
     removed.
@@ -75,7 +75,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def _locked_partial(path):
-    """A new file beside `path`, open and locked: the system lets go of the lock even after kill -9."""
+    """A new file next to `path`, open and locked: the system releases the lock even after kill -9."""
     while True:
         handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{PARTIAL}{path.stem}-", suffix=path.suffix)
         with contextlib.suppress(OSError):  # a file system without locks, where nothing is ever swept

@@ -1,7 +1,7 @@
 """What a run does, as data: `Recipe`, the levels, and how a command line becomes one recipe.
 
 Each level is the one before it with a few fields replaced. What the levels' source left open was
-chosen on val, with EfficientNet-Lite0 on CIFAR-10 (JPEG copy), seed 0; the figures lie in
+chosen on val, with EfficientNet-Lite0 on CIFAR-10 (JPEG copy), seed 0; the figures are in
 results/choices and results/cifar10-jpeg-efficientnet_lite0:
 
 - Level 1: 160 px reaches .8254 on val, 128 px .7988; at 128 px dropout .5 reaches .7898, and after
@@ -72,7 +72,7 @@ class FieldInfo:
     """All that is known of one field of `Recipe`; it is the field's metadata, and everything else is made from it.
 
     Attributes:
-        rule: what a value may be. A limit is where something breaks, and the comment beside it says what.
+        rule: what a value may be. A limit is where something breaks; a comment there says what.
         help: one line for people.
         is_option: whether the command line has an option of the field's name.
         changes_model: whether the graph, its initial weights or what it is fed with depend on it: a model built for one
@@ -204,7 +204,7 @@ class Recipe:
     policy: str = _field(
         "none",
         Choice(POLICIES),
-        "what varies training images besides flips and crops, afresh each step: {choices}",
+        "random changes of training images besides flips and crops, drawn anew at each step: {choices}",
         changes_model=True,
     )
     learning_rate: float = _field(
@@ -219,7 +219,8 @@ class Recipe:
         0.0,
         # At a rate of 1e-3, 1000 takes off a whole kernel a step.
         Number(0, 1000, example=0.01),
-        "share of each kernel taken off a step, times the learning rate (AdamW, Loshchilov and Hutter, 2019); biases "
+        "share of each kernel subtracted per step, times the learning rate (AdamW, Loshchilov and Hutter, 2019); "
+        "biases "
         "and normalization keep theirs",
         is_option=True,
         search=SearchRange(1e-5, 1.0, log=True),
@@ -314,7 +315,7 @@ def _check_fit(recipe):
     if idle:
         raise InputError(
             f"Expected trainable_stages no higher than the highest of taps, {recipe.taps[-1]}, but got {idle[-1]}, "
-            "which would feed nothing; remove it, or add it to taps."
+            "whose output nothing uses; remove it, or add it to taps."
         )
     side = SOURCES[recipe.data.partition(":")[0]].side or recipe.image_size
     if recipe.crop_padding > side // 2:
@@ -398,8 +399,9 @@ _LEVEL_4 = dataclasses.replace(
 
 LEVELS = {recipe.level: recipe for recipe in (_LEVEL_1, _LEVEL_2, _LEVEL_3, _LEVEL_4)}
 
-# The test accuracies of the document these levels come from: original CIFAR-10, ResNet-18.
-DOCUMENT_TEST_TOP1 = {1: "80–81 %", 2: "~70 % (partly trained)", 3: "~91.7 %", 4: "~94.25 % (TTA)"}
+# The assignment that levels 1 to 4 come from, and its test accuracies: original CIFAR-10, ResNet-18.
+REFERENCE = "[Terafac_Assignment_PS_1](https://github.com/Sonu0Sharma/Terafac_Assignment_PS_1)"
+REFERENCE_TEST_TOP1 = {1: "80–81 %", 2: "~70 % (partly trained)", 3: "~91.7 %", 4: "~94.25 % (TTA)"}
 
 
 def resolve_recipe(level: int, **changes: Any) -> Recipe:

@@ -68,7 +68,7 @@ class _Durable(_Oracle):
         self.after_trial()
 
     def _remove_what_nobody_needs(self):
-        """Deletes all weights but the best trial's, and the states that no later trial can go on from."""
+        """Deletes all weights but the best trial's, and the states that no later trial can resume from."""
         best = {trial.trial_id for trial in self.get_best_trials(1) if trial.score is not None}
         going_on = {trial.trial_id for trial in self.ongoing_trials.values()} | self.resumable()
         for trial_id in self.trials:
@@ -80,7 +80,7 @@ class _Durable(_Oracle):
                     shutil.rmtree(state, ignore_errors=True)
 
     def resumable(self) -> set[str]:
-        """Trials whose state a later one may go on from."""
+        """Trials whose state a later one may resume from."""
         return set()
 
     def save(self):
@@ -201,7 +201,7 @@ def make_oracle(name: str, ranges: list[Range], trials: int, epochs: int, seed: 
     Args:
         name: key in `ORACLES`.
         ranges: the search space.
-        trials: at least 1, beside the level's own recipe.
+        trials: at least 1, in addition to the level's default.
         epochs: of a whole trial.
         seed: at least 0.
     """
@@ -212,7 +212,7 @@ def make_oracle(name: str, ranges: list[Range], trials: int, epochs: int, seed: 
         "objective": keras_tuner.Objective(OBJECTIVE, "max"),
         "hyperparameters": parameters,
         "seed": seed + 1,  # KerasTuner takes 0 for "any seed"
-        "max_consecutive_failed_trials": trials + 2,  # never: a failed trial is recorded and the search goes on
+        "max_consecutive_failed_trials": trials + 2,  # never: a failed trial is recorded and the search continues
     }
     if name == "hyperband":
         options |= {"max_epochs": epochs, "hyperband_iterations": None}

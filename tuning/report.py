@@ -155,8 +155,8 @@ def describe(summary: dict, folder: pathlib.Path) -> list[str]:
             "and choice, not seeds)"
         )
     lines.append(
-        f"stored features saved {summary['passes_saved']:,} passes of an image through the frozen part; "
-        f"{summary['passes_done']:,} were made to store them"
+        f"stored features saved {summary['passes_saved']:,} passes of an image through the frozen layers; storing "
+        f"them took {summary['passes_done']:,}"
     )
     names = ("trials.csv", "best_recipe.json", "search.png")
     lines.append(f"written to {', '.join(str(folder / name) for name in names)}")

@@ -173,11 +173,12 @@ def _lead(plan, job, address, deadline, runner):
     oracle.after_trial = lambda: write_trials(folder, plan.ranges)
     ranges = "; ".join(f"{r.field} from {r.low:.3g} to {r.high:.3g}" for r in plan.ranges)
     say(
-        f"Level {plan.recipe.level}: {plan.oracle} search, {plan.trials} trials beside the level's own recipe: {ranges}"
+        f"Level {plan.recipe.level}: {plan.oracle} search, {plan.trials} trials in addition to the level's default: "
+        f"{ranges}"
     )
     tuner = Tuner(plan, folder, oracle, None, say)
     if kept := len(oracle.end_order):
-        say(f"Going on with {kept} ended trials")
+        say(f"Resuming after {kept} finished trials")
     if address is not None:
         say(f"Handing out trials at {address[0]}:{address[1]}")
         tuner.save()
@@ -243,6 +244,6 @@ def _refuse_other(plan, folder):
     changed = [f"{name} was {old.get(name)} and is now {new.get(name)}" for name in new if old.get(name) != new[name]]
     if changed:
         raise InputError(
-            f"Expected the options of the search in {folder}, but {', '.join(changed)}; repeat them to go on, pass "
+            f"Expected the options of the search in {folder}, but {', '.join(changed)}; repeat them to resume, pass "
             "--overwrite to start again, or choose another --search-dir."
         )

@@ -60,7 +60,7 @@ class Plan:
         recipe: the level's own; trial 0, and what the others change.
         search: see `search_space`.
         oracle: one of `ORACLE_NAMES`.
-        trials: beside trial 0, at least 1.
+        trials: in addition to trial 0, at least 1.
         executions: trainings a trial, with different seeds, at least 1.
     """
 
@@ -87,7 +87,8 @@ class Plan:
             self.ranges  # noqa: B018
 
     def identity(self) -> dict:
-        """What must be the same when a search goes on, as JSON values; more trials may be added to all but a grid."""
+        """What must be the same when a search is resumed, as JSON values; more trials may be added to all but a "
+        "grid."""
         ranges = [dataclasses.asdict(found) for found in self.ranges]
         ranges = [{k: list(v) if isinstance(v, tuple) else v for k, v in found.items()} for found in ranges]
         found = {"oracle": self.oracle, "executions": self.executions, "ranges": ranges}
@@ -103,7 +104,7 @@ def check_minutes(minutes: float | None) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class RangeTest:
-    """What decides a learning-rate range test's numbers, beside the recipe.
+    """What decides a learning-rate range test's numbers, in addition to the recipe.
 
     Attributes:
         low: first rate, above 0.
@@ -138,7 +139,7 @@ def search_space(recipe: Recipe, search: str) -> list[Range]:
     space = [_range(recipe, *part.strip().partition("=")[::2]) for part in search.split(",")]
     names = [found.field for found in space]
     if len(set(names)) < len(names):
-        raise InputError(f"Expected each field once in --search, but got {search}; remove what is double.")
+        raise InputError(f"Expected each field once in --search, but got {search}; remove the duplicate.")
     return space
 
 

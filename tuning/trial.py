@@ -91,7 +91,7 @@ class TrialRunner:
 
         Args:
             folder: of the search.
-            is_search: whether the search in the folder goes on with the data, and not just a range test beside it.
+            is_search: whether the search in the folder uses the data, and not just a range test in the same folder.
         """
         path, data = folder / ENVIRONMENT, describe_data(self.source, self.train, self.val, self.recipe.split_seed)
         before = read_json(path) if path.is_file() else {}
@@ -203,7 +203,7 @@ def open_runner(
 
 
 def default_search_dir(recipe: Recipe) -> pathlib.Path:
-    """`runs/DATA-BACKBONE-seedS/tune-levelN`: beside the runs of the ladder."""
+    """`runs/DATA-BACKBONE-seedS/tune-levelN`: in the folder of the ladder."""
     return default_run_dir(recipe).with_name(f"tune-level{recipe.level}")
 
 

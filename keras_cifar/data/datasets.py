@@ -128,7 +128,7 @@ class Source:
     def _check_every_class(self, train, limit):
         found = np.bincount(train.labels, minlength=len(self.class_names))
         if missing := [name for name, count in zip(self.class_names, found, strict=True) if not count]:
-            todo = "add or mend images" if limit is None else "pass a larger --limit"
+            todo = "add or repair images" if limit is None else "pass a larger --limit"
             raise InputError(
                 f"Expected a readable training image of each class of {self.label}, but of {len(train)} none is of "
                 f"{', '.join(missing[:5])}; {todo}."

@@ -38,7 +38,7 @@ SPLIT_NAMES = {
 _SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 _KNOWN_NAMES = ", ".join(name for split in ("train", "val", "test") for name in SPLIT_NAMES[split])
 _SPLIT_NAME = re.compile(r"([a-z]+?)[ _-]?(?:set|data|images)?")  # also `training_set`, `Test Data`
-_BESIDE = "image{s} beside the folders"
+_BESIDE = "image{s} next to the folders"
 
 
 def hold_out(files: list[ImageFile], split_seed: int) -> tuple[list[ImageFile], list[ImageFile]]:
@@ -193,7 +193,8 @@ def _find_splits(root, training, flat_is_test):
     _check_unambiguous(root, splits, others)
     if training and "train" not in splits:
         raise InputError(
-            f"Expected a train/ folder beside {_listed(named)} in {root}, but there is none; add it, or rename what is "
+            f"Expected a train/ folder next to {_listed(named)} in {root}, but there is none; add it, or rename what "
+            "is "
             "a class and no split."
         )
     left = [f"{_listed(others)} (no split)"] * bool(others) + [describe_left_out(left_out)] * bool(left_out)
@@ -215,7 +216,7 @@ def _check_no_splits(root, folders):
         return
     if len(alike) == len(folders) or not any(_holds_images_only(folders[name]) for name in alike):
         raise InputError(
-            f"Expected classes or splits in {root}, but {_listed(alike)} are named like splits and are none of "
+            f"Expected classes or splits in {root}, but {_listed(alike)} look like splits and are not among "
             f"{_KNOWN_NAMES}; rename them, with one subfolder per class in each."
         )
 
@@ -225,12 +226,12 @@ def _checked_flat(root, named, others):
     kinds = set(named.values())
     if named and (not others or ("train" in kinds and len(kinds) > 1)):
         raise _no_classes(root, named)
-    return [f"{_listed(named)} in {root} counts as a class: images lie in it, and no folders"] if named else []
+    return [f"{_listed(named)} in {root} counts as a class: it holds images and no folders"] if named else []
 
 
 def _no_classes(root, names):
     return InputError(
-        f"Expected one subfolder per class in {_listed(names)} of {root}, but images lie there directly; move each "
+        f"Expected one subfolder per class in {_listed(names)} of {root}, but the images are directly in it; move each "
         "class's images into a subfolder named for it."
     )
 
@@ -249,7 +250,7 @@ def _check_unambiguous(root, splits, others):
     if others and len(splits) == 1:
         raise InputError(
             f"Expected splits or classes in {root}, but {_listed(*splits.values())} is named as a split and "
-            f"{_listed(others)} beside it hold images as classes do; move the classes into train/, or rename a class."
+            f"{_listed(others)} next to it hold images as classes do; move the classes into train/, or rename a class."
         )
 
 

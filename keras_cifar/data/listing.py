@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from keras_cifar.data.images import image_suffixes, missing_reader
 
-# What systems and programs put beside images, in lower case; names that start with a dot are hidden anyway.
+# What systems and programs put among images, in lower case; names that start with a dot are hidden anyway.
 _SYSTEM_NAMES = {
     "__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r",
     "$recycle.bin", "recycler", "system volume information", "lost+found", "lost.dir", "found.000", "@eadir", "@tmp",
@@ -110,7 +110,7 @@ def list_by_class(
 
 
 def entries(folder: str, left_out: collections.Counter) -> Iterator[tuple[os.DirEntry, str]]:
-    """What lies directly in a folder and counts.
+    """The entries of a folder that count.
 
     Args:
         folder: its path.
@@ -166,7 +166,7 @@ def identity(folder: str) -> tuple[int, int]:
 
 
 def ancestors(folder: str) -> set[tuple[int, int]]:
-    """The identities of a folder and of those that it lies in: a link to one of them is a loop."""
+    """The identities of a folder and of its parents: a link to one of them is a loop."""
     path, found = os.path.realpath(folder), set()
     while True:
         found.add(identity(path))
@@ -185,6 +185,6 @@ def describe_left_out(left_out: collections.Counter) -> str:
 
 
 def listing_digest(files: Iterable[ImageFile]) -> str:
-    """Hex SHA-256 over the sorted keys and sizes: equal for a copy of the folder, wherever it lies."""
+    """Hex SHA-256 over the sorted keys and sizes: equal for a copy of the folder anywhere else."""
     lines = sorted(f"{file.key}\0{file.size}\n" for file in files)
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()

@@ -8,7 +8,7 @@ from keras_cifar.data.specs import data_path
 from keras_cifar.errors import InputError
 from keras_cifar.recipes import Recipe
 
-# Of what `describe_data` gives, what an exported file keeps beside its class names.
+# Of what `describe_data` gives, what an exported file keeps in addition to its class names.
 IDENTITY = ("data_fingerprint", "val_fingerprint", "images", "image_shape", "listings")
 _FINGERPRINTS = {"train": "data_fingerprint", "val": "val_fingerprint"}
 
@@ -101,7 +101,7 @@ def check_changes(
     Args:
         changes: see `data_changes`.
         owner: what has met the data before, for the message.
-        allowed: whether to go on with it.
+        allowed: whether to use it nevertheless.
         say: gets the line.
 
     Raises:
@@ -110,11 +110,11 @@ def check_changes(
     text = ", ".join(changes)
     if changes and not allowed:
         raise InputError(
-            f"Expected the data that {owner} has met, but {text}; name that data with --data or --data-dir, or pass "
-            "--allow-changed-data to go on with this one, which is recorded."
+            f"Expected the data of {owner}, but {text}; name that data with --data or --data-dir, or pass "
+            "--allow-changed-data to use this data, which is recorded."
         )
     if changes:
-        say(f"Not the data that {owner} has met: {text}; going on because of --allow-changed-data")
+        say(f"Not the data of {owner}: {text}; used because of --allow-changed-data")
 
 
 def absolute_data(data: str) -> str:

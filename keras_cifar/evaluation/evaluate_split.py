@@ -128,7 +128,7 @@ def evaluate_split(
 
 
 def predictions_path(figures: str | os.PathLike) -> pathlib.Path:
-    """`predictions_SPLIT.npz` beside the figures of an evaluation, with what is before it in their name."""
+    """`predictions_SPLIT.npz` next to the figures of an evaluation, with the same prefix in its name."""
     figures = pathlib.Path(figures)
     before, _, split = figures.stem.rpartition("evaluation_")
     return figures.with_name(f"{before}predictions_{split}.npz")
@@ -151,7 +151,7 @@ def write_predictions(path: pathlib.Path, labels: np.ndarray, logits: dict[str, 
 
 
 def read_predictions(figures: str | os.PathLike) -> dict[str, np.ndarray] | None:
-    """What `write_predictions` wrote beside the figures of an evaluation.
+    """What `write_predictions` wrote next to the figures of an evaluation.
 
     Returns:
         `labels` and view -> predicted classes, (N,) each; None where there are none that belong to the figures: they

@@ -58,7 +58,7 @@ def write_timm_folder(folder: str | os.PathLike, architecture: str, tensors: dic
     """Writes tensors with timm's names as a folder that KerasHub's `from_preset` reads, atomically.
 
     Args:
-        folder: where it should lie; an existing one is left as it is.
+        folder: where to write it; an existing one is left as it is.
         architecture: timm's name, such as "resnet18".
         tensors: tensor name to array.
 

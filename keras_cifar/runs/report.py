@@ -12,22 +12,24 @@ from keras_cifar.evaluation.comparisons import compare_rows, interval_of, read_g
 from keras_cifar.files import check_output, write_text
 from keras_cifar.metrics import format_top1, wilson_interval
 from keras_cifar.names import markdown, markdown_target
-from keras_cifar.recipes import DOCUMENT_TEST_TOP1, recipe_to_dict
+from keras_cifar.recipes import REFERENCE, REFERENCE_TEST_TOP1, recipe_to_dict
 from keras_cifar.runs.plots import plot_ladder, plot_result
 from keras_cifar.runs.run import Run
 
 _NOTE = (
-    "Top-1 is given with its 95 % interval over images; of several seeds it is the mean ± the standard deviation over "
-    "seeds. The seeds share the images, so that their deviation says nothing of other images: the interval does "
-    "(Wilson's, of several seeds with the effective number of images; without stored predictions with the number of "
-    "images, which makes it rather too wide). Minutes are those of the training steps, the mean over seeds; start to "
-    "end adds the features, in the run that computed them, and is the longest of the seeds. The weights of each run "
+    "Top-1 is given with its 95 % interval over images; for several seeds it is the mean ± the standard deviation "
+    "over seeds. The seeds share the test images, so their deviation says nothing about other images; the interval "
+    "does (Wilson; for several seeds with the effective number of images, or, without stored predictions, with the "
+    "number of images, which makes it too wide). Minutes are those of the training steps, the mean over seeds; "
+    "start to end adds the features, in the run that computed them, and is the longest of the seeds. The weights of "
+    "each run "
     "are those of the epoch with the best val top-1; test was read only afterwards."
 )
 _COMPARISONS_NOTE = (
-    "Each step is tested on the same test images: exact sign-flip permutation test of the mean over seeds, which for "
-    "one seed is McNemar's exact test; interval over images after Agresti and Min. Corrected p: for the {count} "
-    "comparisons of this table (Holm); real is what is below 0.05. They speak for other images, not for other seeds: "
+    "Each step is tested on the same test images: exact sign-flip permutation test of the mean over seeds, which "
+    "for one seed is McNemar's exact test; intervals over images by Agresti and Min. Corrected p: for the {count} "
+    "comparisons of this table (Holm); a step is called real below 0.05. They hold for other images, not for other "
+    "seeds: "
     "± is the standard deviation of the gain over seeds."
 )
 
@@ -76,7 +78,7 @@ def split_tables(runs: list[Run]) -> dict[str, list[Run]]:
 def group_seeds(runs: list[Run]) -> list[list[Run]]:
     """The runs that differ by nothing but their seed, together, in the order of the first of each.
 
-    "auto" counts as the precisions that it chose, and the data as the images themselves, wherever they lie; runs that
+    "auto" counts as the precisions that it chose, and the data as the images themselves, wherever they are; runs that
     were evaluated on other test images stand apart.
     """
     keys = []
@@ -103,10 +105,10 @@ def markdown_table(runs: list[Run]) -> str:
         runs: finished runs; their test columns are dashes until `evaluate --split test` ran. They are named from the
             folder that holds all of them.
     """
-    document = any(run.recipe.data == "cifar10" for run in runs)
+    has_reference = _has_reference(runs)
     header = ["Level", "What trains", "Seeds", "Val top-1", "Test top-1", "Test top-1, flip TTA", "Minutes",
               "Start to end"]  # fmt: skip
-    rows = [[*header, *["The document's test top-1"] * document, "Runs"]]
+    rows = [[*header, *["Reference test top-1"] * has_reference, "Runs"]]
     rows.append(["---"] * len(rows[0]))
     groups = group_seeds(runs)
     for group in groups:
@@ -120,10 +122,19 @@ def markdown_table(runs: list[Run]) -> str:
             _over_seeds([test and test.view("tta") for test in tests], interval_of(found, "tta")),
             f"{statistics.mean(run.metrics['seconds'] for run in group) / 60:.1f}",
             f"{max(_seconds_in_all(run) for run in group) / 60:.1f}",
-            *[DOCUMENT_TEST_TOP1.get(recipe.level, "–")] * document,
+            *[REFERENCE_TEST_TOP1.get(recipe.level, "–")] * has_reference,
             ", ".join(markdown(_name(run, runs)) for run in group),
         ])  # fmt: skip
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def _has_reference(runs):
+    return any(run.recipe.data == "cifar10" for run in runs)
+
+
+def _note(runs):
+    reference = f" Reference: {REFERENCE}, ResNet-18 on the original CIFAR-10." if _has_reference(runs) else ""
+    return _NOTE + reference
 
 
 def _what_trains(group, groups):
@@ -197,8 +208,8 @@ def comparisons_table(runs: list[Run]) -> str:
         lines += ["", _COMPARISONS_NOTE.format(count=len(compared)), ""]
     if unknown:
         lines += [
-            f"Not compared: {markdown(', '.join(unknown))}, for want of stored predictions of the same test images; "
-            "`evaluate` stores them.", "",
+            f"Not compared: {markdown(', '.join(unknown))}, because stored predictions of the same test images are "
+            "missing; `evaluate` stores them.", "",
         ]  # fmt: skip
     return "\n".join(lines)
 
@@ -219,7 +230,7 @@ def markdown_tables(runs: list[Run]) -> str:
 
 
 def write_report(runs: list[Run], output: str | os.PathLike, say: Callable[[str], None] = print) -> pathlib.Path:
-    """Writes the report and its pictures of the ladders beside it.
+    """Writes the report, and pictures of the ladders next to it.
 
     Args:
         runs: finished runs.
@@ -241,13 +252,13 @@ def write_report(runs: list[Run], output: str | os.PathLike, say: Callable[[str]
     lines = ["# Runs", ""] if several else []
     for number, (title, members) in enumerate(tables.items()):
         lines += [f"{'##' if several else '#'} {markdown(title)}", "", markdown_table(members)]
-        lines += [] if several else [_NOTE, ""]
+        lines += [] if several else [_note(runs), ""]
         lines += [comparisons_table(members)]
         picture = output.with_name(f"{output.stem}-ladder{f'-{number + 1}' if number else ''}.png")
         lines += _ladder(members, picture, f"test, {title}", say)
         for run in members:
             lines += _describe_run(run, output, "###" if several else "##", say)
-    lines += [_NOTE, ""] if several else []
+    lines += [_note(runs), ""] if several else []
     write_text(output, "\n".join(lines))
     return output
 

@@ -1,9 +1,9 @@
-"""The run folder: what lies in it, written atomically.
+"""The run folder: its files, written atomically.
 
 recipe.json           the recipe
 environment.json      versions, CPU, threads, backend, seed, what identifies the data, git commit
 local.json            what is true on this machine only (where the data is)
-state.npz             everything needed to go on; gone once the run is finished
+state.npz             everything needed to resume; removed when the run is finished
 history.csv           one row an epoch
 best.keras last.keras weights with the graph, as standard Keras files
 metrics.json          the result on val; its presence marks the run as finished
@@ -169,7 +169,7 @@ class Run:
         if changed := _differences(self.recipe, recipe):
             raise InputError(
                 f"Expected the recipe of the interrupted run in {self.path}, but {changed}; repeat its options "
-                "to go on, pass --overwrite to start again, or choose another --run-dir."
+                "to resume, pass --overwrite to start again, or choose another --run-dir."
             )
 
     def begin(self, recipe: Recipe, overwrite: bool) -> None:
@@ -215,7 +215,9 @@ def open_run(path: str | os.PathLike) -> Run:
     if not run.file("recipe.json").is_file():
         raise InputError(f"Expected a run folder, but {path} holds no recipe.json; name one that `train` wrote.")
     if not run.is_finished:
-        raise InputError(f"Expected a finished run, but {path} was interrupted; repeat its `train` command to go on.")
+        raise InputError(
+            f"Expected a finished run, but {path} was interrupted; repeat its `train` command to resume it."
+        )
     return run
 
 

@@ -1,4 +1,4 @@
-"""Runs the parts of a classifier that do not train, by the fastest engine at hand.
+"""Runs the frozen layers of a classifier on the fastest engine that is available.
 
 OpenVINO, where it is installed (the `fast` extra) and Keras runs on TensorFlow on a CPU; else Keras
 on the folded model.
@@ -60,7 +60,7 @@ def inference_precision(precision: str, policy: str) -> str:
 
 
 def describe_compute(recipe: Recipe) -> dict[str, str]:
-    """A training's dtype policy, and the engine of what does not train with the policy that it computes in.
+    """A training's dtype policy, and the engine of the frozen layers with the policy that it computes in.
 
     Returns:
         `precision`, `engine` and `engine_precision`.

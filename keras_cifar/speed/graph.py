@@ -34,7 +34,7 @@ def split_at_trainable(model: keras.Model) -> tuple[keras.Model | None, keras.Mo
 
     Returns:
         images -> feature map, and that map -> logits. The first is None, and the second the model,
-        where nothing with weights lies below, or more than one map leads from one to the other.
+        where no layer with weights is below, or more than one map leads from one to the other.
     """
     backbone = model.get_layer(BACKBONE)
     cut, trained = _cut(backbone)

@@ -1,4 +1,4 @@
-"""What lies below the first layer that trains is a fixed function of the image: computed once, kept in the cache."""
+"""The frozen layers are a fixed function of the image: their output is computed once and kept in the cache."""
 
 import contextlib
 import fcntl
@@ -24,7 +24,7 @@ from keras_cifar.speed.engine import engine_name
 from keras_cifar.speed.graph import graph_nodes
 
 _MAX_CACHE_BYTES = 8 * 2**30
-# Images between two marks that an interrupted pass goes on from.
+# Images between two marks that an interrupted pass resumes from.
 _BLOCK = 4096
 
 
@@ -91,7 +91,7 @@ def _load(path, dtype):
 
 
 def _compute(path, model, split, compile_model, batch_size, progress):
-    """Fills `.partial` block by block beside a mark of how far it is complete, then makes it the entry."""
+    """Fills `.partial` block by block, with a file that says how far it is complete, then makes it the entry."""
     shape, dtype, store = (len(split), *model.output_shape[1:]), _dtype(model), split.store
     partial, mark = path.with_suffix(".partial"), path.with_suffix(".json")
     done, features = _begun(partial, mark, shape, dtype) or (0, _begin(partial, mark, shape, dtype))
@@ -170,7 +170,7 @@ def _remove_oldest(folder: pathlib.Path, keep: pathlib.Path) -> None:
         if total > _MAX_CACHE_BYTES and path != keep:
             with contextlib.suppress(BlockingIOError), open(path.with_suffix(".lock"), "wb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not what another process is writing
-                for suffix in (".json", ".npy", ".partial"):  # a mark speaks of the partial file beside it
+                for suffix in (".json", ".npy", ".partial"):  # a .json says how far the .partial is
                     path.with_suffix(suffix).unlink(missing_ok=True)
 
 

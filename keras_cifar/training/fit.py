@@ -1,7 +1,7 @@
 """The training loop: a classifier from any step to any other, without a folder.
 
 The loop is ours rather than Keras' `fit`: the batch is a pure function of the global step, so that a
-state taken at any step goes on to the same weights, to the bit.
+state saved at any step leads to the same weights, to the bit.
 """
 
 import contextlib
@@ -167,7 +167,7 @@ class TrainedPart:
 
 @dataclasses.dataclass
 class Progress:
-    """What a state holds beside the arrays.
+    """What a state holds in addition to the arrays.
 
     Attributes:
         step: global steps done.
@@ -222,7 +222,7 @@ class Fit:
         return list({id(v): v for v in found}.values())
 
     def state(self) -> tuple[list[np.ndarray], dict]:
-        """Arrays and JSON values that `restore` goes on from."""
+        """Arrays and JSON values that `restore` resumes from."""
         arrays = [keras.ops.convert_to_numpy(v) for v in self._variables()]
         return [*arrays, *self.best_weights, self.best_logits], dataclasses.asdict(self.progress)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What is known when the steps of a training begin, or go on after an interruption.
+    """What is known when the steps of a training begin, or resume after an interruption.
 
     Attributes:
         run: its folder.
@@ -285,6 +285,6 @@ def observers_for(log_to: str | None) -> tuple[Observer, ...]:
     names = [name.strip() for name in log_to.split(",")] if log_to is not None else []
     makers = [OBSERVERS[name] for name in names]
     if len(set(names)) < len(names):
-        raise InputError(f"Expected each logger once in --log-to, but got {log_to}; remove what is double.")
+        raise InputError(f"Expected each logger once in --log-to, but got {log_to}; remove the duplicate.")
     defaults = default_observers()
     return *defaults, *(make() for make in makers if make is not History)

@@ -50,7 +50,7 @@ def enable_determinism() -> None:
 
 
 def default_run_dir(recipe: Recipe) -> pathlib.Path:
-    """`runs/DATA-BACKBONE-seedS/levelN`: a ladder's levels lie beside each other."""
+    """`runs/DATA-BACKBONE-seedS/levelN`: the levels of a ladder are in one folder."""
     data = file_name(recipe.data.replace(":", "-", 1).rstrip("/"))
     limit = f"-limit{recipe.limit}" if recipe.limit else ""
     return pathlib.Path("runs") / f"{data}-{recipe.backbone}-seed{recipe.seed}{limit}" / f"level{recipe.level}"
@@ -288,7 +288,7 @@ class _Beginning:
         changes = data_changes(before, self.source, self.recipe)
         if any(before.get(name, data[name]) != data[name] for name in ("images", "class_names", "image_shape")):
             raise InputError(
-                f"Expected as many images of the same classes and size to go on with {self.run.path}, but "
+                f"Expected as many images of the same classes and size to resume {self.run.path}, but "
                 f"{', '.join(changes) or 'they are of another size'}; name the same data, or pass --overwrite to "
                 "start again."
             )
@@ -297,11 +297,11 @@ class _Beginning:
 
 
 def _check_compute(run, before, compute):
-    """Steps that were taken in one arithmetic do not go on in another."""
+    """Steps that were taken in one precision are not resumed in another."""
     for field, ours in compute.items():
         if (theirs := before.get(field, ours)) != ours:
             raise InputError(
-                f"Expected to go on with {field} {theirs} in {run.path}, but this machine has {ours} now; choose it "
+                f"Expected to resume {run.path} with {field} {theirs}, but this machine has {ours} now; choose it "
                 "with --precision or KERAS_CIFAR_ENGINE, or pass --overwrite to start again."
             )
 
@@ -312,8 +312,8 @@ def _note_threads(environment, before, say):
     if then is not None and now != then:
         environment["resumed_with_threads"] = [*before.get("resumed_with_threads", []), now]
         say(
-            f"Going on with {now} threads, after {then}: the result is as good, but not to the bit that of a run that "
-            f"was not interrupted; TF_NUM_INTRAOP_THREADS={then} makes it so"
+            f"Resuming with {now} threads, after {then}: the result is as good, but not bit-identical to an "
+            f"uninterrupted run; set TF_NUM_INTRAOP_THREADS={then} for that"
         )
 
 
@@ -339,12 +339,14 @@ class _Training:
         self.source.say_notes(self.say)
         self.say(
             f"{len(start.train)} training and {len(start.val)} val images, {len(self.source.class_names)} classes, "
-            f"{environment['precision']}, what does not train on {environment['engine']} in "
+            f"{environment['precision']}, frozen layers on {environment['engine']} in "
             f"{environment['engine_precision']}"
         )
         part = TrainedPart(self.recipe, self.model, start.train, start.val)
         if part.no_room:
-            self.say(f"No room to store what does not train in {cache_folder()}: it is computed at every step")
+            self.say(
+                f"No room in {cache_folder()} to store the output of the frozen layers: it is computed at every step"
+            )
         self.fit = Fit(self.recipe, part)
         self._restore(start.state)
 
@@ -358,7 +360,7 @@ class _Training:
                 f"Expected the state of this recipe in {self.run.file('state.npz')}, but its shapes differ; "
                 "pass --overwrite to start again."
             ) from error
-        self.say(f"Going on at step {self.fit.progress.step} of {self.fit.total_steps}")
+        self.say(f"Resuming at step {self.fit.progress.step} of {self.fit.total_steps}")
 
     def finish(self):
         """Trains the remaining steps and writes the result."""
@@ -375,7 +377,7 @@ class _Training:
         val, (low, high) = metrics["val"], metrics["val"]["top1_interval"]
         self.say(
             f"val top-1 {val['top1']:.4f} (95 % {low:.4f} to {high:.4f}) at epoch {metrics['best_epoch']}, "
-            f"{metrics['seconds']:.0f} s of training; the run lies in {self.run.path}"
+            f"{metrics['seconds']:.0f} s of training; the run is in {self.run.path}"
         )
 
     def _take_steps(self, audience):

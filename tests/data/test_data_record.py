@@ -179,7 +179,7 @@ def test_resume_on_other_data_is_refused_and_nothing_is_overwritten(photos):
     assert contents(run.path) == before
     photos, lines = photos.rename(photos.parent / "moved"), []
     train(folder_recipe(photos, epochs=3), job(run.path, say=lines.append, allow_changed=True))
-    assert any("Going on at step" in line for line in lines) and run.is_finished
+    assert any("Resuming at step" in line for line in lines) and run.is_finished
     environment = run.environment
     assert len(environment["changed_data"]) == 2
     assert environment["started"] == json.loads(before[run.file("environment.json")])["started"]

@@ -63,19 +63,19 @@ def test_folder_in_a_folder_of_its_name(tmp_path):
     ([*classes("train2017"), *classes("val2017")], "train2017/, val2017/ are named like splits"),
     ([*classes("train"), *classes("Training")], "Training/, train/; keep one"),
     ([*classes("train"), *classes("eval")], "val to some and test to others"),
-    ([*classes("train"), "bus/1.png", "car/1.png"], "bus/, car/ beside it hold images"),
+    ([*classes("train"), "bus/1.png", "car/1.png"], "bus/, car/ next to it hold images"),
     (["a/1.png", "b/1.png", *classes("test")], "test/ is named as a split"),
     (["train/1.png", "train/2.png", "test/1.png"], "one subfolder per class in test/, train/"),
     (["train/1.png", "train/2.png"], "one subfolder per class in train/"),
     (["train/1.png", "test/1.png", "raw/1.png"], "one subfolder per class in test/, train/"),
     (["train/1.png", *classes("test")], "one subfolder per class in train/"),
-    (classes("test"), "train/ folder beside test/"),
+    (classes("test"), "train/ folder next to test/"),
     (classes("pictures"), "name --data folder:{root}/pictures"),
     ([*classes("train"), *classes("test", "abc")], "the classes of train (a, b...), but found also c"),
     ([*classes("train"), "train/c"], "1 of 3 have none: c/"),
     (["a/1.png", "b/1.png"], "a second image of a class"),
     ([*classes("train"), "val"], "but found none"),
-    ([*classes("train"), "val/1.png"], "left out there: 1 image beside the folders"),
+    ([*classes("train"), "val/1.png"], "left out there: 1 image next to the folders"),
     (["a", "b"], "found none"),
     (["a/1.png", "a/2.png", "a /1.png"], "two are called 'a'"),
     (["caf\u00e9/1.png", "cafe\u0301/2.png"], "another form of Unicode"),
@@ -106,14 +106,14 @@ def test_line_says_what_was_read_and_left_out(tmp_path):
         "photos: left out raw/ (no split)",
         "train and val: 6 images of 3 classes, val is cut from them; left out 3 hidden or system files, 1 .mp4, 1 "
         ".txt, 1 broken link",
-        "test: 4 images of 2 of 3 classes (none of b); left out 1 hidden or system file, 1 image beside the folders",
+        "test: 4 images of 2 of 3 classes (none of b); left out 1 hidden or system file, 1 image next to the folders",
     ]
 
 
 def test_unlabelled_test_images_do_not_stop_a_training(tmp_path):
     folder = open_folder(make(tmp_path, *classes("train"), "test/1.png"))
     assert folder.files("test") == []
-    assert folder.notes[-1] == "test: no images in class folders; left out 1 image beside the folders"
+    assert folder.notes[-1] == "test: no images in class folders; left out 1 image next to the folders"
 
 
 def test_classes_of_one_spelling_across_splits_and_case(tmp_path):

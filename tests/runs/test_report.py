@@ -54,11 +54,11 @@ def test_demo_trains_every_level_and_reports(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not RESULTS.is_dir(), reason="results/ is not there")
-def test_readme_table_is_that_of_the_results():
+def test_results_table_is_that_of_the_runs():
     runs = find_runs([str(RESULTS)])
     assert [group[0].recipe.level for group in group_seeds(runs)] == list(LEVELS)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert markdown_table(runs) in readme and comparisons_table(runs) in readme
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert markdown_table(runs) in page and comparisons_table(runs) in page
 
 
 @pytest.mark.skipif(not RESULTS.is_dir(), reason="results/ is not there")
@@ -126,7 +126,7 @@ def test_mixed_runs_have_a_table_for_each_data_set_and_backbone(tmp_path):
     ]  # fmt: skip
     text = write_report(runs, tmp_path / "report.md").read_text()
     assert markdown_tables(runs).count("| Level |") == text.count("| Level |") == 4
-    assert text.count("The document's test top-1") == 2 and text.count("-ladder") == 4
+    assert text.count("Reference test top-1") == 2 and text.count("-ladder") == 4
     assert "| linear head; epochs 3 |" in text and "| d/level1 |" in text and "| a/level1 |" in text
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert (tmp_path / picture).is_file()

@@ -48,7 +48,7 @@ def test_killed_run_ends_like_one_that_was_not(tmp_path, monkeypatch, level, bat
     run_until_killed(1, step, "train", "--level", level, *options, "--run-dir", killed, env=EVERY_STEP)
     assert 0 < Run(killed).load_state()[1]["step"] <= step and not Run(killed).is_finished
     train(recipe, job(killed, say=lines.append))
-    assert any("Going on at step" in line for line in lines)
+    assert any("Resuming at step" in line for line in lines)
     for name in ("best.keras", "last.keras"):
         for a, b in zip(weights_of(whole, name), weights_of(killed, name), strict=True):
             assert np.array_equal(a, b)

@@ -70,7 +70,7 @@ def _read_images(files, side, skip_bad_images):
             bad[file.path] = error_text(error, file.path)
     if bad and not skip_bad_images:
         raise InputError(
-            f"Expected readable images, but {len(bad)} of {len(files)} cannot be read: {_shortened(bad, 5)}; mend or "
+            f"Expected readable images, but {len(bad)} of {len(files)} cannot be read: {_shortened(bad, 5)}; repair or "
             "remove them, or pass --skip-bad-images."
         )
     return images[: len(files) - len(bad)], bad

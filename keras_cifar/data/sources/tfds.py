@@ -23,7 +23,7 @@ def open_tfds(request: DataRequest) -> Source:
 
     name, data_dir = request.name, request.data_dir
     if data_dir is not None and not pathlib.Path(data_dir).is_dir():
-        raise InputError(f"Expected an existing folder for --data-dir, but {data_dir} is none; check the path.")
+        raise InputError(f"Expected an existing folder for --data-dir, but {data_dir} does not exist; check the path.")
     try:
         builder = tfds.builder(name, data_dir=data_dir)
         builder.download_and_prepare()

@@ -1,0 +1,53 @@
+"""docs/levels.ipynb: its committed outputs, and that it still runs."""
+
+import re
+
+import pytest
+from conftest import ROOT, TINY
+
+nbformat = pytest.importorskip("nbformat")
+NOTEBOOK = ROOT / "docs" / "levels.ipynb"
+
+
+def notebook():
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def printed(cells):
+    """All that the cells have printed."""
+    return "".join(output.text for cell in cells for output in cell.outputs if output.output_type == "stream")
+
+
+def test_the_committed_outputs_are_those_of_a_whole_run():
+    cells = [cell for cell in notebook().cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    kinds = {output.output_type for cell in cells for output in cell.outputs}
+    assert kinds == {"stream", "display_data"}
+    streams = {output.name for cell in cells for output in cell.outputs if output.output_type == "stream"}
+    assert streams == {"stdout"}
+    assert len(re.findall(r"level \d: test top-1 \d\d\.\d\d %", printed(cells))) == 4
+
+
+def test_the_tour_of_the_readme_shows_what_commands_print():
+    """Its lines are those of the notebook's run, shortened by whole lines only."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tour = text.partition("## A tour")[2].partition("```\n")[2].partition("```")[0]
+    lines = [line for line in tour.splitlines() if line and not line.startswith(("$", "..."))]
+    known = printed(cell for cell in notebook().cells if cell.cell_type == "code").splitlines()
+    assert len(lines) >= 5 and not [line for line in lines if line not in known]
+
+
+@pytest.mark.slow
+def test_it_runs_from_the_first_cell_to_the_last(tmp_path):
+    client = pytest.importorskip("nbclient").NotebookClient
+    found = notebook()
+    changes = {**TINY, "views": 0}
+    del changes["epochs"]
+    (settings,) = [cell for cell in found.cells if "parameters" in cell.metadata.get("tags", ())]
+    settings.source = (
+        f"import sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\nimport tiny\n"
+        f"CHANGES = {changes!r}\nSCHEDULE = {{level: {{'epochs': 1}} for level in range(1, 5)}}\nFOLDER = 'runs'"
+    )
+    client(found, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert "predicted:" in printed(cell for cell in found.cells if cell.cell_type == "code")
+    assert (tmp_path / "runs" / "level4" / "best.keras").is_file() and (tmp_path / "runs" / "classifier.onnx").is_file()
