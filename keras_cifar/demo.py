@@ -22,7 +22,11 @@ def demo_recipe(level: int, seed: int = 0) -> Recipe:
 
 
 def run_demo(
-    run_dir: str = "runs/demo", overwrite: bool = False, seed: int = 0, say: Callable[[str], None] = print
+    run_dir: str = "runs/demo",
+    overwrite: bool = False,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+    recipe_of: Callable[[int, int], Recipe] = demo_recipe,
 ) -> pathlib.Path:
     """Trains every level, evaluates each on test with and without TTA and writes the report.
 
@@ -33,13 +37,14 @@ def run_demo(
         overwrite: train finished levels again.
         seed: of every level.
         say: gets each line for the user.
+        recipe_of: level, seed -> its recipe.
 
     Returns:
         The report's path.
     """
     root = pathlib.Path(run_dir)
     job = Job(root, overwrite=overwrite, say=say)
-    for run in train_levels([demo_recipe(level, seed) for level in LEVELS], job):
+    for run in train_levels([recipe_of(level, seed) for level in LEVELS], job):
         if run.evaluation("test") is None:
             say(f"Evaluating level {run.recipe.level} on test, with and without flip TTA")
             evaluate(run, "test")

@@ -13,7 +13,7 @@ import platform
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from keras_cifar.environment import cpu_flags, cpu_name, has_accelerator, package_versions
 from keras_cifar.errors import InputError
@@ -27,16 +27,19 @@ _VECTORS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf
 _ONEDNN_UNASKED = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}
 # Devices of NVIDIA, of AMD, of either under WSL, and TPUs.
 _DEVICES = ("nvidia[0-9]*", "kfd", "dxg", "accel*", "vfio/[0-9]*")
-_HUB_SECONDS = 2.0
 
 Row = tuple[str, str, str]
 
 
-def diagnose(data_dir: str | None = None) -> Iterator[Row]:
+def diagnose(
+    data_dir: str | None = None, hub_answers: Callable[[], bool] = hub_reachable, hub_seconds: float = 2.0
+) -> Iterator[Row]:
     """Checks versions, devices, CPU features, KerasTuner, OpenVINO, cache, data and weights.
 
     Args:
         data_dir: folder of prepared TFDS data sets; None for TFDS' own place.
+        hub_answers: asks the model hub.
+        hub_seconds: to wait for it.
 
     Returns:
         Rows of ("ok", "missing" or "info"), what was looked at, and what was found or how to get it; each as soon as
@@ -47,10 +50,10 @@ def diagnose(data_dir: str | None = None) -> Iterator[Row]:
     """
     if data_dir is not None and not pathlib.Path(data_dir).is_dir():
         raise InputError(f"Expected an existing folder for --data-dir, but {data_dir} does not exist; check the path.")
-    return _rows(data_dir)
+    return _rows(data_dir, lambda: _answers(hub_answers, hub_seconds))
 
 
-def _rows(data_dir):
+def _rows(data_dir, hub_answers):
     flags = cpu_flags()
     yield "ok", "Python", platform.python_version()
     yield "ok", "packages", ", ".join(f"{name} {version}" for name, version in package_versions().items())
@@ -61,7 +64,7 @@ def _rows(data_dir):
     yield from _extras()
     yield _cache()
     yield from _data(data_dir)
-    yield from _weights()
+    yield from _weights(hub_answers)
     yield "info", "accelerator", _accelerator()
 
 
@@ -140,7 +143,7 @@ def _data(data_dir):
             yield "missing", f"data {name}", how
 
 
-def _weights():
+def _weights(hub_answers):
     reachable = None
     for name in BACKBONES:
         spec = BACKBONES[name]
@@ -150,20 +153,20 @@ def _weights():
         elif spec.hub_preset is not None:
             found, how = hub_preset_cached(spec.hub_preset), "in the KaggleHub cache"
             if not found:
-                reachable = _hub_answers() if reachable is None else reachable
+                reachable = hub_answers() if reachable is None else reachable
                 how = "downloaded at the first train" if reachable else _UNREACHABLE
         else:
             continue
         yield "ok" if found else "missing", f"weights {name}", how
 
 
-def _hub_answers():
-    """Whether the hub answers in `_HUB_SECONDS`, name look-up included, which no timeout of a socket covers."""
-    _say(f"checking whether the model hub can be reached, {_HUB_SECONDS:.0f} s at most ...")
+def _answers(hub_answers, seconds):
+    """Whether the hub answers in time, name look-up included, which no timeout of a socket covers."""
+    _say(f"checking whether the model hub can be reached, {seconds:.0f} s at most ...")
     answers = []
-    thread = threading.Thread(target=lambda: answers.append(hub_reachable()), daemon=True)
+    thread = threading.Thread(target=lambda: answers.append(hub_answers()), daemon=True)
     thread.start()
-    thread.join(_HUB_SECONDS)
+    thread.join(seconds)
     return any(answers)
 
 

@@ -10,7 +10,11 @@ K = TypeVar("K", bound=Hashable)
 
 
 def interleaved_seconds(
-    ways: Mapping[K, Callable], rounds: int = 5, calls: int = 4, progress: str | None = None
+    ways: Mapping[K, Callable],
+    rounds: int = 5,
+    calls: int = 4,
+    progress: str | None = None,
+    clock: Callable = time.perf_counter,
 ) -> dict[K, list[list[float]]]:
     """Seconds of each call of each way, round by round, after one round to warm up.
 
@@ -19,6 +23,7 @@ def interleaved_seconds(
         rounds: turns each way gets.
         calls: calls a turn.
         progress: words before a bar that counts turns; None for no bar.
+        clock: gives the time in seconds.
     """
     seconds: dict[K, list[list[float]]] = {name: [] for name in ways}
     bar = tqdm(total=(rounds + 1) * len(ways), desc=progress, disable=True if progress is None else None, leave=False)
@@ -27,9 +32,9 @@ def interleaved_seconds(
             call()  # what the way before has left in the caches is not its own
             turn = []
             for _ in range(calls):
-                started = time.perf_counter()
+                started = clock()
                 call()
-                turn.append(time.perf_counter() - started)
+                turn.append(clock() - started)
             if round_:
                 seconds[name].append(turn)
             bar.update()

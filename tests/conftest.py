@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from keras_cifar.recipes import resolve_recipe
+from keras_cifar.training.observers import Observer
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY_CLI = str(ROOT / "tests" / "tiny.py")
@@ -51,6 +52,24 @@ def job(folder=None, *, init_from=None, overwrite=False, say=print, observers=No
     from keras_cifar.training.observers import History
 
     return Job(folder, DataAccess(**access), init_from, overwrite, say, observers or (History(),))
+
+
+class StopAfter(Observer):
+    """Interrupts a training, as Ctrl-C does, after some calls of its steps.
+
+    Args:
+        calls: of this training, at least 1.
+    """
+
+    must_work = True
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def on_step(self, step, loss, top1):
+        self.calls -= 1
+        if not self.calls:
+            raise KeyboardInterrupt
 
 
 def tiny_options(**changes):

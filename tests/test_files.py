@@ -8,7 +8,7 @@ import tempfile
 
 import pytest
 
-from keras_cifar import cache, files
+from keras_cifar import cache
 from keras_cifar.errors import InputError
 from keras_cifar.files import atomic_path, leftovers, sweep_partials, temporary_folder, write_json
 from keras_cifar.model import weights
@@ -78,7 +78,7 @@ def test_temporary_folders_of_killed_processes_are_removed(tmp_path, monkeypatch
     (left,) = tmp_path.iterdir()
     with temporary_folder("test", tmp_path):
         assert left.exists(), "it may have been made a moment ago"
-    monkeypatch.setattr(files, "_UNLOCKED_SECONDS", -1)
+    os.utime(left, (0, 0))
     with temporary_folder("test", tmp_path) as alive, temporary_folder("test", tmp_path):
         assert not left.exists() and os.path.exists(alive)
     assert not list(tmp_path.iterdir())
@@ -92,7 +92,7 @@ def test_a_conversion_of_weights_that_is_killed_leaves_nothing_for_ever(tmp_path
 
     killed_in(convert, die)
     (left,) = tmp_path.iterdir()
-    monkeypatch.setattr(files, "_UNLOCKED_SECONDS", -1)
+    os.utime(left, (0, 0))
     convert(lambda tensors, path: open(path, "w").close())
     assert [path.name for path in tmp_path.iterdir()] == ["resnet18-0"]
     names = {path.name for path in (tmp_path / "resnet18-0").iterdir()}

@@ -1,12 +1,8 @@
-import types
-
-from keras_cifar import timing
 from keras_cifar.timing import interleaved_seconds, median_rates
 
 
-def test_ways_take_turns_and_the_slower_one_is_slower(monkeypatch):
+def test_ways_take_turns_and_the_slower_one_is_slower():
     order, now = [], [0.0]
-    monkeypatch.setattr(timing, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
 
     def way(name, seconds):
         def call():
@@ -15,7 +11,8 @@ def test_ways_take_turns_and_the_slower_one_is_slower(monkeypatch):
 
         return call
 
-    seconds = interleaved_seconds({"fast": way("fast", 0.25), "slow": way("slow", 0.5)}, rounds=3, calls=2)
+    seconds = interleaved_seconds({"fast": way("fast", 0.25), "slow": way("slow", 0.5)}, rounds=3, calls=2,
+                                  clock=lambda: now[0])  # fmt: skip
     assert order == (["fast"] * 3 + ["slow"] * 3) * 4
     assert seconds == {"fast": [[0.25, 0.25]] * 3, "slow": [[0.5, 0.5]] * 3}
     assert median_rates(seconds, images_per_call=8) == {"fast": 32, "slow": 16}

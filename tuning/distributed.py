@@ -16,8 +16,6 @@ from typing import Any
 from keras_cifar.checks import show
 from keras_cifar.errors import InputError
 
-# How long a worker waits for its chief at the start.
-CHIEF_SECONDS = 600.0
 # How long a chief that has no trials left waits for workers that have not been told.
 _FAREWELL_SECONDS = 30.0
 _CHIEF = "chief"
@@ -30,10 +28,12 @@ class Team:
     Attributes:
         chief: HOST:PORT at which the chief hands out trials; None for a search in this process alone.
         worker: name of this worker of the chief; None to be the chief.
+        patience: seconds that a worker waits for its chief at the start.
     """
 
     chief: str | None = None
     worker: str | None = None
+    patience: float = 600.0
 
     @property
     def address(self) -> tuple[str, int] | None:
@@ -131,20 +131,20 @@ def _wait_until_done(oracle, servicer):
             return
 
 
-def wait_for_chief(address: tuple[str, int], say: Callable[[str], None]) -> None:
+def wait_for_chief(address: tuple[str, int], patience: float, say: Callable[[str], None]) -> None:
     """Waits until a chief answers.
 
     Raises:
-        InputError: none does in `CHIEF_SECONDS`.
+        InputError: none does in `patience` seconds.
     """
-    deadline, told = time.monotonic() + CHIEF_SECONDS, False
+    deadline, told = time.monotonic() + patience, False
     connected = address[0].strip("[]"), address[1]
     while True:
         with contextlib.suppress(OSError), socket.create_connection(connected, timeout=5):
             return
         if time.monotonic() > deadline:
             raise InputError(
-                f"Expected a chief at {address[0]}:{address[1]}, but none answered in {CHIEF_SECONDS:.0f} s; start it "
+                f"Expected a chief at {address[0]}:{address[1]}, but none answered in {patience:.0f} s; start it "
                 "first, or check the address."
             )
         if not told:

@@ -193,7 +193,7 @@ def _work(plan, job, team, runner):
     """Runs the trials that the chief hands out."""
     folder, worker, say = job.folder, team.worker, job.say
     with Run(folder / "workers" / worker).lock():
-        wait_for_chief(team.address, say)
+        wait_for_chief(team.address, team.patience, say)
         if not (folder / PLAN).is_file():
             raise InputError(
                 f"Expected the folder that the chief writes to, but {folder} holds no {PLAN}; share the chief's "

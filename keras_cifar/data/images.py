@@ -26,23 +26,24 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what no handler takes, logging writes to the terminal
 
 
-def decode_image(source: Any, side: int) -> np.ndarray:
+def decode_image(source: Any, side: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads an encoded image.
 
     EXIF orientation is applied; transparency is laid over white; grey, palette, CMYK and 16-bit become
-    8-bit RGB; of an animation the first frame counts. A JPEG over `MAX_PIXELS` is decoded at 1/2, 1/4 or 1/8 of its
+    8-bit RGB; of an animation the first frame counts. A JPEG over `max_pixels` is decoded at 1/2, 1/4 or 1/8 of its
     size, whichever is the smallest that `side` allows.
 
     Args:
         source: a path, the bytes (bytes, bytearray, memoryview) or an open binary file, read from its start where it
             can seek, of any format that Pillow opens; with the package pillow-heif also HEIC.
         side: of the result, in pixels.
+        max_pixels: of an image that is decoded whole, so that a small file cannot take all memory.
 
     Returns:
         (side, side, 3) uint8, see `fit_square`.
 
     Raises:
-        ValueError, OSError: not an image, damaged, or over `MAX_BYTES` or `MAX_PIXELS` (`MAX_JPEG_PIXELS` for a JPEG
+        ValueError, OSError: not an image, damaged, or over `MAX_BYTES` or `max_pixels` (`MAX_JPEG_PIXELS` for a JPEG
             of one scan, the kind that cameras write).
     """
     with _QUIET:
@@ -54,7 +55,7 @@ def decode_image(source: Any, side: int) -> np.ndarray:
                 raise ValueError("HEIC, which needs a package: pip install pillow-heif") from error
             raise
         with image:
-            _bound(image, side)
+            _bound(image, side, max_pixels)
             return fit_square(upright_rgb(image), side)
 
 
@@ -144,16 +145,16 @@ def _is_heif(source):
     return source[4:8] == b"ftyp" and source[8:12] in _HEIF_BRANDS
 
 
-def _bound(image, side):
+def _bound(image, side, max_pixels):
     """Refuses an image of too many pixels; a large JPEG will be decoded at a fraction of its size instead."""
     width, height = image.size
-    if width * height <= MAX_PIXELS:
+    if width * height <= max_pixels:
         return
-    limit = MAX_JPEG_PIXELS if image.format in ("JPEG", "MPO") and _has_one_scan(image.fp) else MAX_PIXELS
+    limit = MAX_JPEG_PIXELS if image.format in ("JPEG", "MPO") and _has_one_scan(image.fp) else max_pixels
     if width * height <= limit:
         shorter = min(width, height)
         image.draft(None, (-(-side * width // shorter), -(-side * height // shorter)))
-    if image.width * image.height > MAX_PIXELS:
+    if image.width * image.height > max_pixels:
         raise ValueError(f"{width} x {height} pixels are more than {limit:,}")
 
 

@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -163,12 +164,13 @@ def missing_weights(backbone: str, reason: str) -> InputError:
     )
 
 
-def resolve_preset(spec: BackboneSpec, weights: str) -> str | None:
+def resolve_preset(spec: BackboneSpec, weights: str, hub_answers: Callable[[], bool] | None = None) -> str | None:
     """Turns `--weights` into what `from_preset` reads, or None for random weights.
 
     Args:
         spec: of the backbone.
         weights: "imagenet", "none", or a path to a folder or file.
+        hub_answers: asks whether the model hub can be reached; None for `hub_reachable`.
 
     Raises:
         InputError: the path does not exist or is no weights, or ImageNet weights cannot be had.
@@ -176,7 +178,7 @@ def resolve_preset(spec: BackboneSpec, weights: str) -> str | None:
     if weights == "none":
         return None
     if weights == "imagenet":
-        return _imagenet_preset(spec)
+        return _imagenet_preset(spec, hub_answers or hub_reachable)
     path = pathlib.Path(weights).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -190,12 +192,12 @@ def resolve_preset(spec: BackboneSpec, weights: str) -> str | None:
     raise InputError(f"Expected 'imagenet', 'none' or an existing path for --weights, but got {weights}; check it.")
 
 
-def _imagenet_preset(spec):
+def _imagenet_preset(spec, hub_answers):
     if spec.package is not None and (packaged := packaged_checkpoint(spec.package)) is not None:
         return preset_from_file(packaged, spec.architecture)
     if spec.hub_preset is None:
         raise missing_weights(spec.name, _no_source(spec))
-    if not hub_preset_cached(spec.hub_preset) and not hub_reachable():
+    if not hub_preset_cached(spec.hub_preset) and not hub_answers():
         raise missing_weights(spec.name, "the model hub cannot be reached")
     return spec.hub_preset
 

@@ -32,7 +32,7 @@ from keras_cifar.recipes import Recipe
 from keras_cifar.speed.engine import compile_inference, describe_compute
 from keras_cifar.speed.fold import fold_batch_norms
 from keras_cifar.speed.graph import split_at_trainable
-from keras_cifar.training.features import NoRoomError, has_room, stored_features
+from keras_cifar.training.features import FeatureCache, NoRoomError
 from keras_cifar.training.objective import Objective
 from keras_cifar.training.step import TrainSteps, learning_rates
 
@@ -53,6 +53,8 @@ class TrainedPart:
         model: the classifier; the part shares its variables.
         train: training images.
         val: val images.
+        cache: of features; None for the user's.
+        steps_per_call: steps in one call, at most, where inputs are pooled features.
 
     Attributes:
         trained: stored features, or images -> logits.
@@ -62,8 +64,12 @@ class TrainedPart:
         no_room: whether the disk or the cache's limit is why train is not stored.
     """
 
-    def __init__(self, recipe: Recipe, model: keras.Model, train: Split, val: Split):
+    def __init__(
+        self, recipe: Recipe, model: keras.Model, train: Split, val: Split, cache: FeatureCache | None = None,
+        steps_per_call: int = _STEPS_A_CALL,
+    ):  # fmt: skip
         self.recipe, self.train, self.val = recipe, train, val
+        self.cache, self.steps_per_call = cache or FeatureCache.of_user(), steps_per_call
         frozen, trained = split_at_trainable(model)
         self.trained = fold_batch_norms(trained)
         self.train_views: list[np.ndarray] | None = None
@@ -89,10 +95,12 @@ class TrainedPart:
                 self.computed += len(part)
                 return compiled(_FEATURE_BATCH)
 
-            return stored_features(frozen, compile_and_count, part, _FEATURE_BATCH, precision, f"features of {name}")
+            return self.cache.features(
+                frozen, compile_and_count, part, _FEATURE_BATCH, precision, f"features of {name}"
+            )
 
         table = view_table(len(split), augmentation)
-        if table is not None and has_room(frozen, len(table) * len(split) + len(self.val)):
+        if table is not None and self.cache.has_room(frozen, len(table) * len(split) + len(self.val)):
             with contextlib.suppress(NoRoomError):
                 views = []
                 for number, offsets in enumerate(table, 1):
@@ -102,7 +110,7 @@ class TrainedPart:
         if self.train_views is None:
             self.no_room = table is not None
             self.train_below = lambda images: compiled(len(images))(images)
-        if has_room(frozen, len(self.val)):
+        if self.cache.has_room(frozen, len(self.val)):
             with contextlib.suppress(NoRoomError):
                 self.val, self.val_is_stored = Split.of(stored(self.val, "val"), self.val.labels), True
         if not self.val_is_stored:
@@ -142,7 +150,7 @@ class TrainedPart:
     def _calls(self, batch_size, start, stop):
         """Yields the first step of each call from `start` to `stop`, and the one after its last."""
         per_epoch, size = len(self.train) // batch_size, 4 * batch_size * math.prod(self.trained.input_shape[1:])
-        most = min(_STEPS_A_CALL, max(1, _BYTES_A_CALL // size)) if self._is_pooled else 1
+        most = min(self.steps_per_call, max(1, _BYTES_A_CALL // size)) if self._is_pooled else 1
         while start < stop:
             after = min(start + most, stop, start - start % per_epoch + per_epoch)
             yield start, after

@@ -32,7 +32,6 @@ from keras_cifar.recipes import (
 )
 from keras_cifar.runs.run import Run, open_run
 from keras_cifar.speed.engine import describe_compute
-from keras_cifar.training.features import cache_folder
 from keras_cifar.training.fit import Fit, TrainedPart
 from keras_cifar.training.job import Job
 from keras_cifar.training.observers import Audience, Start
@@ -345,7 +344,7 @@ class _Training:
         part = TrainedPart(self.recipe, self.model, start.train, start.val)
         if part.no_room:
             self.say(
-                f"No room in {cache_folder()} to store the output of the frozen layers: it is computed at every step"
+                f"No room in {part.cache.folder} to store the output of the frozen layers: it is computed at every step"
             )
         self.fit = Fit(self.recipe, part)
         self._restore(start.state)

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import job, tiny_recipe
+from conftest import StopAfter, job, tiny_recipe
 from PIL import Image
 
 import cli
@@ -50,20 +50,9 @@ def made_once(tmp_path_factory):
 
 
 def interrupt(recipe, folder):
-    """A training that stops after its state was saved three times."""
-    save_state, saved = Run.save_state, []
-
-    def save_and_stop(self, *state):
-        save_state(self, *state)
-        saved.append(1)
-        if len(saved) == 3:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KERAS_CIFAR_SAVE_SECONDS", "0")
-        patch.setattr(Run, "save_state", save_and_stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe, job(folder, say=silent))
+    """A training that is interrupted after three steps."""
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, job(folder, say=silent, observers=[StopAfter(3)]))
 
 
 @pytest.fixture

@@ -58,9 +58,9 @@ def test_folder_in_a_folder_of_its_name(tmp_path):
 
 
 @pytest.mark.parametrize(("names", "words"), [
-    ([*classes("seg_train"), *classes("seg_test"), *classes("seg_pred")], "seg_test/, seg_train/ are named"),
-    (["cats-train/1.png", "cats-test/1.png", "dogs-train/1.png"], "are named like splits"),
-    ([*classes("train2017"), *classes("val2017")], "train2017/, val2017/ are named like splits"),
+    ([*classes("seg_train"), *classes("seg_test"), *classes("seg_pred")], "seg_test/, seg_train/ look like"),
+    (["cats-train/1.png", "cats-test/1.png", "dogs-train/1.png"], "look like splits"),
+    ([*classes("train2017"), *classes("val2017")], "train2017/, val2017/ look like splits"),
     ([*classes("train"), *classes("Training")], "Training/, train/; keep one"),
     ([*classes("train"), *classes("eval")], "val to some and test to others"),
     ([*classes("train"), "bus/1.png", "car/1.png"], "bus/, car/ next to it hold images"),

@@ -137,7 +137,7 @@ def test_folder_of_the_training_is_no_test_set(files, digit_folder, tmp_path, mo
 
 def test_tta_inside_cannot_be_left_out(files, capsys):
     assert cli.main(["evaluate", str(files / "level4_fp32_tta.onnx"), "--no-tta"]) == 2
-    assert "has it inside" in capsys.readouterr().err
+    assert "has TTA inside" in capsys.readouterr().err
 
 
 def test_changed_data_is_refused_and_recorded_where_it_is_allowed(files, capsys, monkeypatch):

@@ -118,8 +118,8 @@ def test_run_folder_predicts_like_its_file(exported, photos, capsys):
     (["{photos}", "{model}"], "before the images"),
     (["{runs}", "{photos}"], "name one"),
     (["{model}", "{photos}", "--output", "{photos}"], "a folder"),
-    (["{model}", "{photos}", "--output", "{photos}/a.png"], "another file for --output"),
-    (["{model}", "{photos}", "--output", "{model}"], "another file for --output"),
+    (["{model}", "{photos}", "--output", "{photos}/a.png"], "--output to differ from"),
+    (["{model}", "{photos}", "--output", "{model}"], "--output to differ from"),
     (["{model}", "{photos}", "--output", "{photos}/a.png/b.csv"], "a.png is a file"),
     (["{model}", "{photos}", "--output", "/dev/null"], "no regular file"),
 ])  # fmt: skip

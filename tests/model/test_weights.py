@@ -61,9 +61,8 @@ def test_truncated_checkpoint(tmp_path):
 
 def test_three_ways_out_when_the_hub_is_away(monkeypatch, tmp_path):
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(weights, "_HUB_HOSTS", ("host.invalid",))
     with pytest.raises(InputError) as error:
-        weights.resolve_preset(BACKBONES["resnet18"], "imagenet")
+        weights.resolve_preset(BACKBONES["resnet18"], "imagenet", lambda: False)
     assert all(w in str(error.value) for w in ("--weights PATH", "--backbone efficientnet_lite0", "kagglehub"))
 
 
@@ -74,8 +73,7 @@ def test_a_cached_preset_needs_no_network(monkeypatch, tmp_path):
     for name in ("config.json", "model.weights.h5"):
         (folder / name).touch()
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(weights, "_HUB_HOSTS", ("host.invalid",))
-    assert weights.resolve_preset(BACKBONES["resnet18"], "imagenet") == preset
+    assert weights.resolve_preset(BACKBONES["resnet18"], "imagenet", lambda: False) == preset
 
 
 @pytest.mark.parametrize(("make", "words"), [

@@ -33,9 +33,11 @@ RESULTS = ROOT / "results" / "cifar10-jpeg-efficientnet_lite0"
 
 @pytest.mark.slow
 def test_demo_trains_every_level_and_reports(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "demo_recipe", lambda level, seed: tiny_recipe(level, limit=32, seed=seed))
+    def tiny_one(level, seed):
+        return tiny_recipe(level, limit=32, seed=seed)
+
     lines = []
-    report = demo.run_demo(tmp_path / "demo", say=lines.append)
+    report = demo.run_demo(tmp_path / "demo", say=lines.append, recipe_of=tiny_one)
     text = report.read_text()
     for level, recipe in LEVELS.items():
         assert f"| {level}. {recipe.title} |" in text
@@ -46,7 +48,7 @@ def test_demo_trains_every_level_and_reports(tmp_path, monkeypatch):
             assert image.width > 300
     taken = [run.evaluation("test").taken for run in find_runs([str(tmp_path / "demo")])]
     lines.clear()
-    demo.run_demo(tmp_path / "demo", say=lines.append)
+    demo.run_demo(tmp_path / "demo", say=lines.append, recipe_of=tiny_one)
     assert sum("kept" in line for line in lines) == len(LEVELS)
     runs = find_runs([str(tmp_path / "demo")])
     assert [run.evaluation("test").taken for run in runs] == taken

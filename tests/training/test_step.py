@@ -13,7 +13,6 @@ from keras_cifar.errors import DivergedError
 from keras_cifar.model.heads import linear_head
 from keras_cifar.speed.fold import fold_batch_norms
 from keras_cifar.speed.kernel_gradient import kernel_gradient_way
-from keras_cifar.training import fit as fit_module
 from keras_cifar.training.fit import Fit
 from keras_cifar.training.losses import LOSSES, Loss, register_loss
 from keras_cifar.training.objective import Objective
@@ -105,9 +104,14 @@ def runner():
     return open_runner(tiny_recipe(1), open_data("digits"))
 
 
-def fit_in_calls_of(steps, runner, recipe, monkeypatch, resume_at=None):
-    monkeypatch.setattr(fit_module, "_STEPS_A_CALL", steps)
-    fit = Fit(recipe, runner.prepare(recipe)[1])
+def prepared(runner, recipe, steps_per_call):
+    part = runner.prepare(recipe)[1]
+    part.steps_per_call = steps_per_call
+    return Fit(recipe, part)
+
+
+def fit_in_calls_of(steps, runner, recipe, resume_at=None):
+    fit = prepared(runner, recipe, steps)
     for _ in fit.steps():
         if resume_at is not None and fit.progress.step >= resume_at:
             return fit.state()
@@ -115,13 +119,12 @@ def fit_in_calls_of(steps, runner, recipe, monkeypatch, resume_at=None):
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
-def test_a_state_of_any_step_goes_on_in_larger_calls(batch_size, runner, monkeypatch):
+def test_a_state_of_any_step_goes_on_in_larger_calls(batch_size, runner):
     recipe = tiny_recipe(1, epochs=2, batch_size=batch_size)
-    arrays, values = fit_in_calls_of(1, runner, recipe, monkeypatch)
-    early = fit_in_calls_of(1, runner, recipe, monkeypatch, resume_at=5)
+    arrays, values = fit_in_calls_of(1, runner, recipe)
+    early = fit_in_calls_of(1, runner, recipe, resume_at=5)
     assert early[1]["step"] == 5
-    monkeypatch.setattr(fit_module, "_STEPS_A_CALL", 32)
-    fit = Fit(recipe, runner.prepare(recipe)[1])
+    fit = prepared(runner, recipe, 32)
     fit.restore(*early)
     calls = len(list(fit.steps()))
     assert calls < fit.total_steps - 5
@@ -145,7 +148,7 @@ def test_the_step_that_diverged_is_named(runner, monkeypatch):
     named = []
     for steps in (1, 32):
         with pytest.raises(DivergedError, match="at step") as error:
-            fit_in_calls_of(steps, runner, recipe, monkeypatch)
+            fit_in_calls_of(steps, runner, recipe)
         named.append(str(error.value))
     assert named[0] == named[1]
 

@@ -10,7 +10,7 @@ import types
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, job, needs_bfloat16, run_until_killed, tiny_options, tiny_recipe
+from conftest import ROOT, StopAfter, job, needs_bfloat16, run_until_killed, tiny_options, tiny_recipe
 from made_run import made_run
 
 from keras_cifar.data.augment import Augmentation, view_images, view_table
@@ -24,6 +24,7 @@ from keras_cifar.runs.run import Run
 from keras_cifar.speed.engine import compile_inference
 from keras_cifar.speed.graph import split_at_head, split_at_trainable
 from keras_cifar.training import features
+from keras_cifar.training.features import FeatureCache
 from keras_cifar.training.fit import TrainedPart
 from keras_cifar.training.observers import default_observers
 from keras_cifar.training.train import train, train_levels
@@ -147,17 +148,10 @@ def test_steps_in_one_arithmetic_do_not_go_on_in_another(tmp_path):
 
 
 @pytest.mark.slow
-def test_another_number_of_threads_is_said_and_recorded(tmp_path, monkeypatch):
-    run, save_state = Run(tmp_path / "r"), Run.save_state
-
-    def save_and_stop(self, *state):
-        save_state(self, *state)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "save_state", save_and_stop)
+def test_another_number_of_threads_is_said_and_recorded(tmp_path):
+    run = Run(tmp_path / "r")
     with pytest.raises(KeyboardInterrupt):
-        train(tiny_recipe(1, epochs=2), job(run.path, say=lambda line: None))
-    monkeypatch.setattr(Run, "save_state", save_state)
+        train(tiny_recipe(1, epochs=2), job(run.path, say=lambda line: None, observers=[StopAfter(1)]))
     threads, lines = run.environment["threads"], []
     write_json(run.file("environment.json"), {**run.environment, "threads": threads + 5})
     train(tiny_recipe(1, epochs=2), job(run.path, say=lines.append))
@@ -218,7 +212,7 @@ def test_cut_and_folded_training_equals_plain_training(tmp_path, monkeypatch, ch
 def test_training_without_room_for_features(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_ENGINE", ENGINE)
     stored = train(tiny_recipe(1), job(tmp_path / "stored", say=lambda line: None))
-    monkeypatch.setattr(features, "_MAX_CACHE_BYTES", 0)
+    monkeypatch.setenv("KERAS_CIFAR_CACHE_GB", "0")
     lines = []
     without = train(tiny_recipe(1), job(tmp_path / "without", say=lines.append))
     for a, b in zip(weights_of(stored.path), weights_of(without.path), strict=True):
@@ -264,9 +258,10 @@ def test_a_cache_that_is_complete_is_used_on_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
     below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))
     split = Split.of(np.zeros((5, 32, 32, 3), np.uint8), np.arange(5))
-    features.stored_features(below, lambda: below.predict_on_batch, split, 5, "float32", None)
+    cache = FeatureCache.of_user()
+    cache.features(below, lambda: below.predict_on_batch, split, 5, "float32", None)
     monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=0))
-    assert features.has_room(below, 5) and not features.has_room(below, 6)
+    assert cache.has_room(below, 5) and not cache.has_room(below, 6)
 
 
 def test_features_are_computed_once_and_damage_is_noticed(tmp_path, monkeypatch):
@@ -277,15 +272,15 @@ def test_features_are_computed_once_and_damage_is_noticed(tmp_path, monkeypatch)
 
     def stored():
         apply = lambda images: calls.append(len(images)) or below.predict_on_batch(images)  # noqa: E731
-        return np.array(features.stored_features(below, lambda: apply, split, 4, "float32", None))
+        return np.array(FeatureCache.of_user().features(below, lambda: apply, split, 4, "float32", None))
 
     first = stored()
     assert np.array_equal(stored(), first) and calls == [4, 4]
     (path,) = (tmp_path / "features").glob("*.npy")
     path.write_bytes(path.read_bytes()[:100])
     assert np.array_equal(stored(), first) and calls == [4, 4, 4, 4]
-    monkeypatch.setattr(features, "_MAX_CACHE_BYTES", 5 * 1280 * 4 - 1)
-    assert features.has_room(below, 4) and not features.has_room(below, 5)
+    full = FeatureCache(tmp_path / "features", max_bytes=5 * 1280 * 4 - 1)
+    assert full.has_room(below, 4) and not full.has_room(below, 5)
 
 
 @pytest.mark.slow
@@ -317,7 +312,7 @@ def test_levels_of_one_process_share_features(tmp_path, monkeypatch):
 ])  # fmt: skip
 def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, monkeypatch, damage):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
-    monkeypatch.setattr(features, "_BLOCK", 8)
+    cache = FeatureCache(tmp_path / "features", max_bytes=1e9, block=8)
     below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))
     images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3)).astype(np.uint8)
     split, calls = Split.of(images, np.arange(30)), []
@@ -329,7 +324,7 @@ def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, monkeypatch, damage)
             calls.append(len(batch))
             return below.predict_on_batch(batch)
 
-        return features.stored_features(below, lambda: apply, split, 8, "float32", None)
+        return cache.features(below, lambda: apply, split, 8, "float32", None)
 
     with pytest.raises(KeyboardInterrupt):
         stored(2)
@@ -348,13 +343,13 @@ def test_two_processes_want_the_same_features(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
     code = (
         "import numpy as np, sys; sys.path[:0] = sys.argv[1:]; import tiny; from conftest import tiny_recipe\n"
-        "from keras_cifar.training import features; from keras_cifar.data.datasets import Split\n"
+        "from keras_cifar.training.features import FeatureCache; from keras_cifar.data.datasets import Split\n"
         "from keras_cifar.speed.graph import split_at_head; from keras_cifar.model.build import build_model\n"
         "below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))\n"
         "split = Split.of(np.arange(16 * 3072).reshape(16, 32, 32, 3).astype(np.uint8), np.arange(16))\n"
         "print('asks', flush=True)\n"
         "make = lambda: print('computes') or below.predict_on_batch\n"
-        "found = features.stored_features(below, make, split, 8, 'float32', None)\n"
+        "found = FeatureCache.of_user().features(below, make, split, 8, 'float32', None)\n"
         "print(np.allclose(found, below.predict_on_batch(split.images), atol=1e-5))"
     )
     below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))
@@ -366,18 +361,18 @@ def test_two_processes_want_the_same_features(tmp_path, monkeypatch):
             assert other.stdout.readline() == "asks\n"
             return below.predict_on_batch
 
-        features.stored_features(below, when_the_other_asks, split, 8, "float32", None)
+        FeatureCache.of_user().features(below, when_the_other_asks, split, 8, "float32", None)
         assert other.stdout.read().split() == ["True"]
 
 
-def test_the_oldest_features_make_room(tmp_path, monkeypatch):
-    monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
-    monkeypatch.setattr(features, "_MAX_CACHE_BYTES", 2 * (5 * 1280 * 4 + 128))
+def test_the_oldest_features_make_room(tmp_path):
+    cache = FeatureCache(tmp_path / "features", max_bytes=2 * (5 * 1280 * 4 + 128))
+    cache.folder.mkdir()
     below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))
     entries = {}  # file -> when it was last used
     for value in range(3):
         split = Split.of(np.full((5, 32, 32, 3), value, np.uint8), np.arange(5))
-        features.stored_features(below, lambda: below.predict_on_batch, split, 5, "float32", None)
+        cache.features(below, lambda: below.predict_on_batch, split, 5, "float32", None)
         (path,) = set((tmp_path / "features").glob("*.npy")) - entries.keys()
         entries[path] = value
         os.utime(path, (value, value))
