@@ -71,7 +71,7 @@ def test_numbers_are_those_recorded(level, folder):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(RECORDED.parent.parent))
+    sys.path.insert(0, str(RECORDED.parents[2]))
     import conftest  # noqa: F401
 
     with tempfile.TemporaryDirectory() as made:
