@@ -79,8 +79,8 @@ class FieldInfo:
             value does not serve another.
         parent: "same" if a run must have this field in common with any run that it starts from, "level" if only with
             the level that it continues, else "".
-        is_handed_down: whether a level that is trained on the way gets it from the one that asks for it, as it does
-            all fields with `parent`.
+        is_handed_down: whether a level that is trained on the way gets it from the one that asks for it, if it is not
+            that level's default there; fields with `parent` are always handed down.
         search: what a search may do with it; None if it cannot be searched.
     """
 
@@ -143,7 +143,7 @@ class Recipe:
         "side in pixels that images are resized to inside the model, a multiple of 32",
         is_option=True,
         changes_model=True,
-        parent="level",
+        is_handed_down=True,
     )
     taps: tuple[str, ...] = _field(
         ("P5",),
@@ -205,6 +205,28 @@ class Recipe:
         "none",
         Choice(POLICIES),
         "random changes of training images besides flips and crops, drawn anew at each step: {choices}",
+        is_option=True,
+        changes_model=True,
+    )
+    erasing: float = _field(
+        0.0,
+        Number(0, 1, example=0.25),
+        "probability that a random rectangle of a training image is erased (Zhong et al., 2020)",
+        is_option=True,
+        changes_model=True,
+    )
+    mixup: float = _field(
+        0.0,
+        Number(0, 100, example=0.2),
+        "alpha of mixup (Zhang et al., 2018): images and labels are averaged in pairs; 0 for none",
+        is_option=True,
+        changes_model=True,
+    )
+    cutmix: float = _field(
+        0.0,
+        Number(0, 100, example=1.0),
+        "alpha of CutMix (Yun et al., 2019): a rectangle comes from another image; 0 for none, with mixup either",
+        is_option=True,
         changes_model=True,
     )
     learning_rate: float = _field(
@@ -226,7 +248,51 @@ class Recipe:
         search=SearchRange(1e-5, 1.0, log=True),
     )
     loss: str = _field("cross_entropy", Choice(LOSSES), "what training minimizes: {choices}", changes_model=True)
+    label_smoothing: float = _field(
+        0.0,
+        Number(0, 0.99, example=0.1),
+        "share of each target that is spread over all classes (Szegedy et al., 2016)",
+        is_option=True,
+        changes_model=True,
+        search=SearchRange(0.0, 0.2),
+    )
     schedule: str = _field("cosine", Choice(("constant", "cosine")), "constant, or cosine to zero at the last step")
+    warmup: float = _field(
+        0.0,
+        Number(0, 10_000, example=0.5),
+        "epochs in which the learning rate rises from zero, at most all",
+        is_option=True,
+    )
+    layer_decay: float = _field(
+        1.0,
+        Number(0.01, 1, example=0.7),
+        "factor on the learning rate of each stage, from the head downwards; 1 for the same rate everywhere",
+        is_option=True,
+        changes_model=True,
+        search=SearchRange(0.4, 1.0),
+    )
+    clip_norm: float = _field(
+        0.0,
+        Number(0, FLOAT32_MAX, example=1.0),
+        "largest norm of all gradients of a step together; larger ones are scaled down; 0 for no limit",
+        is_option=True,
+        changes_model=True,
+    )
+    accumulate: int = _field(
+        1,
+        Number(1, 10_000, whole=True, example=4),
+        "steps whose gradients are averaged before the weights change",
+        is_option=True,
+        changes_model=True,
+    )
+    ema: float = _field(
+        0.0,
+        # At 0.99999 the weights of the first of 100,000 steps still count a third.
+        Number(0, 0.99999, example=0.999),
+        "decay of the moving average of the weights, which is what is evaluated and saved; 0 for the last weights",
+        is_option=True,
+        changes_model=True,
+    )
     epochs: int = _field(
         20,
         # The rates of all steps are held at once: 10,000 epochs of 40,000 images, one a step, are 3 GB.
@@ -323,10 +389,16 @@ def _check_fit(recipe):
             f"Expected crop_padding of at most {side // 2}, half the images' {side} px, but got {recipe.crop_padding}; "
             "try 4."
         )
-    if recipe.policy != "none" and recipe.views:
+    fresh = [flag(name) for name in ("erasing", "mixup", "cutmix") if getattr(recipe, name)]
+    fresh += ["--policy"] * (recipe.policy != "none")
+    if fresh and recipe.views:
         raise InputError(
-            f"Expected --views 0 with the policy {recipe.policy}, which varies images afresh each step, but got "
-            f"{recipe.views}; pass --views 0."
+            f"Expected --views 0 with {', '.join(fresh)}, which change images at each step, but got {recipe.views}; "
+            "pass --views 0."
+        )
+    if recipe.warmup > recipe.epochs:
+        raise InputError(
+            f"Expected --warmup of at most {recipe.epochs}, all epochs, but got {recipe.warmup:g}; pass a smaller one."
         )
     if recipe.continues is not None and recipe.continues >= recipe.level:
         raise InputError(

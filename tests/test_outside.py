@@ -64,14 +64,10 @@ def painted(kind, counts, read_at_once=None):
 COUNTS = {"train": 40, "val": 20, "test": 20}
 
 
-def inverted():
+def invert(images, seed):
     """A policy: about half of the images become their negatives."""
-
-    def invert(images, seed):
-        chosen = tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], seed) < 0.5
-        return tf.where(chosen, 255 - images, images)
-
-    return invert
+    chosen = tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], seed) < 0.5
+    return tf.where(chosen, 255 - images, images)
 
 
 def margin():
@@ -115,7 +111,7 @@ def added():
     """Registers one of each, and forgets them all afterwards."""
     register_source("painted", SourceSpec(painted("painted", COUNTS), argument="NAME", defaults={"batch_size": 10}))
     register_source("in-memory", SourceSpec(painted("in-memory", COUNTS), argument="NAME", defaults={"batch_size": 10}))
-    register_policy("inverted", inverted)
+    register_policy("inverted", invert)
     register_loss("margin", margin)
     register_backbone(dataclasses.replace(BACKBONES["tiny"], name="tiny_too"))
     register_observer("diary", Diary)
@@ -165,5 +161,5 @@ def test_a_source_with_a_path_is_named_in_messages(added):
 
 
 def test_a_policy_needs_fresh_images(added):
-    with pytest.raises(InputError, match=r"--views 0 with the policy inverted, .* got 3; pass --views 0"):
+    with pytest.raises(InputError, match=r"--views 0 with --policy, .* got 3; pass --views 0"):
         resolve_recipe(2, policy="inverted")

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from keras_cifar.data.policies import POLICIES
+from keras_cifar.data.mixing import erase, mix
+from keras_cifar.data.policies import find_policy
 from keras_cifar.data.stores import ImageStore, MemoryStore
 from keras_cifar.recipes import Recipe
 
@@ -23,17 +24,34 @@ class Augmentation:
         crop_padding: zero pixels added on each side before cropping back to (H, W) at random; 0 for no crop.
         views: random crops an image is limited to; 0 for a fresh one each epoch.
         policy: a name in `keras_cifar.data.policies.POLICIES`.
+        erasing: probability of an image to be erased in part, see `keras_cifar.data.mixing.erase`.
+        mixup, cutmix: see `keras_cifar.data.mixing.mix`; with either, labels become soft targets.
     """
 
     flip: bool = False
     crop_padding: int = 0
     views: int = 0
     policy: str = "none"
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Augmentation":
         """A recipe's."""
-        return cls(recipe.flip, recipe.crop_padding, recipe.views, recipe.policy)
+        return cls(
+            recipe.flip, recipe.crop_padding, recipe.views, recipe.policy, recipe.erasing, recipe.mixup, recipe.cutmix
+        )
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether images are mixed, and come with targets instead of labels."""
+        return bool(self.mixup or self.cutmix)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether images differ at each step, beyond crops and flips, so that nothing of them can be stored."""
+        return self.policy != "none" or bool(self.erasing) or self.is_mixed
 
 
 def view_table(count: int, augmentation: Augmentation) -> np.ndarray | None:
@@ -45,9 +63,9 @@ def view_table(count: int, augmentation: Augmentation) -> np.ndarray | None:
 
     Returns:
         (V, N, 3) int32 of (dy, dx, mirrored), the same for every seed: one view of images as they
-        are, two where they are only mirrored, `views` random ones; None for fresh crops or a policy.
+        are, two where they are only mirrored, `views` random ones; None for images that differ at each step.
     """
-    if augmentation.policy != "none":
+    if augmentation.is_fresh:
         return None
     if not augmentation.crop_padding:
         table = np.zeros((1 + augmentation.flip, count, 3), np.int32)
@@ -122,8 +140,9 @@ def compile_draw_fn(draw):
 
 
 def make_batch_fn(
-    store: ImageStore, labels: np.ndarray, batch_size: int, augmentation: Augmentation, seed: int
-) -> Callable:
+    store: ImageStore, labels: np.ndarray, batch_size: int, augmentation: Augmentation, seed: int,
+    num_classes: int | None = None,
+) -> Callable:  # fmt: skip
     """A pure function of the global step that returns that step's training batch.
 
     Being a pure function of the step, it gives an interrupted run the batches it would have had.
@@ -134,14 +153,16 @@ def make_batch_fn(
         batch_size: images a batch, at most N.
         augmentation: see `Augmentation`.
         seed: non-negative; the same seed and step give the same batch.
+        num_classes: C, for images that are mixed.
 
     Returns:
-        step (int64 scalar) -> (images (batch_size, H, W, 3) uint8, labels int64).
+        step (int64 scalar) -> (images (batch_size, H, W, 3) uint8, labels (batch_size,) int64), or with mixed images
+        targets (batch_size, C) float32.
     """
     table = view_table(len(store), augmentation)
     draw = make_draw_fn(len(store), batch_size, 0 if table is None else len(table), augmentation, seed)
     gather = _make_gather_fn(store, augmentation.crop_padding)
-    policy = POLICIES[augmentation.policy]()
+    policy = find_policy(augmentation.policy)
     labels, table = tf.constant(labels, tf.int64), table if table is None else tf.constant(table)
 
     def batch_at(step):
@@ -152,8 +173,15 @@ def make_batch_fn(
         else:
             offsets = tf.unstack(tf.gather_nd(table, tf.stack([view, index], axis=1))[:, :, None], axis=1)
         # 0, 1 and 2 are the crops and the flip.
-        images = policy(gather(index, offsets), tf.random.experimental.stateless_fold_in(step_seed, 3))
-        return images, tf.gather(labels, index)
+        seeds = [tf.random.experimental.stateless_fold_in(step_seed, number) for number in (3, 4, 5)]
+        images, truth = policy(gather(index, offsets), seeds[0]), tf.gather(labels, index)
+        if augmentation.erasing:
+            images = erase(images, augmentation.erasing, seeds[1])
+        if augmentation.is_mixed:
+            images, truth = mix(
+                images, tf.one_hot(truth, num_classes), augmentation.mixup, augmentation.cutmix, seeds[2]
+            )
+        return images, truth
 
     return batch_at
 

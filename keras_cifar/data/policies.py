@@ -1,29 +1,42 @@
 """What varies training images besides flips and crops, by name; TensorFlow is imported when a training starts."""
 
+import pkgutil
 from collections.abc import Callable
 
 from keras_cifar.registry import Registry
 
-POLICIES: Registry[Callable[[], Callable]] = Registry("policy")
+POLICIES: Registry[str | Callable] = Registry("policy")
 
 
-def register_policy(name: str, make: Callable[[], Callable]) -> None:
+def register_policy(name: str, policy: str | Callable) -> None:
     """Makes a policy one that `Recipe.policy` takes.
 
     Args:
         name: of it.
-        make: called without arguments when a training starts; what it needs is imported there. It returns a function
-            of TensorFlow, (images (B, H, W, 3) uint8, seed (2,) int64) -> images of the same shape and dtype. It has to
-            be pure: the same images and seed give the same result, as tf.random.stateless_uniform does.
+        policy: a function of TensorFlow, (images (B, H, W, 3) uint8, seed (2,) int64) -> images of the same shape and
+            dtype, or "module:function" to import it when a training starts. It has to be pure: the same images and
+            seed give the same result, as with tf.random.stateless_uniform.
 
     Raises:
         InputError: the name is taken.
     """
-    POLICIES.register(name, make)
+    POLICIES.register(name, policy)
 
 
-def _nothing():
-    return lambda images, seed: images
+def find_policy(name: str) -> Callable:
+    """The function of a policy.
+
+    Raises:
+        InputError: nothing of that name.
+    """
+    found = POLICIES[name]
+    return pkgutil.resolve_name(found) if isinstance(found, str) else found
 
 
-register_policy("none", _nothing)
+def keep(images, seed):
+    """The images as they are."""
+    return images
+
+
+register_policy("none", keep)
+register_policy("trivialaugment", "keras_cifar.data.trivial_augment:trivial_augment")

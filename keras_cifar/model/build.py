@@ -126,6 +126,12 @@ def stage_parameters(recipe: Recipe, num_classes: int = 10) -> list[tuple[str, i
     return [*rows, ("total", sum(row[1] for row in rows), sum(row[2] for row in rows))]
 
 
+def stage_of_layers(recipe: Recipe) -> dict[str, str]:
+    """Layer name -> stage name, of the backbone that `build_model` takes; no weights are loaded."""
+    _, stages = _load_stages(dataclasses.replace(recipe, weights="none"), "float32")
+    return {layer.name: name for name, layers in stages.items() for layer in layers}
+
+
 def load_classifier(path: str | os.PathLike) -> keras.Model:
     """Loads a saved classifier.
 

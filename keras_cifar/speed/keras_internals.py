@@ -30,19 +30,32 @@ def frozen_graph(function: Any) -> bytes:
     return convert_variables_to_constants_v2(function).graph.as_graph_def().SerializeToString()
 
 
+def moving_averages(optimizer: keras.optimizers.Optimizer) -> list:
+    """The variables that hold the moving averages of what the optimizer was built with; it was made with `use_ema`."""
+    return list(optimizer._model_variables_moving_average)
+
+
 class FusedAdam(keras.optimizers.Adam):
     """`keras.optimizers.Adam` (Kingma and Ba, 2015), same slots and same formula, on one device.
 
     On TensorFlow one kernel a variable takes the place of a dozen passes over it.
+
+    Attributes:
+        rate_scales: factor on the learning rate of each variable, in the order they were built in; empty for none.
     """
 
+    rate_scales: tuple[float, ...] = ()
+
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        if keras.backend.backend() != "tensorflow":
+        if keras.backend.backend() != "tensorflow" and not self.rate_scales:
             super()._backend_update_step(grads, trainable_variables, learning_rate)
             return
         # Keras would first sum over replicas, by a custom gradient that TensorFlow never lets go of, nor of its graph.
         for gradient, variable in zip(grads, trainable_variables, strict=True):
-            self.update_step(gradient, variable.value, learning_rate)
+            rate = learning_rate
+            if self.rate_scales:
+                rate = rate * self.rate_scales[self._get_variable_index(variable)]
+            self.update_step(gradient, variable if keras.backend.backend() != "tensorflow" else variable.value, rate)
 
     def update_step(self, gradient, variable, learning_rate):
         if keras.backend.backend() != "tensorflow":

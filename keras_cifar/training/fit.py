@@ -28,13 +28,15 @@ from keras_cifar.data.datasets import Split
 from keras_cifar.errors import DivergedError
 from keras_cifar.evaluation.predict import predict_logits
 from keras_cifar.metrics import cross_entropy, top1
+from keras_cifar.model.build import stage_of_layers
+from keras_cifar.model.specs import BACKBONES
 from keras_cifar.recipes import Recipe
 from keras_cifar.speed.engine import compile_inference, describe_compute
 from keras_cifar.speed.fold import fold_batch_norms
-from keras_cifar.speed.graph import split_at_trainable
+from keras_cifar.speed.graph import BACKBONE, split_at_trainable
 from keras_cifar.training.features import FeatureCache, NoRoomError
 from keras_cifar.training.objective import Objective
-from keras_cifar.training.step import TrainSteps, learning_rates
+from keras_cifar.training.step import StepSettings, TrainSteps, learning_rates
 
 # Images a call where no gradient is taken; of stored pooled features, which are small, many more.
 _FEATURE_BATCH = 64
@@ -72,6 +74,7 @@ class TrainedPart:
         self.cache, self.steps_per_call = cache or FeatureCache.of_user(), steps_per_call
         frozen, trained = split_at_trainable(model)
         self.trained = fold_batch_norms(trained)
+        self._scales = _rate_scales(recipe, model, self.trained)
         self.train_views: list[np.ndarray] | None = None
         self.train_below: Callable | None = None
         self.val_below: Callable | None = None
@@ -118,8 +121,10 @@ class TrainedPart:
 
     def train_steps(self, weight_decay: float) -> TrainSteps:
         """Steps of `trained` from step 0; compiled once as long as there is weight decay, or is none."""
-        if self._steps is None or self._steps.has_weight_decay != (weight_decay > 0):
-            self._steps = TrainSteps(self.trained, Objective.of(self.recipe), weight_decay > 0, self._is_pooled)
+        if self._steps is None or self._steps.settings.has_weight_decay != (weight_decay > 0):
+            recipe = self.recipe
+            settings = StepSettings(weight_decay > 0, recipe.clip_norm, recipe.accumulate, recipe.ema, self._scales)
+            self._steps = TrainSteps(self.trained, Objective.of(recipe), settings, self._is_pooled)
         self._steps.reset(weight_decay)
         return self._steps
 
@@ -127,7 +132,8 @@ class TrainedPart:
         """What the steps from `start` (included) to `stop` (excluded) see, some steps at once, none across an epoch.
 
         Yields:
-            Inputs of `trained` (S, batch_size, ...), and labels (S, batch_size).
+            Inputs of `trained` (S, batch_size, ...), and labels (S, batch_size), or targets (S, batch_size, C) of mixed
+            images.
         """
         split, augmentation = self.train, Augmentation.of(self.recipe)
         if self.train_views is not None:
@@ -138,7 +144,8 @@ class TrainedPart:
                 index, view = draw_steps(first, last)
                 yield gather_views(self.train_views, view, index), split.labels[index]
             return
-        batch_at = make_batch_fn(split.store, split.labels, batch_size, augmentation, seed)
+        num_classes = self.trained.output_shape[-1]
+        batch_at = make_batch_fn(split.store, split.labels, batch_size, augmentation, seed, num_classes)
         dataset = make_train_dataset(batch_at, start, stop)
         for images, labels in dataset.as_numpy_iterator():
             yield (images if self.train_below is None else self.train_below(images))[None], labels[None]
@@ -164,6 +171,23 @@ class TrainedPart:
         """Assigns what `weights` gave."""
         for variable, array in zip(self.trained.variables, arrays, strict=True):
             variable.assign(array)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it, the weights are their moving averages, if the recipe has them."""
+        averages = None if self._steps is None else self._steps.averages()
+        if averages is None:
+            yield
+            return
+        variables = self.trained.trainable_variables
+        before = [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+        for variable, average in zip(variables, averages, strict=True):
+            variable.assign(average)
+        try:
+            yield
+        finally:
+            for variable, array in zip(variables, before, strict=True):
+                variable.assign(array)
 
     def predict_val(self) -> np.ndarray:
         """Logits (N, C) of val with the weights as they are."""
@@ -192,6 +216,20 @@ class Progress:
     top1_sum: float = 0.0
     seconds: float = 0.0
     history: list = dataclasses.field(default_factory=list)
+
+
+def _rate_scales(recipe, model, trained):
+    """The factor on the rate of each variable of the trained part; empty where all have the same."""
+    if recipe.layer_decay == 1:
+        return ()
+    stage_of, stages = stage_of_layers(recipe), BACKBONES[recipe.backbone].stages
+    depth = {
+        id(variable): len(stages) - stages.index(stage_of[layer.name])
+        for layer in model.get_layer(BACKBONE).layers
+        if layer.name in stage_of  # all but what joins its outputs
+        for variable in layer.trainable_variables
+    }
+    return tuple(recipe.layer_decay ** depth.get(id(variable), 0) for variable in trained.trainable_variables)
 
 
 class Fit:
@@ -282,7 +320,9 @@ class Fit:
 
     def _end_epoch(self):
         progress, epoch = self.progress, self.progress.step // self.steps_per_epoch
-        logits = self.part.predict_val()
+        with self.part.averaged():
+            logits = self.part.predict_val()
+            weights = self.part.weights()
         watched, labels = logits[self.watched], self.part.val.labels[self.watched]
         row = {
             "epoch": epoch,
@@ -298,5 +338,5 @@ class Fit:
         progress.loss_sum = progress.top1_sum = 0.0
         if row["val_top1"] > progress.best_top1:
             progress.best_top1, progress.best_epoch = row["val_top1"], epoch
-            self.best_weights, self.best_logits = self.part.weights(), logits
+            self.best_weights, self.best_logits = weights, logits
         return row

@@ -1,18 +1,41 @@
 """Training steps of a model whose settings are values: compiled once, they serve any rate and number of steps."""
 
+import dataclasses
+
 import keras
 import numpy as np
 
 from keras_cifar.recipes import Recipe
-from keras_cifar.speed.keras_internals import FusedAdam
+from keras_cifar.speed.keras_internals import FusedAdam, moving_averages
 from keras_cifar.training.objective import Objective
 
 
 def learning_rates(recipe: Recipe, total_steps: int) -> np.ndarray:
     """The learning rate of each step, and the one after the last: (total_steps + 1,) float32."""
-    done = np.arange(total_steps + 1) / total_steps
+    warm = round(total_steps * recipe.warmup / recipe.epochs)
+    done = np.maximum(np.arange(total_steps + 1) - warm, 0) / max(total_steps - warm, 1)
     share = (1 + np.cos(np.pi * done)) / 2 if recipe.schedule == "cosine" else np.ones(total_steps + 1)
+    share[:warm] = np.arange(1, warm + 1) / (warm + 1)
     return (recipe.learning_rate * share).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSettings:
+    """How a step changes the weights, besides the learning rate.
+
+    Attributes:
+        has_weight_decay: whether kernels decay; without, no pass over them is taken.
+        clip_norm: largest norm of all gradients together; 0 for no limit.
+        accumulate: steps whose gradients are averaged before the weights change.
+        ema: decay of the moving average of the weights; 0 for none.
+        rate_scales: factor on the learning rate of each trainable variable, in the model's order; empty for none.
+    """
+
+    has_weight_decay: bool = False
+    clip_norm: float = 0.0
+    accumulate: int = 1
+    ema: float = 0.0
+    rate_scales: tuple[float, ...] = ()
 
 
 class TrainSteps:
@@ -21,17 +44,24 @@ class TrainSteps:
     Args:
         model: inputs -> logits; what it was compiled with is replaced.
         objective: what a step minimizes.
-        has_weight_decay: whether kernels decay; without, no pass over them is taken.
+        settings: see `StepSettings`.
         in_loop: whether a call may have several steps. Short steps gain by it.
 
     Attributes:
         optimizer: its state is a list of variables.
     """
 
-    def __init__(self, model: keras.Model, objective: Objective, has_weight_decay: bool, in_loop: bool):
-        self.model, self.objective, self.has_weight_decay = model, objective, has_weight_decay
-        self.optimizer = FusedAdam(0.0)
-        if has_weight_decay:
+    def __init__(self, model: keras.Model, objective: Objective, settings: StepSettings, in_loop: bool):
+        self.model, self.objective, self.settings = model, objective, settings
+        self.optimizer = FusedAdam(
+            0.0,
+            global_clipnorm=settings.clip_norm or None,
+            gradient_accumulation_steps=settings.accumulate if settings.accumulate > 1 else None,
+            use_ema=settings.ema > 0,
+            ema_momentum=settings.ema,
+        )
+        self.optimizer.rate_scales = settings.rate_scales
+        if settings.has_weight_decay:
             self.optimizer.weight_decay = self.optimizer.add_variable((), initializer="zeros", name="weight_decay")
         self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         self.optimizer.build(model.trainable_variables)
@@ -41,8 +71,14 @@ class TrainSteps:
         """Goes back to step 0, without moments; see `Recipe` for the weight decay."""
         for variable in self.optimizer.variables:
             variable.assign(np.zeros(variable.shape))
-        if self.has_weight_decay:
+        if self.settings.has_weight_decay:
             self.optimizer.weight_decay.assign(weight_decay)
+
+    def averages(self) -> list[np.ndarray] | None:
+        """The moving averages of the trainable weights, in the model's order; None without."""
+        if not self.settings.ema:
+            return None
+        return [np.array(keras.ops.convert_to_numpy(average)) for average in moving_averages(self.optimizer)]
 
     def __call__(self, inputs: np.ndarray, truth: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Takes S steps.

@@ -159,7 +159,12 @@ def find_parent(recipe: Recipe, job: Job) -> str | None:
                 f"Level {recipe.level} continues level {recipe.continues}, which is not finished in {parent}: "
                 "training it"
             )
-            changes = {name: getattr(recipe, name) for name in HANDED_DOWN_FIELDS}
+            own = resolve_recipe(recipe.level, data=recipe.data, backbone=recipe.backbone)
+            changes = {
+                name: getattr(recipe, name)
+                for name in HANDED_DOWN_FIELDS
+                if name in PARENT_FIELDS or getattr(recipe, name) != getattr(own, name)
+            }
             train(resolve_recipe(recipe.continues, **changes), dataclasses.replace(job, folder=parent, overwrite=False))
     if init_from is not None:
         _checked_parent(recipe, init_from)
@@ -390,7 +395,8 @@ class _Training:
                 audience.on_epoch(row)
 
     def _write_result(self):
-        self.run.save_model(self.model, "last.keras")
+        with self.fit.part.averaged():
+            self.run.save_model(self.model, "last.keras")
         self.fit.part.set_weights(self.fit.best_weights)
         self.run.save_model(self.model, "best.keras")
         names, progress = self.source.class_names, self.fit.progress

@@ -163,15 +163,12 @@ def test_another_store_gives_the_batches_of_memory(flip, padding, views):
 def test_a_policy_is_a_pure_function_of_the_step():
     seeds = []
 
-    def make():
-        def add_noise(images, seed):
-            seeds.append(tuple(seed.numpy()))
-            noise = tf.random.stateless_uniform(tf.shape(images), seed, 0, 50, tf.int32)
-            return images // 2 + tf.cast(noise, tf.uint8)
+    def add_noise(images, seed):
+        seeds.append(tuple(seed.numpy()))
+        noise = tf.random.stateless_uniform(tf.shape(images), seed, 0, 50, tf.int32)
+        return images // 2 + tf.cast(noise, tf.uint8)
 
-        return add_noise
-
-    register_policy("noise", make)
+    register_policy("noise", add_noise)
     try:
         augmentation = Augmentation(True, 2, policy="noise")
         assert view_table(20, augmentation) is None

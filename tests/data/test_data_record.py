@@ -50,9 +50,11 @@ def made_once(tmp_path_factory):
 
 
 def interrupt(recipe, folder):
-    """A training that is interrupted after three steps."""
-    with pytest.raises(KeyboardInterrupt):
+    """A training that is interrupted in its third step."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setenv("KERAS_CIFAR_SAVE_SECONDS", "0")
         train(recipe, job(folder, say=silent, observers=[StopAfter(3)]))
+    assert (folder / "state.npz").is_file()
 
 
 @pytest.fixture
@@ -190,7 +192,7 @@ def test_a_level_does_not_start_from_one_of_other_data(photos):
     level3, level4 = photos.parent / "level3", photos.parent / "level4"
     other_pixels(photos)
     for options in ({}, {"init_from": str(level3)}):
-        with pytest.raises(InputError, match=r"level3 has met, but train has other pixels"):
+        with pytest.raises(InputError, match=r"level3, but train has other pixels"):
             train(folder_recipe(photos, 4), job(level4, say=silent, **options))
         assert {path.name for path in level4.iterdir()} == {".lock"}
     run = train(folder_recipe(photos, 4), job(level4, say=silent, allow_changed=True))

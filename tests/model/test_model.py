@@ -134,11 +134,20 @@ def test_a_damaged_model_file(tmp_path):
             load_classifier(tmp_path / name)
 
 
+EVERYTHING = {"policy": "trivialaugment", "mixup": 0.2, "label_smoothing": 0.1, "warmup": 0.5, "layer_decay": 0.5,
+              "clip_norm": 0.5, "accumulate": 2, "ema": 0.8, "weight_decay": 0.1, "views": 0, "epochs": 2}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, pytest.param(EVERYTHING, marks=pytest.mark.slow)], ids=["level 2", "everything"]
+)
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_other_backends_train(backend, tmp_path):
+def test_other_backends_train(backend, changes, tmp_path):
     pytest.importorskip(backend)
     code = ("from conftest import job, tiny_recipe; from keras_cifar.training.train import train;"
-            f"run = train(tiny_recipe(2, limit=32), job({str(tmp_path / 'r')!r})); assert run.is_finished")  # fmt: skip
+            f"run = train(tiny_recipe(2, limit=32, **{changes!r}), job({str(tmp_path / 'r')!r}));"
+            "losses = [row['val_loss'] for row in run.history()]; assert run.is_finished and len(set(losses)) == len(losses)"
+            )  # fmt: skip
     env = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)])}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

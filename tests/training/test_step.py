@@ -16,7 +16,7 @@ from keras_cifar.speed.kernel_gradient import kernel_gradient_way
 from keras_cifar.training.fit import Fit
 from keras_cifar.training.losses import LOSSES, Loss, register_loss
 from keras_cifar.training.objective import Objective
-from keras_cifar.training.step import TrainSteps, learning_rates
+from keras_cifar.training.step import StepSettings, TrainSteps, learning_rates
 from tuning.trial import open_runner
 
 random = np.random.default_rng(0)
@@ -27,7 +27,7 @@ LABELS = random.integers(0, 3, (12, 8))
 def train_head(in_loop, sizes, weight_decay=0.0, rates=(0.01,) * 12, objective=None, truth=LABELS):
     """Weights, moments and losses after calls of these numbers of steps."""
     model = linear_head(20, 3, 0, 0.2, seed=0)
-    steps = TrainSteps(model, objective or Objective("cross_entropy"), weight_decay > 0, in_loop)
+    steps = TrainSteps(model, objective or Objective("cross_entropy"), StepSettings(weight_decay > 0), in_loop)
     steps.reset(weight_decay)
     losses, start = [], 0
     for size in sizes:
@@ -36,6 +36,78 @@ def train_head(in_loop, sizes, weight_decay=0.0, rates=(0.01,) * 12, objective=N
         start += size
     variables = (*model.trainable_variables, *model.non_trainable_variables, *steps.optimizer.variables)
     return [*map(keras.ops.convert_to_numpy, variables), np.concatenate(losses)]
+
+
+def head_after(settings, inputs=INPUTS, labels=LABELS, dropout=0.2, rate=0.01):
+    """The weights of a head after each step, and its steps."""
+    model, found = linear_head(20, 3, 0, dropout, seed=0), []
+    steps = TrainSteps(model, Objective("cross_entropy"), settings, False)
+    steps.reset(0.1)
+    for batch, truth in zip(inputs, labels, strict=True):
+        steps(batch[None], truth[None], np.array([rate]))
+        found.append([np.array(keras.ops.convert_to_numpy(variable)) for variable in model.trainable_variables])
+    return found, steps
+
+
+def test_averages_are_those_of_the_weights_after_each_step():
+    weights, steps = head_after(StepSettings(ema=0.7))
+    expected = weights[0]
+    for later in weights[1:]:
+        expected = [0.7 * average + 0.3 * weight for average, weight in zip(expected, later, strict=True)]
+    for ours, average in zip(steps.averages(), expected, strict=True):
+        assert np.allclose(ours, average, atol=1e-6)
+    assert head_after(StepSettings())[1].averages() is None
+
+
+def test_accumulated_gradients_are_those_of_one_large_batch():
+    (*_, few), _ = head_after(StepSettings(accumulate=3), dropout=0)
+    large = INPUTS.reshape(4, 24, 20), LABELS.reshape(4, 24)
+    (*_, many), _ = head_after(StepSettings(), *large, dropout=0)
+    for ours, expected in zip(few, many, strict=True):
+        assert np.allclose(ours, expected, atol=1e-5)
+    between, _ = head_after(StepSettings(accumulate=3), dropout=0)
+    assert np.array_equal(between[0][0], between[1][0]) and not np.array_equal(between[1][0], between[2][0])
+
+
+def test_a_long_gradient_is_shortened_before_adam_sees_it():
+    """Adam does not see a factor that all steps share, but it sees one that only long gradients get."""
+    inputs = INPUTS * np.linspace(0.1, 20, 12)[:, None, None].astype(np.float32)
+    (*_, ours), _ = head_after(StepSettings(clip_norm=0.5), inputs, dropout=0)
+    model = linear_head(20, 3, 0, 0, seed=0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01, global_clipnorm=0.5), loss)
+    for batch in zip(inputs, LABELS, strict=True):
+        model.train_on_batch(*batch)
+    (*_, free), _ = head_after(StepSettings(), inputs, dropout=0)
+    for found, expected in zip(ours, model.trainable_variables, strict=True):
+        assert np.allclose(found, keras.ops.convert_to_numpy(expected), atol=1e-5)
+    assert not np.allclose(ours[0], free[0], atol=1e-3)
+
+
+def test_each_variable_has_its_own_rate():
+    initial = [keras.ops.convert_to_numpy(v) for v in linear_head(20, 3, 0, 0, seed=0).trainable_variables]
+    (first, *_), _ = head_after(StepSettings(), dropout=0)
+    (scaled, *_), _ = head_after(StepSettings(rate_scales=(0.5, 0.25)), dropout=0)
+    for start, whole, part, factor in zip(initial, first, scaled, (0.5, 0.25), strict=True):
+        assert np.allclose(part - start, factor * (whole - start), atol=1e-7) and np.abs(whole - start).max() > 1e-3
+
+
+def test_smoothed_labels_and_targets_are_those_of_keras():
+    logits = random.normal(size=(6, 3)).astype(np.float32)
+    labels, one_hot = LABELS[0, :6], np.eye(3, dtype=np.float32)[LABELS[0, :6]]
+    expected = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.2)(one_hot, logits)
+    for is_soft, truth in ((False, labels), (True, one_hot)):
+        found = Objective("cross_entropy", is_soft, smoothing=0.2).mean_loss(truth, logits)
+        assert float(found) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_rates_warm_up_and_then_follow_the_schedule():
+    recipe = tiny_recipe(1, learning_rate=0.1, epochs=4, warmup=1)
+    rates = learning_rates(recipe, 40)
+    assert np.allclose(rates[:10], 0.1 * np.arange(1, 11) / 11) and rates[10] == np.float32(0.1) and rates[-1] == 0
+    assert np.allclose(rates[10:], learning_rates(tiny_recipe(1, learning_rate=0.1, epochs=3), 30))
+    constant = learning_rates(tiny_recipe(2, learning_rate=0.1, epochs=1, warmup=1), 10)
+    assert constant[9] < constant[10] == np.float32(0.1)
 
 
 @pytest.fixture

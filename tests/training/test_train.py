@@ -1,5 +1,6 @@
 """A run that is killed ends with the weights, to the bit, of one that is not."""
 
+import dataclasses
 import importlib.util
 import os
 import resource
@@ -25,9 +26,10 @@ from keras_cifar.speed.engine import compile_inference
 from keras_cifar.speed.graph import split_at_head, split_at_trainable
 from keras_cifar.training import features
 from keras_cifar.training.features import FeatureCache
-from keras_cifar.training.fit import TrainedPart
+from keras_cifar.training.fit import Fit, TrainedPart
 from keras_cifar.training.observers import default_observers
 from keras_cifar.training.train import train, train_levels
+from tuning.trial import open_runner
 
 EVERY_STEP = {"KERAS_CIFAR_SAVE_SECONDS": "0"}
 ENGINE = "openvino" if importlib.util.find_spec("openvino") else "keras"
@@ -110,9 +112,64 @@ def test_a_level_that_is_trained_on_the_way_fits_whatever_the_next_one_is(tmp_pa
     assert set(PARENT_FIELDS) <= set(HANDED_DOWN_FIELDS)
 
 
-def test_a_parent_of_another_size_is_refused(finished, tmp_path):
-    with pytest.raises(InputError, match="image_size=64"):
-        train(tiny_recipe(4, image_size=64), job(tmp_path / "x", init_from=str(finished.path), say=lambda line: None))
+def test_a_parent_with_another_head_is_refused(finished, tmp_path):
+    with pytest.raises(InputError, match="head_width=64"):
+        train(tiny_recipe(4, head_width=64), job(tmp_path / "x", init_from=str(finished.path), say=lambda line: None))
+
+
+def test_a_parent_at_another_image_size_gives_its_weights(finished, tmp_path):
+    lines, recipe = [], tiny_recipe(4, image_size=64, limit=16)
+    run = train(recipe, job(tmp_path / "x", init_from=str(finished.path), say=lines.append))
+    assert any("Starting from the backbone and head" in line for line in lines)
+    assert run.recipe.image_size == 64 and finished.recipe.image_size == 32
+
+
+EVERYTHING = {"policy": "trivialaugment", "erasing": 0.3, "mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1,
+              "warmup": 0.5, "layer_decay": 0.5, "clip_norm": 0.5, "accumulate": 2, "ema": 0.8, "weight_decay": 0.1,
+              "views": 0}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", [1, 4])
+def test_everything_at_once_is_resumed_to_the_same_weights(level, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_CIFAR_SAVE_SECONDS", "0")
+    recipe = dataclasses.replace(tiny_recipe(level, **EVERYTHING, limit=32, epochs=3), continues=None)
+    whole = train(recipe, job(tmp_path / "whole", say=lambda line: None))
+    for calls in (2, 3):  # the second one resumes the first
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, job(tmp_path / "cut", say=lambda line: None, observers=[StopAfter(calls)]))
+    cut = train(recipe, job(tmp_path / "cut", say=lambda line: None))
+    for name in ("best.keras", "last.keras"):
+        first, second = (load_classifier(run.file(name)).get_weights() for run in (whole, cut))
+        assert all(np.array_equal(*pair) for pair in zip(first, second, strict=True))
+    assert [row["val_loss"] for row in whole.history()] == [row["val_loss"] for row in cut.history()]
+
+
+def test_the_rate_falls_from_the_head_to_the_lowest_stage():
+    recipe = dataclasses.replace(tiny_recipe(4, layer_decay=0.5, limit=16), continues=None)
+    source = open_data("digits")
+    model = build_model(recipe, 10, (32, 32, 3))
+    part = TrainedPart(recipe, model, source.load("train", 0, 16), source.load("val"))
+    scales = part.train_steps(0.0).settings.rate_scales
+    names = [variable.path for variable in part.trained.trainable_variables]
+    assert len(scales) == len(names) and set(scales) == {1.0, 0.5, 0.25}  # head, P5, P4
+    assert all(scale == 1 for scale, name in zip(scales, names, strict=True) if "head" in name or "logits" in name)
+
+
+def test_what_is_saved_and_evaluated_is_the_moving_average(tmp_path):
+    recipe = tiny_recipe(1, ema=0.9, epochs=3)
+    run = train(recipe, job(tmp_path / "averaged", say=lambda line: None))
+    plain = train(tiny_recipe(1, epochs=3), job(tmp_path / "plain", say=lambda line: None))
+    kernels = [load_classifier(each.file("last.keras")).get_layer("head").get_weights()[0] for each in (run, plain)]
+    assert not np.allclose(*kernels, atol=1e-4)
+    # Recursion over the weights of each step, which training without the average goes through as well.
+    _, part = open_runner(tiny_recipe(1, epochs=3), open_data("digits")).prepare(tiny_recipe(1, epochs=3))
+    part.steps_per_call = 1
+    fit, average = Fit(tiny_recipe(1, epochs=3), part), None
+    for _ in fit.steps():
+        kernel = keras.ops.convert_to_numpy(part.trained.trainable_variables[0]).copy()
+        average = kernel if average is None else 0.9 * average + 0.1 * kernel
+    assert np.allclose(kernels[0], average, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -141,17 +198,18 @@ def test_steps_in_one_arithmetic_do_not_go_on_in_another(tmp_path):
     run.begin(tiny_recipe(1), overwrite=False)
     run.save_state([np.zeros(1)], {})
     run.file("environment.json").write_text('{"precision": "mixed_bfloat16"}')
-    with pytest.raises(InputError, match=r"precision mixed_bfloat16 .* but this machine has float32"):
+    with pytest.raises(InputError, match=r"with precision mixed_bfloat16, but this machine has float32"):
         train(tiny_recipe(1), job(run.path, say=lambda line: None))
     assert run.environment == {"precision": "mixed_bfloat16"}
     assert train(tiny_recipe(1), job(run.path, overwrite=True, say=lambda line: None)).is_finished
 
 
 @pytest.mark.slow
-def test_another_number_of_threads_is_said_and_recorded(tmp_path):
+def test_another_number_of_threads_is_said_and_recorded(tmp_path, monkeypatch):
     run = Run(tmp_path / "r")
+    monkeypatch.setenv("KERAS_CIFAR_SAVE_SECONDS", "0")
     with pytest.raises(KeyboardInterrupt):
-        train(tiny_recipe(1, epochs=2), job(run.path, say=lambda line: None, observers=[StopAfter(1)]))
+        train(tiny_recipe(1, epochs=2), job(run.path, say=lambda line: None, observers=[StopAfter(2)]))
     threads, lines = run.environment["threads"], []
     write_json(run.file("environment.json"), {**run.environment, "threads": threads + 5})
     train(tiny_recipe(1, epochs=2), job(run.path, say=lines.append))

@@ -222,7 +222,7 @@ def test_a_killed_process_repeats_its_trial_and_keeps_the_others(tmp_path):
     assert set(kept) == {0, 1}
     plan, lines = Plan(tiny_recipe(1, epochs=8), trials=5), []
     search(plan, job(tmp_path / "killed", say=lines.append))
-    assert any("Going on with" in line for line in lines)
+    assert any("Resuming after" in line for line in lines)
     search(plan, job(tmp_path / "whole", say=lines.append))
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
     after = {r.trial: r for r in read_results(tmp_path / "killed")}
