@@ -26,7 +26,7 @@ import tempfile
 import textwrap
 from typing import Any
 
-from keras_cifar.checks import UNSET, Number, parse_number
+from keras_cifar.checks import UNSET, Number, Weights, parse_number
 from keras_cifar.data.specs import source_of
 from keras_cifar.errors import InputError
 from keras_cifar.files import is_onnx_name
@@ -249,7 +249,11 @@ def _resolve(args, level):
     """The recipe of a level with the changes of --recipe, and over them those of the other options."""
     changes = {} if args.recipe is None else load_changes(args.recipe, level)
     options = {field: getattr(args, field) for field in OPTION_FIELDS}
-    return resolve_recipe(level, **changes | {field: value for field, value in options.items() if value is not UNSET})
+    options = {field: value for field, value in options.items() if value is not UNSET}
+    for field in options:
+        if isinstance(rule := FIELDS[field].rule, Weights):  # here, as argparse would swallow its sentence
+            options[field] = rule.parse(options[field])
+    return resolve_recipe(level, **changes | options)
 
 
 def _chosen_levels(level):

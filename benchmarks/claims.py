@@ -33,6 +33,7 @@ NO_MEASUREMENTS = {
     r"\(quality 75,\s+4:2:0\)": "property of the data set's files",
     r"trial 0": "name of a trial",
     r"^\d+\. ": "number of an item in a list",
+    r"\b2 to 33 % of its area|up to 45 % of": "setting of an augmentation",
     r"\b\d+(?:(?: and| to) \d+)? px\b": "setting: size of an image",
     r"\b\d+ epochs\b": "setting",
     r"\b[\d,]+ (?:training |val )?(?:images|units|digits|channels)\b(?!/)": "setting: how much data, how wide a layer",

@@ -7,11 +7,12 @@ import contextlib
 import dataclasses
 import difflib
 import enum
+import json
 import math
 import numbers
 import os
 import reprlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from keras_cifar.errors import InputError
@@ -20,6 +21,7 @@ from keras_cifar.errors import InputError
 INT32_MAX, UINT32_MAX, FLOAT32_MAX = 2**31 - 1, 2**32 - 1, 3e38
 # The smallest rate that float32 holds with all its digits is 1.2e-38.
 FLOAT32_MIN = 2e-38
+_MAX_FILE_BYTES = 2**20
 
 
 class Unset(enum.Enum):
@@ -153,6 +155,51 @@ class Text:
         if not isinstance(value, str) or not value or "\0" in value:
             raise InputError(f"Expected {name} to be text, but got {show(value)}; try {self.example!r}.")
         return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """One of some words, or a positive number for each of some names.
+
+    Attributes:
+        words: the words.
+    """
+
+    words: tuple[str, ...]
+
+    def check(self, name: str, value: Any) -> Any:
+        """The word, or a dictionary of name -> float.
+
+        Raises:
+            InputError: it is neither.
+        """
+        if value in self.words if isinstance(value, str) else False:
+            return value
+        if isinstance(value, Mapping) and value and all(isinstance(key, str) for key in value):
+            rule = Number(0, FLOAT32_MAX, positive=True)
+            return {key: rule.check(f"the weight of {key} in {name}", number) for key, number in value.items()}
+        raise InputError(
+            f"Expected {name} to be {' or '.join(self.words)}, or a JSON file with a number for each name, but got "
+            f"{show(value)}; choose one of them."
+        )
+
+    def parse(self, text: str) -> Any:
+        """What a command line's text stands for: a word as it is, else what the JSON file of that name holds.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        if text in self.words:
+            return text
+        try:
+            with open(text, encoding="utf-8-sig") as file:
+                return json.loads(file.read(_MAX_FILE_BYTES))
+        except (OSError, ValueError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InputError(
+                f"Expected {', '.join(self.words)} or a JSON file with a number for each name, but {text} cannot be "
+                f"read ({reason}); correct it or name another file."
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True)

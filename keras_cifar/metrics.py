@@ -2,12 +2,19 @@
 
 import math
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
 _DENSE_CLASSES = 100  # a confusion matrix of more classes is mostly zeros, and megabytes of them
 _Z = 1.959964  # the standard normal quantile of 95 %
+
+
+class Averages(TypedDict):
+    """See `averages_over_classes`."""
+
+    balanced_accuracy: float
+    macro_f1: float
 
 
 class Metrics(TypedDict):
@@ -19,6 +26,9 @@ class Metrics(TypedDict):
     cross_entropy: float
     calibration_error: float
     per_class: dict[str, float | None]
+    precision: NotRequired[dict[str, float | None]]
+    balanced_accuracy: NotRequired[float]
+    macro_f1: NotRequired[float]
     confusion: list
 
 
@@ -192,22 +202,47 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, class_names: 
         class_names: C names.
 
     Returns:
-        `images`, `top1`, `top1_interval` (95 %, Wilson), `cross_entropy`, `calibration_error`,
-        `per_class` (name -> recall; None for a class without images) and `confusion` (see `read_confusion`).
+        `images`, `top1`, `top1_interval` (95 %, Wilson), `cross_entropy`, `calibration_error`, `per_class` (name ->
+        recall; None for a class without images), `precision` (name -> precision; None for a class that is never
+        predicted), `balanced_accuracy` (mean recall), `macro_f1` (mean F1) and `confusion` (see `read_confusion`).
     """
     confusion = confusion_matrix(logits, labels)
-    totals = confusion.sum(axis=1)
     accuracy = top1(logits, labels)
+    recall, precision = shares(confusion, 1), shares(confusion, 0)
     return {
         "images": len(labels),
         "top1": accuracy,
         "top1_interval": list(wilson_interval(accuracy, len(labels))),
         "cross_entropy": cross_entropy(logits, labels),
         "calibration_error": calibration_error(logits, labels),
-        "per_class": {
-            name: float(confusion[i, i] / totals[i]) if totals[i] else None for i, name in enumerate(class_names)
-        },
+        "per_class": dict(zip(class_names, recall, strict=True)),
+        "precision": dict(zip(class_names, precision, strict=True)),
+        **averages_over_classes(confusion),
         "confusion": _confusion_rows(confusion),
+    }
+
+
+def shares(confusion: np.ndarray, axis: int) -> list[float | None]:
+    """The share of the diagonal in each row (axis 1: recall) or column (axis 0: precision); None for an empty one."""
+    right, totals = confusion.diagonal(), confusion.sum(axis=axis)
+    return [float(hits / total) if total else None for hits, total in zip(right, totals, strict=True)]
+
+
+def averages_over_classes(confusion: np.ndarray) -> Averages:
+    """Metrics in which each class counts the same, however many images it has.
+
+    Args:
+        confusion: (C, C) counts, see `confusion_matrix`.
+
+    Returns:
+        `balanced_accuracy`, the mean recall of the classes that have images, and `macro_f1`, the mean F1 of the classes
+        that have images or predictions.
+    """
+    right, true, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    both = true + predicted
+    return {
+        "balanced_accuracy": float(np.mean(right[true > 0] / true[true > 0])),
+        "macro_f1": float(np.mean(2 * right[both > 0] / both[both > 0])),
     }
 
 

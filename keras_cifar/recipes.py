@@ -35,6 +35,7 @@ from keras_cifar.checks import (
     Rule,
     Switch,
     Text,
+    Weights,
     closest,
     show,
 )
@@ -115,7 +116,7 @@ class Recipe:
     data: str = _field(
         "cifar10",
         DataName("cifar10"),
-        "the images: {choices}, a folder with one subfolder per class",
+        "data set: {choices}; a folder has one subfolder per class",
         is_option=True,
         changes_model=True,
         parent="same",
@@ -225,7 +226,8 @@ class Recipe:
     cutmix: float = _field(
         0.0,
         Number(0, 100, example=1.0),
-        "alpha of CutMix (Yun et al., 2019): a rectangle comes from another image; 0 for none, with mixup either",
+        "alpha of CutMix (Yun et al., 2019): a rectangle comes from another image; 0 for none; with "
+        "mixup, each batch gets one of the two",
         is_option=True,
         changes_model=True,
     )
@@ -255,6 +257,14 @@ class Recipe:
         is_option=True,
         changes_model=True,
         search=SearchRange(0.0, 0.2),
+    )
+    class_weights: str | dict[str, float] = _field(  # noqa: RUF009 - nothing changes the dictionary
+        "none",
+        Weights(("none", "balanced")),
+        "how much each class counts in the loss: none for all the same, balanced for N / (C x its images), or a JSON "
+        "file of class -> weight",
+        is_option=True,
+        changes_model=True,
     )
     schedule: str = _field("cosine", Choice(("constant", "cosine")), "constant, or cosine to zero at the last step")
     warmup: float = _field(

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_recipes import refused
 
-from keras_cifar.checks import Choice, Names, Number, Switch, Text
+from keras_cifar.checks import Choice, Names, Number, Switch, Text, Weights
 from keras_cifar.errors import InputError
 from keras_cifar.model.specs import BACKBONES
 from keras_cifar.recipes import (
@@ -35,6 +35,9 @@ def of_rule(rule):
         return number | st.none() if rule.optional else number
     if isinstance(rule, Choice):
         return st.sampled_from(list(rule.choices))
+    if isinstance(rule, Weights):
+        number = st.floats(1e-3, 1e3, allow_nan=False)
+        return st.sampled_from(rule.words) | st.dictionaries(st.text(min_size=1, max_size=5), number, min_size=1)
     if isinstance(rule, Switch):
         return st.booleans()
     assert isinstance(rule, Text | Names)

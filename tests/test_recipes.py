@@ -27,7 +27,7 @@ COMMON = {"data": "cifar10", "backbone": "resnet18", "weights": "imagenet", "hea
           "train_batch_norm": False, "precision": "auto", "seed": 0, "split_seed": 0,
           "image_size": 160, "limit": None, "weight_decay": 0.0, "loss": "cross_entropy", "policy": "none",
           "erasing": 0.0, "mixup": 0.0, "cutmix": 0.0, "label_smoothing": 0.0, "warmup": 0.0, "layer_decay": 1.0,
-          "clip_norm": 0.0, "accumulate": 1, "ema": 0.0}  # fmt: skip
+          "clip_norm": 0.0, "class_weights": "none", "accumulate": 1, "ema": 0.0}  # fmt: skip
 GOLDEN = {
     1: {"taps": ("P5",), "head": "linear", "dropout": 0.2, "trainable_stages": (), "flip": False, "crop_padding": 0,
         "learning_rate": 1e-3, "schedule": "cosine", "epochs": 40, "tta": False, "continues": None,
@@ -172,7 +172,9 @@ def test_a_value_is_kept_or_refused_in_one_sentence(field):
             else:
                 assert found == (tuple(value) if isinstance(value, list) else value)
                 assert (
-                    type(found) is type(getattr(LEVELS[3], field)) or found is None or field in ("limit", "continues")
+                    type(found) is type(getattr(LEVELS[3], field))
+                    or found is None
+                    or field in ("limit", "continues", "class_weights")
                 )
                 kept.append(value)
     assert len(kept) < len(ODD)  # of twice as many

@@ -19,6 +19,7 @@ from keras_cifar.files import atomic_path, read_json, write_json
 from keras_cifar.recipes import MODEL_FIELDS, Recipe, recipe_from_dict
 from keras_cifar.runs.run import Run
 from keras_cifar.speed.engine import describe_compute
+from keras_cifar.training.class_weights import class_weights
 from keras_cifar.training.fit import Fit, TrainedPart
 from keras_cifar.training.job import Job
 from keras_cifar.training.train import default_run_dir, enable_determinism, find_parent, parent_changes, start_model
@@ -116,7 +117,8 @@ class TrialRunner:
             return model, part
         self.forget()
         model = start_model(recipe, self.source, self.init_from, lambda line: None)
-        part = TrainedPart(recipe, model, self.train, self.val)
+        weights = class_weights(recipe, self.train.labels, self.source.class_names)
+        part = TrainedPart(recipe, model, self.train, self.val, class_weights=weights)
         self._built = key, model, part, part.weights()
         return model, part
 

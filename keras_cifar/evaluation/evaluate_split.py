@@ -17,7 +17,7 @@ from keras_cifar.environment import cpu_kind, cpu_name, utc_now
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.predict import predict_views, view_metrics
 from keras_cifar.files import atomic_path
-from keras_cifar.metrics import format_top1, read_confusion
+from keras_cifar.metrics import averages_over_classes, format_top1, read_confusion, shares
 from keras_cifar.names import visible
 from keras_cifar.runs.evaluation_file import Evaluation, read_evaluation
 from keras_cifar.runs.plots import plot_confusion
@@ -190,16 +190,29 @@ def describe_evaluation(result: Evaluation, owner: str) -> list[str]:
             lines.append(f"{name:9} top-1 {format_top1(metrics)}  calibration error {error:.4f}")
     if result.mcnemar_p is not None:
         lines.append(f"McNemar's p that both err equally often: {result.mcnemar_p:.3g}")
-    lines.append(_by_class(result.best["per_class"]))
+    lines += _by_class(result.best)
     lines.append(f"speed     {result.images_per_second:,.0f} images/s on {result.engine}, {result.precision}")
     return lines
 
 
-def _by_class(recalls):
-    """The recall of each class, or of many classes of those with the lowest."""
-    known = [(name, recall) for name, recall in recalls.items() if recall is not None]
-    title = "by class  "
+def _by_class(metrics):
+    """The recall and precision of each class, or of many classes those of the lowest recall."""
+    confusion, names = read_confusion(metrics), list(metrics["per_class"])
+    averages = averages_over_classes(confusion)
+    recall, precision = (dict(zip(names, shares(confusion, axis), strict=True)) for axis in (1, 0))
+    known = [(name, value) for name, value in recall.items() if value is not None]
+    title = ""
     if len(known) > _CLASSES_ON_A_LINE:
         known = sorted(known, key=lambda pair: pair[1])[:_CLASSES_ON_A_LINE]
-        title = f"weakest {_CLASSES_ON_A_LINE} of {len(recalls)} classes  "
-    return title + ", ".join(f"{visible(name)} {100 * recall:.1f} %" for name, recall in known)
+        title = f"weakest {_CLASSES_ON_A_LINE} of {len(recall)} classes  "
+    yield (
+        f"classes   balanced accuracy {100 * averages['balanced_accuracy']:.2f} %, "
+        f"macro F1 {100 * averages['macro_f1']:.2f} %"
+    )
+    for what, values in (("recall", recall), ("precision", precision)):
+        listed = ", ".join(f"{visible(name)} {_percent(values[name])}" for name, _ in known)
+        yield f"{what:10}{title}{listed}"
+
+
+def _percent(value):
+    return "–" if value is None else f"{100 * value:.1f} %"

@@ -56,9 +56,10 @@ class TrainedPart:
         train: training images.
         val: val images.
         cache: of features; None for the user's.
-        steps_per_call: steps in one call, at most, where inputs are pooled features.
+        class_weights: (C,) float32, see `keras_cifar.training.class_weights`; None for all the same.
 
     Attributes:
+        steps_per_call: steps in one call, at most, where inputs are pooled features.
         trained: stored features, or images -> logits.
         val: val, its images replaced by their stored features where there is room for them.
         computed: images that the frozen part was run on to fill the cache.
@@ -68,10 +69,11 @@ class TrainedPart:
 
     def __init__(
         self, recipe: Recipe, model: keras.Model, train: Split, val: Split, cache: FeatureCache | None = None,
-        steps_per_call: int = _STEPS_A_CALL,
+        class_weights: np.ndarray | None = None,
     ):  # fmt: skip
         self.recipe, self.train, self.val = recipe, train, val
-        self.cache, self.steps_per_call = cache or FeatureCache.of_user(), steps_per_call
+        self.cache, self.class_weights = cache or FeatureCache.of_user(), class_weights
+        self.steps_per_call = _STEPS_A_CALL
         frozen, trained = split_at_trainable(model)
         self.trained = fold_batch_norms(trained)
         self._scales = _rate_scales(recipe, model, self.trained)
@@ -124,7 +126,8 @@ class TrainedPart:
         if self._steps is None or self._steps.settings.has_weight_decay != (weight_decay > 0):
             recipe = self.recipe
             settings = StepSettings(weight_decay > 0, recipe.clip_norm, recipe.accumulate, recipe.ema, self._scales)
-            self._steps = TrainSteps(self.trained, Objective.of(recipe), settings, self._is_pooled)
+            objective = Objective.of(recipe, self.class_weights)
+            self._steps = TrainSteps(self.trained, objective, settings, self._is_pooled)
         self._steps.reset(weight_decay)
         return self._steps
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 import keras
+import numpy as np
 
 from keras_cifar.checks import Number, number_setting
 from keras_cifar.data.datasets import Source, Split
@@ -32,6 +33,7 @@ from keras_cifar.recipes import (
 )
 from keras_cifar.runs.run import Run, open_run
 from keras_cifar.speed.engine import describe_compute
+from keras_cifar.training.class_weights import class_weights
 from keras_cifar.training.fit import Fit, TrainedPart
 from keras_cifar.training.job import Job
 from keras_cifar.training.observers import Audience, Start
@@ -91,7 +93,8 @@ def _prepare(recipe, run, job):
     model = start_model(recipe, source, job.init_from, job.say)
     changes = parent_changes(recipe, source, job)
     train_split, val = _load(recipe, source)
-    return _Beginning(recipe, run, job, source, model, train_split, val, changes)
+    weights = class_weights(recipe, train_split.labels, source.class_names)
+    return _Beginning(recipe, run, job, source, model, train_split, val, changes, weights)
 
 
 def _load(recipe, source):
@@ -244,6 +247,7 @@ class _Beginning:
         train: training images.
         val: val images.
         changes: of the data, that are allowed already.
+        class_weights: see `keras_cifar.training.class_weights`.
     """
 
     recipe: Recipe
@@ -254,6 +258,7 @@ class _Beginning:
     train: Split
     val: Split
     changes: list[str]
+    class_weights: np.ndarray | None
 
     @functools.cached_property
     def state(self):
@@ -346,7 +351,7 @@ class _Training:
             f"{environment['precision']}, frozen layers on {environment['engine']} in "
             f"{environment['engine_precision']}"
         )
-        part = TrainedPart(self.recipe, self.model, start.train, start.val)
+        part = TrainedPart(self.recipe, self.model, start.train, start.val, class_weights=start.class_weights)
         if part.no_room:
             self.say(
                 f"No room in {part.cache.folder} to store the output of the frozen layers: it is computed at every step"

@@ -146,7 +146,8 @@ def test_other_backends_train(backend, changes, tmp_path):
     pytest.importorskip(backend)
     code = ("from conftest import job, tiny_recipe; from keras_cifar.training.train import train;"
             f"run = train(tiny_recipe(2, limit=32, **{changes!r}), job({str(tmp_path / 'r')!r}));"
-            "losses = [row['val_loss'] for row in run.history()]; assert run.is_finished and len(set(losses)) == len(losses)"
+            "losses = [row['val_loss'] for row in run.history()]; "
+            "assert run.is_finished and len(set(losses)) == len(losses)"
             )  # fmt: skip
     env = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)])}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)

@@ -239,7 +239,9 @@ def test_a_compiled_step_goes_with_its_model():
         model = fold_batch_norms(keras.Model(images, logits))
         assert kernel_gradient_way(images, (5, 5, 8, 1), 1, True) == kernel_gradient_way(images, (5, 5, 8, 8), 1, False)
         assert kernel_gradient_way(images, (5, 5, 8, 1), 1, True) == "product", "a gradient of our own"
-        TrainSteps(model, Objective("cross_entropy"), False, in_loop=False)(inputs, LABELS[:1, :6], [0.01])
+        TrainSteps(model, Objective("cross_entropy"), StepSettings(False), in_loop=False)(
+            inputs, LABELS[:1, :6], [0.01]
+        )
         del model, x, logits
         keras.utils.clear_session()
         gc.collect()
