@@ -25,7 +25,7 @@ NO_MEASUREMENTS = {
     r"^\| \d(?= \|)": "name of a level, in a table",
     r"\b(?:[Ss]eed|batch(?: sizes?)?|opset|stride(?: is)?)[- ]\d+(?:, \d+)*(?: and \d+)?": "setting",
     r"saved (?:atomically )?every 30\s+seconds": "default of KERAS_CIFAR_SAVE_SECONDS",
-    r"\(3 in levels 2 and 3\)": "default of --views",
+    r"\(default 8\)": "default of KERAS_CIFAR_CACHE_GB",
     r"points \(0\.5\)": "default of --max-drop",
     r"logits by less than 1e-3": "limit of export/parity.py",
     r"The goal of 1\.3 times": "goal",
