@@ -3,10 +3,9 @@
 The public API; each name is imported when it is first used, so that importing the package is instant.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from keras_cifar.libraries import configure_libraries
+from keras_cifar.libraries import configure_libraries, lazy_names
 
 if TYPE_CHECKING:
     from keras_cifar.data.access import DataAccess
@@ -44,13 +43,4 @@ _MODULES = {
 }
 
 configure_libraries()
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 # Read by a library when it is imported or first used. A value that the user has set stays.
@@ -57,3 +58,19 @@ def _hidden(name):
     finally:
         del sys.modules[name]
         sys.modules.update(before)
+
+
+def lazy_names(package: str, modules: dict[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """What a package needs as `__getattr__` and `__dir__` to import names when they are first used (PEP 562).
+
+    Args:
+        package: its `__name__`.
+        modules: name -> module that it comes from.
+    """
+
+    def find(name):
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(modules[name]), name)
+
+    return find, lambda: [*vars(sys.modules[package]), *modules]

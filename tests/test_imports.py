@@ -146,6 +146,24 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.parametrize("package", ["keras_cifar", "export"])
+def test_public_names_are_imported_when_they_are_used(package):
+    """And type checkers, which read the imports, are told the same places."""
+    code = (
+        f"import sys, {package} as p\n"
+        "assert not {'tensorflow', 'keras', 'onnxruntime', 'numpy'} & set(sys.modules), 'not lazy'\n"
+        "assert set(p.__all__) == set(p._MODULES) <= set(dir(p)) and all(getattr(p, name) for name in p.__all__)\n"
+        "assert not hasattr(p, 'nothing')\n"
+        "print(sorted(p._MODULES.items()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    guarded = next(node for node in ast.parse((ROOT / package / "__init__.py").read_text()).body
+                   if isinstance(node, ast.If))  # fmt: skip
+    typed = {alias.name: node.module for node in guarded.body for alias in node.names}
+    assert done.stdout.strip() == str(sorted(typed.items()))
+
+
 # The modules that may use private names of Keras, TensorFlow and KerasTuner.
 INTERNALS = ("keras_cifar.speed.keras_internals", "tuning.oracles")
 
@@ -221,7 +239,10 @@ def test_every_public_definition_is_reached_from_a_test():
     parsed, waiting = {module: definitions_and_imports(path) for module, path in SOURCES.items()}, []
     for module, (tree, names, imports) in parsed.items():  # what an import runs
         for statement in tree.body:
-            waiting += used(statement, module, names, imports) if isinstance(statement, ast.Expr) else ()
+            is_run = isinstance(statement, ast.Expr) or (
+                isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Tuple)
+            )
+            waiting += used(statement, module, names, imports) if is_run else ()
     for path in (ROOT / "tests").rglob("*.py"):
         tree, names, imports = definitions_and_imports(path)
         waiting += used(tree, None, (), imports)
