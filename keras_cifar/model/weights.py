@@ -25,11 +25,18 @@ from keras_cifar.program import install_hint
 
 _HUB_HOSTS = ("www.kaggle.com", "api.kaggle.com")
 _CONNECT_SECONDS = 5.0
+# Blocks of each stage of an EfficientNet, by their number.
+_REPEATS = {16: (1, 2, 2, 3, 3, 4, 1), 21: (1, 3, 3, 4, 4, 5, 1)}
 
 
 def timm_efficientnet_names(names: Any) -> dict[str, str]:
-    """Maps EfficientNet-PyTorch tensor names (`_blocks.N._expand_conv`) to timm's (`blocks.S.B.conv_pw`)."""
-    repeats = (1, 2, 2, 3, 3, 4, 1)
+    """Maps EfficientNet-PyTorch tensor names (`_blocks.N._expand_conv`) to timm's (`blocks.S.B.conv_pw`).
+
+    Args:
+        names: of the tensors of EfficientNet-B0 or -Lite0 (16 blocks), or of -Lite1 or -Lite2 (21).
+    """
+    blocks = {int(found[1]) for name in names if (found := re.match(r"_blocks\.(\d+)\.", name))}
+    repeats = _REPEATS[len(blocks)]
     place = [(stage, block) for stage, count in enumerate(repeats) for block in range(count)]
     expanded = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
                 "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
@@ -205,4 +212,4 @@ def _imagenet_preset(spec, hub_answers):
 def _no_source(spec):
     if spec.package is None:
         return "neither the model hub nor a pip package has them"
-    return f"the package {spec.package.distribution} is not installed"
+    return f"the package {spec.package.distribution} is not installed ({install_hint(spec.package.extra)})"

