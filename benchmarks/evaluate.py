@@ -1,4 +1,4 @@
-"""Images a second of evaluation, plain and with flip TTA, ours against plain Keras and native PyTorch."""
+"""Images per second of evaluation, plain and with flip TTA, ours against plain Keras and native PyTorch."""
 
 from benchmarks.interleave import interleave, plot_cost, print_table
 from benchmarks.models import (
@@ -22,7 +22,7 @@ _SIZES = (64, 96, 128, 160)
 
 
 def measure() -> dict:
-    """Prints a table a backbone and size, and plots the cost of an image; returns the median images a second."""
+    """Prints a table a backbone and size, and plots the cost of an image; returns the median images per second."""
     images, _ = batch()
     found = {}
     for backbone in BACKBONES:

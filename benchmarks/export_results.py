@@ -77,8 +77,8 @@ def _is_evaluated(path, run):
 def _install(path):
     """Makes a file, with its figures, labels and card, the one that comes with the package."""
     classifier = OnnxClassifier(path)
-    beside = zip(evaluation_paths(path, "test"), evaluation_paths(PRETRAINED, "test"), strict=True)
-    for source, target in ((path, PRETRAINED), *beside):
+    evaluations = zip(evaluation_paths(path, "test"), evaluation_paths(PRETRAINED, "test"), strict=True)
+    for source, target in ((path, PRETRAINED), *evaluations):
         with atomic_path(target) as partial:
             shutil.copyfile(source, partial)
     write_labels(PRETRAINED, classifier.class_names)
@@ -118,7 +118,7 @@ def _level(run, paths):
 
 
 def _rates(ways, pairs):
-    """Images a second of each way, measured again where other work disturbed it, at most three times.
+    """Images per second of each way, measured again where other work disturbed it, at most three times.
 
     Raises:
         InputError: it was disturbed every time.
@@ -138,7 +138,7 @@ def disturbed(rates: dict, pairs: list[tuple]) -> list:
     """The pairs of ways, one view and both, whose rates cannot be right: two views take about twice as long as one.
 
     Args:
-        rates: images a second by way.
+        rates: images per second by way.
         pairs: (the way with one view, the same with both).
     """
     return [pair for pair in pairs if not 1.8 < rates[pair[0]] / rates[pair[1]] < 2.2]

@@ -16,19 +16,19 @@ def result_path(name: str) -> pathlib.Path:
 
 
 def interleave(ways: dict, images_per_call: int, rounds: int = 5, calls: int = 4) -> dict[str, float]:
-    """Median images a second of each way over the rounds.
+    """Median images per second of each way over the rounds.
 
     Args:
         ways: name -> function without arguments.
         images_per_call: images that one call handles.
         rounds: turns each way gets, after one to warm up.
-        calls: calls a turn.
+        calls: calls per turn.
     """
     return median_rates(interleaved_seconds(ways, rounds, calls), images_per_call)
 
 
 def print_table(title: str, rates: dict[str, float], ours: str) -> None:
-    """Prints images a second and how many times faster `ours` is."""
+    """Prints images per second and how many times faster `ours` is."""
     print(title)
     for name, rate in rates.items():
         print(f"  {name:28} {rate:10,.0f} images/s   ours is {rates[ours] / rate:5.2f}x", flush=True)
@@ -41,7 +41,7 @@ def plot_cost(name: str, title: str, work: str, rates: dict) -> None:
         name: file in `benchmarks/results`.
         title: of the picture.
         work: label of the horizontal axis.
-        rates: amount of work -> way -> images a second.
+        rates: amount of work -> way -> images per second.
     """
     costs = {way: [1000 / by_way[way] for by_way in rates.values()] for way in next(iter(rates.values()))}
     plot_lines(name, title, work, "milliseconds an image", list(rates), costs)

@@ -64,7 +64,7 @@ def measure(run_path: str, data_dir: str | None = None, limit: int | None = None
 
 
 def _in_a_process(runtime, cores, images):
-    """Logits (N, C) and images a second of each file that runs, in a process whose environment decides how."""
+    """Logits (N, C) and images per second of each file that runs, in a process whose environment decides how."""
     files = [np.frombuffer(core.SerializeToString(), np.uint8) for core in cores.values()]
     given = io.BytesIO()
     np.savez(given, images, *files)

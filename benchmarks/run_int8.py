@@ -35,7 +35,7 @@ def _logits(session, images):
 
 
 def _measure(runtime, images, files):
-    """`logits_N` (N, C) and `rate_N`, images a second, of each file that runs at all."""
+    """`logits_N` (N, C) and `rate_N`, images per second, of each file that runs at all."""
     sessions, found = {}, {}
     for i, file in enumerate(files):
         try:

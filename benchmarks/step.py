@@ -1,4 +1,4 @@
-"""Images a second of a training step, ours against plain Keras and native PyTorch, batch norms frozen in all."""
+"""Images per second of a training step, ours against plain Keras and native PyTorch, batch norms frozen in all."""
 
 import keras
 import numpy as np
@@ -29,7 +29,7 @@ from keras_cifar.training.step import TrainSteps
 
 
 def measure() -> dict:
-    """Prints a table a backbone and depth, and plots the cost of an image; returns the median images a second."""
+    """Prints a table a backbone and depth, and plots the cost of an image; returns the median images per second."""
     keras.utils.set_random_seed(0)
     found = {}
     for backbone in BACKBONES:

@@ -1,4 +1,4 @@
-"""Images a second and latency of exported files against each other and other ways to run them, taking turns."""
+"""Images per second and latency of exported files against each other and other ways to run them, taking turns."""
 
 import importlib.util
 import math
@@ -31,7 +31,7 @@ def benchmark_files(files: list[str], run: str | None = None, output: str | os.P
         run: a finished run folder, whose model takes part in Keras `predict`, as a SavedModel and, where installed,
             in PyTorch.
         output: JSON to write; the plot is written next to it.
-        batches: images a call.
+        batches: images per call.
 
     Returns:
         The figures, see `benchmark_ways`, and the paths of JSON and plot.
@@ -126,7 +126,7 @@ def benchmark_ways(ways: dict, side: int, batches: tuple[int, ...] = BATCHES, ro
     Args:
         ways: name -> function of a (B, side, side, 3) uint8 batch.
         side: of the images, in pixels.
-        batches: images a call.
+        batches: images per call.
         rounds: turns each way gets at each batch size.
 
     Returns:

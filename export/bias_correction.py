@@ -22,7 +22,7 @@ def output_shifts(
         exact: the float model.
         rounded: the values that the layers' weights have after rounding, by name of the layer.
         images: (N, H, W, 3) uint8 calibration images.
-        batch_size: images a call.
+        batch_size: images per call.
 
     Returns:
         (C,) for every convolution and Gemm with a bias, to be taken off it.

@@ -45,7 +45,7 @@ class Classifier(abc.ABC):
             images: (N, H, W, 3) or (H, W, 3) uint8 array, an encoded image (its path, bytes or open binary file), a
                 Pillow image, or a list of such arrays (H, W, 3), encoded images and Pillow images. What has not the
                 model's size is centre-cropped to a square and resized (bicubic), as in training from folders.
-            batch_size: images a call, at least 1.
+            batch_size: images per call, at least 1.
 
         Returns:
             (N, C) float32.

@@ -22,7 +22,7 @@ def probe(
         constants: initializers that they need.
         outputs: names of what they give: float vectors.
         images: (N, H, W, 3) uint8.
-        batch_size: images a call.
+        batch_size: images per call.
 
     Yields:
         For each batch the number of its images, and all outputs as one vector.

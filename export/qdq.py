@@ -127,7 +127,7 @@ def activation_scales(exact: onnx.ModelProto, images: np.ndarray, batch_size: in
     Args:
         exact: the float model.
         images: (N, H, W, 3) uint8 calibration images.
-        batch_size: images a call.
+        batch_size: images per call.
     """
     constants = {tensor.name for tensor in exact.graph.initializer}
     kinds = [node for node in exact.graph.node if node.op_type in _OPERATORS]

@@ -21,7 +21,7 @@ def interleaved_seconds(
     Args:
         ways: name -> function without arguments.
         rounds: turns each way gets.
-        calls: calls a turn.
+        calls: calls per turn.
         progress: words before a bar that counts turns; None for no bar.
         clock: gives the time in seconds.
     """
@@ -43,7 +43,7 @@ def interleaved_seconds(
 
 
 def median_rates(seconds: Mapping[K, list[list[float]]], images_per_call: int) -> dict[K, float]:
-    """Images a second of each way: the middle one of its rounds."""
+    """Images per second of each way: the middle one of its rounds."""
     rates = {}
     for name, rounds in seconds.items():
         ordered = sorted(len(turn) * images_per_call / sum(turn) for turn in rounds)

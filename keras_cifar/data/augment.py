@@ -91,7 +91,7 @@ def make_draw_fn(count: int, batch_size: int, num_views: int, augmentation: Augm
 
     Args:
         count: number of images N.
-        batch_size: images a batch, at most N.
+        batch_size: images per batch, at most N.
         num_views: views an image has; 0 for fresh crops.
         augmentation: see `Augmentation`.
         seed: see `make_batch_fn`.
@@ -150,7 +150,7 @@ def make_batch_fn(
     Args:
         store: N images (H, W, 3) uint8.
         labels: (N,) int.
-        batch_size: images a batch, at most N.
+        batch_size: images per batch, at most N.
         augmentation: see `Augmentation`.
         seed: non-negative; the same seed and step give the same batch.
         num_classes: C, for images that are mixed.

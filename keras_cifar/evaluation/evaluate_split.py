@@ -41,7 +41,7 @@ class Subject:
 
     Attributes:
         logits_fn: uint8 images (batch_size, H, W, 3) -> logits (batch_size, C).
-        batch_size: images a call.
+        batch_size: images per call.
         split_seed: of the division into train and val that it was trained with.
         views: "plain", "both" (plain and flip TTA), or "tta" where `logits_fn` averages both views itself.
         headline: "plain" or "tta"; which of them the picture shows.

@@ -20,7 +20,7 @@ def predict_logits(
     Args:
         logits_fn: (batch_size, ...) array -> (batch_size, C); it always gets full batches.
         images: (N, ...), N >= 1; of a store one batch at a time is read.
-        batch_size: images a call.
+        batch_size: images per call.
         progress: text before the progress bar; None for none.
 
     Returns:
@@ -46,7 +46,7 @@ def predict_views(
         logits_fn: uint8 images (batch_size, H, W, 3) -> logits (batch_size, C).
         images: (N, H, W, 3) uint8, an array or a store.
         tta: also predict the mirror images.
-        batch_size: images a call.
+        batch_size: images per call.
         progress: text before the progress bar; None for none.
 
     Returns:

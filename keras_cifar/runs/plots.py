@@ -152,11 +152,11 @@ def plot_ladder(rows: list[dict], title: str) -> Any:
 
 @picture
 def plot_rates(batches: list[int], rates: dict[str, list[float]], title: str) -> Any:
-    """Images a second by batch size, one line a way.
+    """Images per second by batch size, one line a way.
 
     Args:
-        batches: images a call.
-        rates: way -> images a second at each of them.
+        batches: images per call.
+        rates: way -> images per second at each of them.
         title: above the picture.
     """
     figure = new_figure(8.4, 4.4)
@@ -164,7 +164,7 @@ def plot_rates(batches: list[int], rates: dict[str, list[float]], title: str) ->
     for number, (way, values) in enumerate(rates.items()):
         style = {"marker": "os^Dvp"[number % 6], "linestyle": "-" if number < 10 else "--"}  # there are ten colours
         axis.plot(batches, values, ms=5, label=plot_text(way, 2 * _NAME_LENGTH), **style)
-    axis.set(xscale="log", xlabel="batch size", ylabel="images a second", title=title, ylim=(0, None))
+    axis.set(xscale="log", xlabel="batch size", ylabel="images per second", title=title, ylim=(0, None))
     axis.set_xticks(batches, map(str, batches))
     axis.minorticks_off()
     axis.grid(alpha=0.3)

@@ -45,7 +45,7 @@ def engine_name() -> str:
 
 
 def inference_precision(precision: str, policy: str) -> str:
-    """The dtype policy in whose precision the parts that do not train run.
+    """The dtype policy in whose precision the frozen layers run.
 
     OpenVINO computes in either, whatever the model's policy: with "auto" in bfloat16 where this CPU is faster
     in it, whose rounding does not show on val (results/choices/precision.csv). Keras takes the model's own.
@@ -77,7 +77,7 @@ def compile_inference(
 
     Args:
         model: (B, H, W, 3) uint8 -> (B, ...). Its weights are taken as they are now.
-        batch_size: images a call; OpenVINO compiles for it.
+        batch_size: images per call; OpenVINO compiles for it.
         precision: of OpenVINO's arithmetic, as a dtype policy: "float32" or "mixed_bfloat16"; Keras takes the model's.
 
     Returns:

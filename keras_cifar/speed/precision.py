@@ -1,6 +1,6 @@
 """The precision that a training computes in: "auto" is the machine's faster one.
 
-The parts that do not train may run in another one, see `keras_cifar.speed.engine.inference_precision`.
+Frozen layers may run in another one, see `keras_cifar.speed.engine.inference_precision`.
 """
 
 import contextlib

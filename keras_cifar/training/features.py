@@ -70,7 +70,7 @@ class FeatureCache:
             compile_model: called without arguments where the entry is missing; gives the function of batches
                 that computes it, see `keras_cifar.speed.engine.compile_inference`.
             split: N images.
-            batch_size: images a call; a divisor of 4096 keeps calls whole.
+            batch_size: images per call; a divisor of 4096 keeps calls whole.
             precision: dtype policy that it is computed in.
             progress: text before the progress bar.
 
@@ -125,7 +125,7 @@ class FeatureCache:
 
 
 def _dtype(model):
-    """Two bytes a number where what is fed with the features computes in bfloat16, and would round them itself."""
+    """Two bytes per number where what is fed with the features computes in bfloat16, and would round them itself."""
     in_bfloat16 = model.output.dtype == "bfloat16" and keras.backend.backend() != "torch"  # which reads no such array
     return np.dtype(ml_dtypes.bfloat16 if in_bfloat16 else np.float32)
 
