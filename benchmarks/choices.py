@@ -21,6 +21,10 @@ from keras_cifar.training.train import train
 
 _SHORT = {"limit": 10_000, "epochs": 3, "views": 3}
 _SMALL = {**_SHORT, "image_size": 128}
+_ALL_STAGES = {
+    "limit": 10_000, "epochs": 4, "image_size": 128, "trainable_stages": ("P1", "P2", "P3", "P4", "P5"),
+    "learning_rate": 3e-4, "schedule": "cosine", "warmup": 0.5,
+}  # fmt: skip
 GROUPS = {
     "padding": (3, {
         "as TensorFlow pads": {**_SHORT, "schedule": "cosine"},
@@ -52,6 +56,24 @@ GROUPS = {
     "level4": (4, {
         f"rate {rate}, {schedule}": {"limit": 10_000, "epochs": 2, "learning_rate": float(rate), "schedule": schedule}
         for rate, schedule in (("5e-5", "constant"), ("1e-4", "cosine"), ("2e-4", "cosine"), ("5e-4", "cosine"))
+    }),
+    # All stages, one change at a time; starts from the run `level3` in the group's folder, at any image size.
+    "all-stages": (4, {
+        name: {**_ALL_STAGES, **changes} for name, changes in {
+            "all stages": {},
+            "rate 1e-4": {"learning_rate": 1e-4},
+            "rate 1e-3": {"learning_rate": 1e-3},
+            "no warm-up": {"warmup": 0.0},
+            "layer decay 0.7": {"layer_decay": 0.7},
+            "weight decay 0.05": {"weight_decay": 0.05},
+            "clip norm 1": {"clip_norm": 1.0},
+            "label smoothing 0.1": {"label_smoothing": 0.1},
+            "mixup 0.2": {"mixup": 0.2},
+            "CutMix 1": {"cutmix": 1.0},
+            "TrivialAugment": {"policy": "trivialaugment"},
+            "erasing 0.25": {"erasing": 0.25},
+            "average 0.99": {"ema": 0.99},
+        }.items()
     }),
 }  # fmt: skip
 _FIELDS = ("variant", "level", "limit", "epoch", "val_top1", "val_loss", "train_top1", "seconds")
