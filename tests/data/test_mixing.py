@@ -78,7 +78,15 @@ EVERYTHING = {"policy": "trivialaugment", "erasing": 0.3, "mixup": 0.2, "cutmix"
 
 
 @pytest.mark.parametrize(
-    "changes", [{"erasing": 0.5}, {"mixup": 0.3}, {"cutmix": 1.0}, {"policy": "trivialaugment"}, EVERYTHING]
+    "changes",
+    [
+        EVERYTHING,
+        {"erasing": 0.5},
+        *(
+            pytest.param(alone, marks=pytest.mark.slow)
+            for alone in ({"mixup": 0.3}, {"cutmix": 1.0}, {"policy": "trivialaugment"})
+        ),
+    ],
 )
 def test_a_batch_is_a_pure_function_of_the_step(changes):
     augmentation = Augmentation(**changes)

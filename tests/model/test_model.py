@@ -22,7 +22,9 @@ def build(level, **changes):
     return build_model(tiny_recipe(level, **changes), 10, SHAPE)
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    "level", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3, 4]
+)
 def test_calling_a_level_is_inference_and_trains_only_its_stages(level):
     recipe = tiny_recipe(level, image_size=64)
     model = build_model(recipe, 10, SHAPE)

@@ -117,6 +117,7 @@ def test_a_parent_with_another_head_is_refused(finished, tmp_path):
         train(tiny_recipe(4, head_width=64), job(tmp_path / "x", init_from=str(finished.path), say=lambda line: None))
 
 
+@pytest.mark.slow
 def test_a_parent_at_another_image_size_gives_its_weights(finished, tmp_path):
     lines, recipe = [], tiny_recipe(4, image_size=64, limit=16)
     run = train(recipe, job(tmp_path / "x", init_from=str(finished.path), say=lines.append))
@@ -156,6 +157,7 @@ def test_the_rate_falls_from_the_head_to_the_lowest_stage():
     assert all(scale == 1 for scale, name in zip(scales, names, strict=True) if "head" in name or "logits" in name)
 
 
+@pytest.mark.slow
 def test_what_is_saved_and_evaluated_is_the_moving_average(tmp_path):
     recipe = tiny_recipe(1, ema=0.9, epochs=3)
     run = train(recipe, job(tmp_path / "averaged", say=lambda line: None))
@@ -250,7 +252,7 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path):
     *(pytest.param(changes, marks=pytest.mark.slow) for changes in (
         {"level": 1}, {"level": 1, "flip": True}, {"level": 3},
     )),
-    {"level": 3, "views": 2},
+    pytest.param({"level": 3, "views": 2}, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_cut_and_folded_training_equals_plain_training(tmp_path, monkeypatch, changes):
     rate = LEVELS[changes["level"]].learning_rate  # Adam makes of rounding what the rate allows

@@ -177,7 +177,7 @@ def test_an_interrupted_search_proposes_and_scores_as_one_that_is_not(oracle, tm
 
 
 @needs_fork
-@pytest.mark.parametrize("oracle", ["random", "hyperband"])
+@pytest.mark.parametrize("oracle", [pytest.param("random", marks=pytest.mark.slow), "hyperband"])
 def test_a_search_killed_again_and_again_loses_nothing(oracle, tmp_path):
     plan, wait = Plan(tiny_recipe(1, epochs=9), oracle=oracle, trials=24), random.Random(0)
     quick_search(plan, tmp_path / "whole")
