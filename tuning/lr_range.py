@@ -72,7 +72,7 @@ def run_range_test(runner: TrialRunner, recipe: Recipe, test: RangeTest) -> tupl
     """
     steps, ratio = test.steps, test.high / test.low
     batches = -(-steps // max(1, len(runner.train) // min(recipe.batch_size, len(runner.train))))
-    fit = Fit(dataclasses.replace(recipe, schedule="constant", epochs=batches), runner.prepare(recipe)[1])
+    fit = Fit(dataclasses.replace(recipe, schedule="constant", warmup=0.0, epochs=batches), runner.prepare(recipe)[1])
     rates, losses, smooth, best = test.low * ratio ** (np.arange(steps) / (steps - 1)), [], 0.0, np.inf
     for loss in tqdm(_losses(fit, rates), desc="range test", total=steps, disable=None, leave=False):
         if not np.isfinite(loss):

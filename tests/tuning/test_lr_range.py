@@ -39,6 +39,12 @@ def test_the_rate_grows_and_the_losses_are_single_steps():
     assert steady == pytest.approx(single, abs=1e-3)
 
 
+def test_a_recipes_warm_up_is_not_the_range_tests():
+    recipe = tiny_recipe(1, epochs=40, warmup=20)
+    rates, losses = run_range_test(open_runner(recipe, open_data("digits")), recipe, RangeTest(1e-6, 1e-3, 12))
+    assert len(rates) == len(losses) == 12
+
+
 @pytest.mark.slow
 def test_command_writes_curve_and_picture_and_the_search_takes_them_up(tmp_path, capsys):
     folder = tmp_path / "s"
