@@ -83,8 +83,7 @@ class Classifier(abc.ABC):
                 where = item if is_path(item) else others
                 raise InputError(
                     f"Expected an image in {where}, but it cannot be read ({error_text(error, where)}); repair or "
-                    "remove "
-                    "it."
+                    "remove it."
                 ) from error
         pixels = _checked(np.asarray(item), 3)
         return pixels if pixels.shape[:2] == (self.side, self.side) else fit_square(Image.fromarray(pixels), self.side)

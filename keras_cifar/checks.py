@@ -173,7 +173,7 @@ class Weights:
         Raises:
             InputError: it is neither.
         """
-        if value in self.words if isinstance(value, str) else False:
+        if isinstance(value, str) and value in self.words:
             return value
         if isinstance(value, Mapping) and value and all(isinstance(key, str) for key in value):
             rule = Number(0, FLOAT32_MAX, positive=True)
@@ -191,15 +191,7 @@ class Weights:
         """
         if text in self.words:
             return text
-        try:
-            with open(text, encoding="utf-8-sig") as file:
-                return json.loads(file.read(_MAX_FILE_BYTES))
-        except (OSError, ValueError, RecursionError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise InputError(
-                f"Expected {', '.join(self.words)} or a JSON file with a number for each name, but {text} cannot be "
-                f"read ({reason}); correct it or name another file."
-            ) from error
+        return load_json(text, f"{', '.join(self.words)} or, as JSON, a number for each name")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,6 +244,39 @@ def number_setting(name: str, rule: Number) -> int | float:
         InputError: it is none, or out of range.
     """
     return rule.check(name, parse_number(os.environ.get(name) or str(rule.example)))
+
+
+def load_json(path: str | os.PathLike, what: str) -> Any:
+    """What a JSON file of the user's holds.
+
+    Args:
+        path: of the file.
+        what: is expected in it, for the message.
+
+    Raises:
+        InputError: it cannot be read, is larger than 1 MiB, or has a name twice.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_MAX_FILE_BYTES + 1)
+        if len(content) > _MAX_FILE_BYTES:
+            raise ValueError("it is too large")
+        # Editors on Windows put a byte-order mark in front.
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_without_doubles)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(
+            f"Expected {what} in {path}, but it cannot be read ({reason}); correct it or name another file."
+        ) from error
+
+
+def _without_doubles(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        double = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has {show(double)} twice")
+    return values
 
 
 def show(value: Any) -> str:

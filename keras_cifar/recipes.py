@@ -19,7 +19,6 @@ results/choices and results/cifar10-jpeg-efficientnet_lite0:
 """
 
 import dataclasses
-import json
 import os
 from typing import Any
 
@@ -37,6 +36,7 @@ from keras_cifar.checks import (
     Text,
     Weights,
     closest,
+    load_json,
     show,
 )
 from keras_cifar.data.policies import POLICIES
@@ -44,8 +44,6 @@ from keras_cifar.data.specs import SOURCES, DataName
 from keras_cifar.errors import InputError
 from keras_cifar.model.specs import BACKBONES
 from keras_cifar.training.losses import LOSSES
-
-_MAX_FILE_BYTES = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,8 +242,7 @@ class Recipe:
         # At a rate of 1e-3, 1000 takes off a whole kernel a step.
         Number(0, 1000, example=0.01),
         "share of each kernel subtracted per step, times the learning rate (AdamW, Loshchilov and Hutter, 2019); "
-        "biases "
-        "and normalization keep theirs",
+        "biases and normalization keep theirs",
         is_option=True,
         search=SearchRange(1e-5, 1.0, log=True),
     )
@@ -523,28 +520,7 @@ def load_changes(path: str | os.PathLike, level: int) -> dict:
         InputError: the file cannot be read, a field is unknown or there twice, a value is out of range or of another
             type, or the recipe is another level's.
     """
-    try:
-        with open(path, "rb") as file:
-            content = file.read(_MAX_FILE_BYTES + 1)
-        if len(content) > _MAX_FILE_BYTES:
-            raise ValueError("it is too large")
-        # Editors on Windows put a byte-order mark in front.
-        values = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_without_doubles)
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(
-            f"Expected a recipe as JSON in {path}, but it cannot be read ({reason}); correct it or name another file."
-        ) from error
-    return recipe_changes(values, level, path)
-
-
-def _without_doubles(pairs):
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        double = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"it has {show(double)} twice")
-    return values
+    return recipe_changes(load_json(path, "a recipe as JSON"), level, path)
 
 
 def recipe_changes(values: Any, level: int, path: str | os.PathLike) -> dict:

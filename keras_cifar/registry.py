@@ -1,12 +1,18 @@
 """Named things that others may add to; standard library only."""
 
-from collections.abc import Iterator
+import pkgutil
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from keras_cifar.checks import closest, show
 from keras_cifar.errors import InputError
 
 T = TypeVar("T")
+
+
+def resolve(function: str | Callable) -> Callable:
+    """A function that was registered as it is, or as "module:function" to be imported when it is needed."""
+    return pkgutil.resolve_name(function) if isinstance(function, str) else function
 
 
 class Registry(Generic[T]):

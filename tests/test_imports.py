@@ -110,7 +110,8 @@ def test_no_imports_go_in_a_circle():
         for package in ("keras_cifar", *PACKAGES)
         for module, path in modules_of(package).items()
     }
-    graphlib.TopologicalSorter(arrows).prepare()  # CycleError names the circle
+    order = list(graphlib.TopologicalSorter(arrows).static_order())  # CycleError names the circle
+    assert set(arrows) <= set(order)
 
 
 @pytest.mark.parametrize("name", WITHOUT_TENSORFLOW)

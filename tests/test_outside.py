@@ -13,7 +13,7 @@ from export.pipeline import export_run
 from export.plan import ExportPlan
 from export.runtimes import RUNTIMES, OnnxSession, register_runtime
 from export.targets import TARGETS, Target, register_target
-from keras_cifar.data.datasets import Source, Split
+from keras_cifar.data.datasets import Source, Split, open_data
 from keras_cifar.data.policies import POLICIES, register_policy
 from keras_cifar.data.specs import SOURCES, SourceSpec, register_source
 from keras_cifar.errors import InputError
@@ -135,7 +135,7 @@ def test_one_of_each_kind_from_outside_trains_evaluates_and_is_exported(added, t
     assert evaluate(run, "test").views["plain"]["images"] == 20
     export_run(run, ExportPlan(tmp_path / "level2.xnno", "backwards"), say=lines.append)
     (tmp_path / "level2.onnx").write_bytes((tmp_path / "level2.xnno").read_bytes()[::-1])
-    images = SOURCES["painted"].open(dataclasses.make_dataclass("Request", ["argument"])("x")).read("test", 0).images
+    images = open_data("painted:x").load("test").images
     logits = OnnxClassifier(tmp_path / "level2.onnx", provider="counting").predict_logits(images)
     assert Counting.calls and np.allclose(open_backwards(tmp_path / "level2.xnno")(images), logits, atol=1e-4)
 

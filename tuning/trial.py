@@ -68,6 +68,7 @@ class TrialRunner:
         splits: train and val, see `open_runner`.
         init_from: see `keras_cifar.training.train.start_model`.
         changes: of the data since the search began or the run to start from was trained, which are allowed.
+        class_weights: see `keras_cifar.training.class_weights`.
 
     Attributes:
         watched: indices of the half of val that stops a trial at its best epoch.
@@ -81,9 +82,11 @@ class TrialRunner:
         splits: tuple[Split, Split],
         init_from: Any = None,
         changes: Sequence[str] = (),
+        class_weights: np.ndarray | None = None,
     ):
         self.recipe, self.source, self.init_from, self.changes = recipe, source, init_from, list(changes)
         self.train, self.val = splits
+        self.class_weights = class_weights
         self.watched, self.ranked = stratified_split(self.val.labels, 0.5, recipe.seed)
         self._built: tuple | None = None
 
@@ -117,8 +120,7 @@ class TrialRunner:
             return model, part
         self.forget()
         model = start_model(recipe, self.source, self.init_from, lambda line: None)
-        weights = class_weights(recipe, self.train.labels, self.source.class_names)
-        part = TrainedPart(recipe, model, self.train, self.val, class_weights=weights)
+        part = TrainedPart(recipe, model, self.train, self.val, class_weights=self.class_weights)
         self._built = key, model, part, part.weights()
         return model, part
 
@@ -192,7 +194,7 @@ def open_runner(
     """A `TrialRunner` on the train and val images of a source; see it for the arguments.
 
     Raises:
-        InputError: val cannot be divided.
+        InputError: val cannot be divided, or the class weights are those of other classes.
     """
     train = source.load("train", recipe.split_seed, recipe.limit)
     val = source.load("val", recipe.split_seed)
@@ -201,7 +203,8 @@ def open_runner(
             f"Expected at least 2 val images to divide between trials' epochs and ranks, but {source.label} has "
             f"{len(val)}; add images, or a val/ folder."
         )
-    return TrialRunner(recipe, source, (train, val), init_from, changes)
+    weights = class_weights(recipe, train.labels, source.class_names)
+    return TrialRunner(recipe, source, (train, val), init_from, changes, weights)
 
 
 def default_search_dir(recipe: Recipe) -> pathlib.Path:

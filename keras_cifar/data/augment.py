@@ -4,6 +4,7 @@ Of images in memory one fused gather does all but the policy.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -173,14 +174,13 @@ def make_batch_fn(
         else:
             offsets = tf.unstack(tf.gather_nd(table, tf.stack([view, index], axis=1))[:, :, None], axis=1)
         # 0, 1 and 2 are the crops and the flip.
-        seeds = [tf.random.experimental.stateless_fold_in(step_seed, number) for number in (3, 4, 5)]
-        images, truth = policy(gather(index, offsets), seeds[0]), tf.gather(labels, index)
+        seed_of = functools.partial(tf.random.experimental.stateless_fold_in, step_seed)
+        images, truth = policy(gather(index, offsets), seed_of(3)), tf.gather(labels, index)
         if augmentation.erasing:
-            images = erase(images, augmentation.erasing, seeds[1])
+            images = erase(images, augmentation.erasing, seed_of(4))
         if augmentation.is_mixed:
-            images, truth = mix(
-                images, tf.one_hot(truth, num_classes), augmentation.mixup, augmentation.cutmix, seeds[2]
-            )
+            targets = tf.one_hot(truth, num_classes)
+            images, truth = mix(images, targets, augmentation.mixup, augmentation.cutmix, seed_of(5))
         return images, truth
 
     return batch_at

@@ -194,8 +194,7 @@ def _find_splits(root, training, flat_is_test):
     if training and "train" not in splits:
         raise InputError(
             f"Expected a train/ folder next to {_listed(named)} in {root}, but there is none; add it, or rename what "
-            "is "
-            "a class and no split."
+            "is a class and no split."
         )
     left = [f"{_listed(others)} (no split)"] * bool(others) + [describe_left_out(left_out)] * bool(left_out)
     notes = [f"{_name(root)}: left out {', '.join(left)}"] if left else []

@@ -1,9 +1,8 @@
 """What varies training images besides flips and crops, by name; TensorFlow is imported when a training starts."""
 
-import pkgutil
 from collections.abc import Callable
 
-from keras_cifar.registry import Registry
+from keras_cifar.registry import Registry, resolve
 
 POLICIES: Registry[str | Callable] = Registry("policy")
 
@@ -29,8 +28,7 @@ def find_policy(name: str) -> Callable:
     Raises:
         InputError: nothing of that name.
     """
-    found = POLICIES[name]
-    return pkgutil.resolve_name(found) if isinstance(found, str) else found
+    return resolve(POLICIES[name])
 
 
 def keep(images, seed):

@@ -2,13 +2,12 @@
 
 import dataclasses
 import os
-import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from keras_cifar.checks import Text, closest, show
 from keras_cifar.errors import InputError
-from keras_cifar.registry import Registry
+from keras_cifar.registry import Registry, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +70,7 @@ class SourceSpec:
 
     def open(self, request: DataRequest) -> Any:
         """The source; reads no pixels."""
-        opener = self.opener if callable(self.opener) else pkgutil.resolve_name(self.opener)
-        return opener(request)
+        return resolve(self.opener)(request)
 
 
 SOURCES: Registry[SourceSpec] = Registry("data source")

@@ -199,7 +199,7 @@ def _by_class(metrics):
     """The recall and precision of each class, or of many classes those of the lowest recall."""
     confusion, names = read_confusion(metrics), list(metrics["per_class"])
     averages = averages_over_classes(confusion)
-    recall, precision = (dict(zip(names, shares(confusion, axis), strict=True)) for axis in (1, 0))
+    recall, precision = metrics["per_class"], dict(zip(names, shares(confusion, 0), strict=True))
     known = [(name, value) for name, value in recall.items() if value is not None]
     title = ""
     if len(known) > _CLASSES_ON_A_LINE:

@@ -171,13 +171,13 @@ def missing_weights(backbone: str, reason: str) -> InputError:
     )
 
 
-def resolve_preset(spec: BackboneSpec, weights: str, hub_answers: Callable[[], bool] | None = None) -> str | None:
+def resolve_preset(spec: BackboneSpec, weights: str, hub_answers: Callable[[], bool] = hub_reachable) -> str | None:
     """Turns `--weights` into what `from_preset` reads, or None for random weights.
 
     Args:
         spec: of the backbone.
         weights: "imagenet", "none", or a path to a folder or file.
-        hub_answers: asks whether the model hub can be reached; None for `hub_reachable`.
+        hub_answers: asks whether the model hub can be reached.
 
     Raises:
         InputError: the path does not exist or is no weights, or ImageNet weights cannot be had.
@@ -185,7 +185,7 @@ def resolve_preset(spec: BackboneSpec, weights: str, hub_answers: Callable[[], b
     if weights == "none":
         return None
     if weights == "imagenet":
-        return _imagenet_preset(spec, hub_answers or hub_reachable)
+        return _imagenet_preset(spec, hub_answers)
     path = pathlib.Path(weights).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():

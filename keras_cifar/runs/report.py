@@ -22,15 +22,13 @@ _NOTE = (
     "does (Wilson; for several seeds with the effective number of images, or, without stored predictions, with the "
     "number of images, which makes it too wide). Minutes are those of the training steps, the mean over seeds; "
     "start to end adds the features, in the run that computed them, and is the longest of the seeds. The weights of "
-    "each run "
-    "are those of the epoch with the best val top-1; test was read only afterwards."
+    "each run are those of the epoch with the best val top-1; test was read only afterwards."
 )
 _COMPARISONS_NOTE = (
     "Each step is tested on the same test images: exact sign-flip permutation test of the mean over seeds, which "
     "for one seed is McNemar's exact test; intervals over images by Agresti and Min. Corrected p: for the {count} "
     "comparisons of this table (Holm); a step is called real below 0.05. They hold for other images, not for other "
-    "seeds: "
-    "± is the standard deviation of the gain over seeds."
+    "seeds: ± is the standard deviation of the gain over seeds."
 )
 
 

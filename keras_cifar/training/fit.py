@@ -182,15 +182,13 @@ class TrainedPart:
         if averages is None:
             yield
             return
-        variables = self.trained.trainable_variables
-        before = [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
-        for variable, average in zip(variables, averages, strict=True):
+        before = self.weights()
+        for variable, average in zip(self.trained.trainable_variables, averages, strict=True):
             variable.assign(average)
         try:
             yield
         finally:
-            for variable, array in zip(variables, before, strict=True):
-                variable.assign(array)
+            self.set_weights(before)
 
     def predict_val(self) -> np.ndarray:
         """Logits (N, C) of val with the weights as they are."""
@@ -325,8 +323,10 @@ class Fit:
         progress, epoch = self.progress, self.progress.step // self.steps_per_epoch
         with self.part.averaged():
             logits = self.part.predict_val()
-            weights = self.part.weights()
-        watched, labels = logits[self.watched], self.part.val.labels[self.watched]
+            watched, labels = logits[self.watched], self.part.val.labels[self.watched]
+            if (accuracy := top1(watched, labels)) > progress.best_top1:
+                progress.best_top1, progress.best_epoch = accuracy, epoch
+                self.best_weights, self.best_logits = self.part.weights(), logits
         row = {
             "epoch": epoch,
             "step": progress.step,
@@ -334,12 +334,9 @@ class Fit:
             "train_loss": progress.loss_sum / self.steps_per_epoch,
             "train_top1": progress.top1_sum / self.steps_per_epoch,
             "val_loss": cross_entropy(watched, labels),
-            "val_top1": top1(watched, labels),
+            "val_top1": accuracy,
             "seconds": round(progress.seconds, 1),
         }
         progress.history.append(row)
         progress.loss_sum = progress.top1_sum = 0.0
-        if row["val_top1"] > progress.best_top1:
-            progress.best_top1, progress.best_epoch = row["val_top1"], epoch
-            self.best_weights, self.best_logits = weights, logits
         return row

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_cifar.data.augment import Augmentation
 from keras_cifar.errors import InputError
 from keras_cifar.recipes import Recipe
 from keras_cifar.training.losses import LOSSES
@@ -36,7 +37,7 @@ class Objective:
     @classmethod
     def of(cls, recipe: Recipe, weights: np.ndarray | None = None) -> "Objective":
         """A recipe's; see `keras_cifar.training.class_weights` for the weights."""
-        return cls(recipe.loss, bool(recipe.mixup or recipe.cutmix), recipe.label_smoothing, weights)
+        return cls(recipe.loss, Augmentation.of(recipe).is_mixed, recipe.label_smoothing, weights)
 
     def mean_loss(self, truth, logits):
         """The loss of a batch as a scalar."""
