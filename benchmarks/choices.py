@@ -22,7 +22,7 @@ from keras_cifar.training.train import train
 _SHORT = {"limit": 10_000, "epochs": 3, "views": 3}
 _SMALL = {**_SHORT, "image_size": 128}
 _ALL_STAGES = {
-    "limit": 10_000, "epochs": 4, "image_size": 128, "trainable_stages": ("P1", "P2", "P3", "P4", "P5"),
+    "limit": 10_000, "epochs": 3, "image_size": 128, "trainable_stages": ("P1", "P2", "P3", "P4", "P5"),
     "learning_rate": 3e-4, "schedule": "cosine", "warmup": 0.5,
 }  # fmt: skip
 GROUPS = {
@@ -61,18 +61,20 @@ GROUPS = {
     "all-stages": (4, {
         name: {**_ALL_STAGES, **changes} for name, changes in {
             "all stages": {},
-            "rate 1e-4": {"learning_rate": 1e-4},
+            "P3 to P5": {"trainable_stages": ("P3", "P4", "P5")},
             "rate 1e-3": {"learning_rate": 1e-3},
-            "no warm-up": {"warmup": 0.0},
             "layer decay 0.7": {"layer_decay": 0.7},
-            "weight decay 0.05": {"weight_decay": 0.05},
-            "clip norm 1": {"clip_norm": 1.0},
-            "label smoothing 0.1": {"label_smoothing": 0.1},
-            "mixup 0.2": {"mixup": 0.2},
-            "CutMix 1": {"cutmix": 1.0},
-            "TrivialAugment": {"policy": "trivialaugment"},
-            "erasing 0.25": {"erasing": 0.25},
             "average 0.99": {"ema": 0.99},
+            "TrivialAugment": {"policy": "trivialaugment"},
+            "label smoothing 0.1": {"label_smoothing": 0.1},
+            "CutMix 1": {"cutmix": 1.0},
+            "batch norm trains": {"train_batch_norm": True},
+            "mixup 0.2": {"mixup": 0.2},
+            "weight decay 0.05": {"weight_decay": 0.05},
+            "no warm-up": {"warmup": 0.0},
+            "erasing 0.25": {"erasing": 0.25},
+            "clip norm 1": {"clip_norm": 1.0},
+            "rate 1e-4": {"learning_rate": 1e-4},
         }.items()
     }),
 }  # fmt: skip
@@ -87,6 +89,7 @@ def main():
     parser.add_argument("--run-dir", default="runs/choices", help="finished variants in it are kept")
     args = parser.parse_args()
     level, variants = GROUPS[args.group]
+    output = pathlib.Path(__file__).parent.parent / "results" / "choices" / f"{args.group}.csv"
     spec, rows = BACKBONES[args.backbone], []
     for name, changes in variants.items():
         padding = changes.pop("tensorflow_padding", spec.tensorflow_padding)
@@ -102,12 +105,15 @@ def main():
         for row in run.history():
             row.update(variant=name, level=level, limit=recipe.limit, epoch=int(row["epoch"]))
             rows.append({field: row[field] for field in _FIELDS})
-    output = pathlib.Path(__file__).parent.parent / "results" / "choices" / f"{args.group}.csv"
+        _write(output, rows)  # now, as a group takes hours
+    print(f"written to {output}")
+
+
+def _write(output, rows):
     with atomic_path(output) as partial, open(partial, "w", newline="") as file:
         writer = csv.DictWriter(file, _FIELDS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    print(f"written to {output}")
 
 
 def _resizing(interpolation):
