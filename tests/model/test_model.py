@@ -22,8 +22,9 @@ def build(level, **changes):
     return build_model(tiny_recipe(level, **changes), 10, SHAPE)
 
 
+# The levels with a linear head are slow tests: the others have all that these have, and more.
 @pytest.mark.parametrize(
-    "level", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3, 4]
+    "level", [pytest.param(n, marks=[pytest.mark.slow] * (LEVELS[n].head == "linear")) for n in LEVELS]
 )
 def test_calling_a_level_is_inference_and_trains_only_its_stages(level):
     recipe = tiny_recipe(level, image_size=64)
