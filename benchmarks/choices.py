@@ -1,7 +1,6 @@
 """Trains variants of the levels and writes what val says: `python -m benchmarks.choices GROUP --data-dir DIR`."""
 
 import argparse
-import csv
 import dataclasses
 import os
 import pathlib
@@ -12,7 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 
 from keras_cifar.data.access import DataAccess
-from keras_cifar.files import atomic_path
+from keras_cifar.files import write_csv
 from keras_cifar.model.specs import BACKBONES, register_backbone
 from keras_cifar.recipes import resolve_recipe
 from keras_cifar.runs.run import Run
@@ -105,15 +104,8 @@ def main():
         for row in run.history():
             row.update(variant=name, level=level, limit=recipe.limit, epoch=int(row["epoch"]))
             rows.append({field: row[field] for field in _FIELDS})
-        _write(output, rows)  # now, as a group takes hours
+        write_csv(output, _FIELDS, rows)  # now, as a group takes hours
     print(f"written to {output}")
-
-
-def _write(output, rows):
-    with atomic_path(output) as partial, open(partial, "w", newline="") as file:
-        writer = csv.DictWriter(file, _FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _resizing(interpolation):

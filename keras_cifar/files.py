@@ -1,8 +1,10 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import csv
 import fcntl
 import glob
+import io
 import json
 import os
 import pathlib
@@ -10,7 +12,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from keras_cifar.errors import InputError
@@ -162,6 +164,24 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     r"""Writes a text file atomically, in UTF-8 whatever the locale; what is no text (half a name) becomes `\udcff`."""
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def write_csv(path: str | os.PathLike, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a table atomically, floats with six digits.
+
+    Args:
+        path: of the file.
+        fields: columns, in their order.
+        rows: values by column; what a row lacks stays empty.
+
+    Raises:
+        ValueError: a row has another column.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    write_text(path, text.getvalue())
 
 
 def write_json(path: str | os.PathLike, values: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from keras_cifar import cache
 from keras_cifar.errors import InputError
-from keras_cifar.files import atomic_path, leftovers, sweep_partials, temporary_folder, write_json
+from keras_cifar.files import atomic_path, leftovers, sweep_partials, temporary_folder, write_csv, write_json
 from keras_cifar.model import weights
 from keras_cifar.runs.run import Run
 
@@ -149,3 +149,12 @@ def test_what_openvino_reads_has_no_name_that_could_stay(tmp_path, monkeypatch):
     monkeypatch.setattr(openvino.Core, "read_model", read_and_look)
     _few_layers("float32")()
     assert seen == [[]]
+
+
+def test_a_table_has_its_columns_and_refuses_others(tmp_path):
+    path = tmp_path / "t.csv"
+    write_csv(path, ("name", "x"), [{"x": 1 / 3, "name": "a,b"}, {"name": "c"}])
+    assert path.read_bytes() == b'name,x\n"a,b",0.333333\nc,\n'
+    with pytest.raises(ValueError, match="y"):
+        write_csv(path, ("x",), [{"y": 1}])
+    assert path.read_bytes().startswith(b"name,x")

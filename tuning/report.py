@@ -1,14 +1,12 @@
 """What a search found: trials.csv, best_recipe.json, summary.json and the picture, out of the trials' folders."""
 
-import csv
 import dataclasses
-import io
 import pathlib
 
 import numpy as np
 
 from keras_cifar.errors import InputError
-from keras_cifar.files import write_json, write_text
+from keras_cifar.files import write_csv, write_json
 from keras_cifar.recipes import Recipe, recipe_to_dict, resolve_recipe
 from tuning.lr_range import read_curve
 from tuning.plots import plot_search
@@ -30,13 +28,9 @@ def read_results(folder: pathlib.Path) -> list[TrialResult]:
 
 def write_trials(folder: pathlib.Path, ranges: list[Range]) -> None:
     """Writes trials.csv: one row a trial, trial 0 the level's own recipe."""
-    text, fields = io.StringIO(), [found.field for found in ranges]
-    writer = csv.DictWriter(text, [*_COLUMNS, *fields, *_LAST_COLUMNS], lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    for result in read_results(folder):
-        row = {**result.to_dict(), **result.values}
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    write_text(folder / "trials.csv", text.getvalue())
+    columns = [*_COLUMNS, *(found.field for found in ranges), *_LAST_COLUMNS]
+    rows = [{**result.to_dict(), **result.values} for result in read_results(folder)]
+    write_csv(folder / "trials.csv", columns, [{k: row[k] for k in columns if k in row} for row in rows])
 
 
 def corrected_gain(correct: np.ndarray, samples: int = 2000, seed: int = 0) -> tuple[float, float, float]:

@@ -15,7 +15,6 @@ curves.png confusion.png
 import contextlib
 import csv
 import dataclasses
-import io
 import json
 import os
 import pathlib
@@ -28,7 +27,7 @@ import numpy as np
 
 from keras_cifar.data.record import is_same_place
 from keras_cifar.errors import InputError
-from keras_cifar.files import atomic_path, read_json, sweep_partials, write_json, write_text
+from keras_cifar.files import atomic_path, read_json, sweep_partials, write_csv, write_json
 from keras_cifar.recipes import Recipe, recipe_from_dict, recipe_to_dict
 from keras_cifar.runs.evaluation_file import Evaluation, read_evaluation
 
@@ -111,11 +110,7 @@ class Run:
 
     def write_history(self, rows: list[dict]) -> None:
         """Writes history.csv."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, HISTORY_FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-        write_text(self.file("history.csv"), text.getvalue())
+        write_csv(self.file("history.csv"), HISTORY_FIELDS, rows)
 
     def save_model(self, model: keras.Model, name: str) -> None:
         """Saves a standard `.keras` file without the optimizer."""
