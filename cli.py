@@ -1,4 +1,4 @@
-"""keras_cifar: from a pretrained Keras backbone to an image classifier, in four levels.
+"""keras_cifar: from a pretrained Keras backbone to an image classifier, in five levels.
 
 examples:
   python cli.py demo                                   all levels on embedded data, a few minutes

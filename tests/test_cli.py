@@ -66,7 +66,7 @@ def test_bad_input_is_one_sentence(name, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("args", [
-    ["train", "--level", "5"],
+    ["train", "--level", "6"],
     ["train"],
     ["train", "--level", "all", "--init-from", "x", "--data", "digits"],
     ["evaluate", "/no/such/run"],

@@ -41,6 +41,10 @@ GOLDEN = {
     4: {"taps": ("P4", "P5"), "head": "fusion", "dropout": 0.3, "trainable_stages": ("P4", "P5"), "flip": True,
         "crop_padding": 4, "learning_rate": 5e-5, "schedule": "constant", "epochs": 2, "tta": True, "continues": 3,
         "views": 0, "batch_size": 64},
+    5: {"taps": ("P4", "P5"), "head": "fusion", "dropout": 0.3, "trainable_stages": ("P3", "P4", "P5"), "flip": True,
+        "crop_padding": 4, "learning_rate": 3e-4, "schedule": "cosine", "epochs": 6, "tta": True, "continues": 3,
+        "views": 0, "batch_size": 64, "image_size": 224, "policy": "trivialaugment", "label_smoothing": 0.1,
+        "warmup": 0.5},
 }  # fmt: skip
 
 
@@ -48,7 +52,7 @@ GOLDEN = {
 def test_resolved_fields_of_each_level_are_pinned(level):
     fields = dataclasses.asdict(resolve_recipe(level))
     assert fields.pop("title")
-    assert fields == {"level": level, **COMMON, **GOLDEN[level]}
+    assert fields == {**COMMON, **GOLDEN[level], "level": level}
 
 
 @pytest.mark.parametrize("level", BACKBONES["efficientnet_lite0"].level_defaults)
@@ -130,9 +134,9 @@ def test_bad_value_is_named(changes, words):
     assert all(word in text for word in words), text
 
 
-@pytest.mark.parametrize("level", [0, 5, -1, "3", 3.0, True, None, [3], math.nan])
-def test_a_level_is_one_of_the_four(level):
-    assert "1, 2, 3, 4" in refused(resolve_recipe, level)
+@pytest.mark.parametrize("level", [0, 6, -1, "3", 3.0, True, None, [3], math.nan])
+def test_a_level_is_one_of_those_there_are(level):
+    assert "1, 2, 3, 4, 5" in refused(resolve_recipe, level)
 
 
 def test_none_is_a_value_and_only_what_is_given_changes():

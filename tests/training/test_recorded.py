@@ -1,14 +1,18 @@
-"""Each level, trained tiny, gives the numbers recorded before: `python tests/test_recorded.py` records them anew."""
+"""Each level, trained tiny, gives the numbers recorded before.
+
+`PYTHONPATH=tests python tests/training/test_recorded.py` records them anew.
+"""
 
 import hashlib
 import json
 import pathlib
-import sys
 import tempfile
 
 import numpy as np
 import pytest
 from conftest import job
+
+from keras_cifar.recipes import LEVELS
 
 RECORDED = pathlib.Path(__file__).parent / "recorded" / "losses.json"
 FIELDS = ("learning_rate", "train_loss", "train_top1", "val_loss", "val_top1")
@@ -45,10 +49,12 @@ def trained(level, folder):
         def on_epoch(self, row):
             self.found.append(row)
 
-    if level == 4 and not Run(folder / "level3").is_finished:  # a process of its own may have had level 3's test
-        trained(3, folder)
+    recipe = tiny_recipe(level, epochs=2)
+    parent = recipe.continues
+    if parent and not Run(folder / f"level{parent}").is_finished:  # a process of its own may have had its test
+        trained(parent, folder)
     rows = Rows()
-    run = train(tiny_recipe(level, epochs=2), job(folder / f"level{level}", say=lambda line: None, observers=[rows]))
+    run = train(recipe, job(folder / f"level{level}", say=lambda line: None, observers=[rows]))
     weights = load_classifier(run.file("last.keras")).get_weights()
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in weights)).hexdigest()
     return {"rows": [{name: row[name] for name in FIELDS} for row in rows.found], "weights_sha256": digest}
@@ -56,11 +62,11 @@ def trained(level, folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Level 4 starts from level 3's run in it."""
+    """The levels above 3 start from level 3's run in it."""
     return tmp_path_factory.mktemp("recorded")
 
 
-@pytest.mark.parametrize("level", [1, 2, 3, 4])
+@pytest.mark.parametrize("level", LEVELS)
 def test_numbers_are_those_recorded(level, folder):
     recorded, now = json.loads(RECORDED.read_text()), trained(level, folder)
     then = recorded["levels"][str(level)]
@@ -71,9 +77,6 @@ def test_numbers_are_those_recorded(level, folder):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(RECORDED.parents[2]))
-    import conftest  # noqa: F401
-
     with tempfile.TemporaryDirectory() as made:
-        levels = {str(level): trained(level, pathlib.Path(made)) for level in (1, 2, 3, 4)}
+        levels = {str(level): trained(level, pathlib.Path(made)) for level in LEVELS}
     RECORDED.write_text(json.dumps({"machine": machine(), "levels": levels}, indent=1) + "\n")
