@@ -83,6 +83,8 @@ def _add_training_commands(add):
     train.add_argument("--run-dir", metavar="DIR", help="run folder; for --level all the folder of the levels")
     train.add_argument("--init-from", metavar="RUN", help="start from this run's best weights")
     train.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
+    text = "train the finished run of the same options again, on train and val together, for the epochs that val chose"
+    train.add_argument("--refit", action="store_true", help=text)
     text = f"of {', '.join(OBSERVERS)}, with commas; csv is always written"
     train.add_argument("--log-to", metavar="LOGGERS", help=text)
     train.add_argument("--skip-bad-images", action="store_true", help="leave out unreadable images of a folder")
@@ -181,6 +183,7 @@ _TRAIN_EXAMPLES = """examples:
   python cli.py train --level 2
   python cli.py train --level 1 --backbone efficientnet_lite0 --limit 2000
   python cli.py train --level all --data digits --backbone efficientnet_lite0
+  python cli.py train --level 5 --refit
 Repeat the command of an interrupted run to resume it."""
 _LR_RANGE_EXAMPLES = """examples:
   python cli.py lr-range --level 3
@@ -264,9 +267,15 @@ def _train(args):
     recipes = [_resolve(args, level) for level in _chosen_levels(args.level)]
     observers = observers_for(args.log_to)
     _import_quietly()
-    from keras_cifar.training.train import train_levels
+    from keras_cifar.training.train import refit, train_levels
 
-    runs = train_levels(recipes, dataclasses.replace(_job(args, args.run_dir), observers=observers))
+    job = dataclasses.replace(_job(args, args.run_dir), observers=observers)
+    if not args.refit:
+        runs = train_levels(recipes, job)
+    elif len(recipes) == 1:
+        runs = [refit(recipes[0], job)]
+    else:
+        raise InputError("Expected --refit with one level, but got it with --level all; name one --level.")
     print(f"next: {program()} evaluate {runs[-1].path} --split test")
 
 

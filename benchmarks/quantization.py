@@ -49,7 +49,7 @@ def measure(run_path: str, data_dir: str | None = None, limit: int | None = None
     """
     run = open_run(run_path)
     model, source = load_run(run, access=DataAccess(data_dir=data_dir))
-    val = source.load("val", run.recipe.split_seed)
+    val = source.load("val", run.recipe.division)
     images, labels = val.images[:limit], val.labels[:limit]
     core = build_core(float32_model(model))
     cores = {_FLOAT: core}

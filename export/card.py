@@ -135,9 +135,18 @@ def _training(metadata):
     versions = ", ".join(f"{name} {version}" for name, version in metadata.versions.items())
     return (
         f"The backbone's {recipe['weights'].replace('none', 'random')} weights, then {count} training images of "
-        f"{metadata.data} (fingerprint `{metadata.data_fingerprint[:16]}`); val, on which the epoch was "
-        f"chosen, is not among them. Weights: sha256 `{metadata.weights_sha256}`. Versions: {versions}."
+        f"{metadata.data} (fingerprint `{metadata.data_fingerprint[:16]}`); {_unseen(recipe)}. Weights: sha256 "
+        f"`{metadata.weights_sha256}`. Versions: {versions}."
     )
+
+
+def _unseen(recipe):
+    if recipe.get("refit"):
+        return (
+            "among them are nine tenths of val, on which the number of epochs was chosen before (a refit): what is "
+            "called val here is the tenth that was left out"
+        )
+    return "val, on which the epoch was chosen, is not among them"
 
 
 def _metrics(metadata, evaluation):

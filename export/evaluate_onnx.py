@@ -9,7 +9,7 @@ from export.classifier import BATCH_SIZE, OnnxClassifier
 from keras_cifar.data.access import DataAccess
 from keras_cifar.data.datasets import open_data
 from keras_cifar.data.record import data_changes
-from keras_cifar.data.specs import Expected, data_path
+from keras_cifar.data.specs import Division, Expected, data_path
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.evaluate_split import Subject, check_class_names, evaluate_split, predictions_path
 from keras_cifar.files import check_output
@@ -55,7 +55,7 @@ def evaluate_onnx(
     subject = Subject(
         lambda images: classifier.predict_logits(images) / metadata.temperature,
         BATCH_SIZE,
-        metadata.recipe["split_seed"],
+        Division(metadata.recipe["split_seed"], metadata.recipe.get("refit", False)),
         views="tta" if classifier.has_tta else "both" if tta else "plain",
         headline="tta" if classifier.has_tta else "plain",
         engine=classifier.provider,

@@ -98,7 +98,7 @@ def export_run(
     changes = list(dict.fromkeys(changes))
     check_changes(changes, run.path, access.allow_changed, say)
     cores, parity = _gated_cores(run, float32_model(model), source, chosen, plan.max_drop, say)
-    val = source.load("val", run.recipe.split_seed)
+    val = source.load("val", run.recipe.division)
     table = _measure(cores, val, say)
     _check_faster([row for row in table if row["name"] in {v.name for v in chosen if v.int8}], plan.force, say)
     common = _common_metadata(run, source, changes) | {"parity": parity, "variants": table}
@@ -138,7 +138,7 @@ def _check_free(path, triton, overwrite):
 
 def _gated_cores(run, model, source, chosen, max_drop, say):
     """The float core, and the INT8 one where a file needs it, each by whether it is INT8; and the gate's figures."""
-    val = source.load("val", run.recipe.split_seed)
+    val = source.load("val", run.recipe.division)
     source.say_notes(say)
     say(f"Converting level {run.recipe.level} and comparing it with Keras on the {len(val)} images of val")
     core = build_core(model)
@@ -159,8 +159,7 @@ def _gated_cores(run, model, source, chosen, max_drop, say):
 
 def calibration_images(run: Run, source: Source) -> np.ndarray:
     """(N, H, W, 3) uint8 training images, stratified, that INT8 is calibrated on."""
-    seed = run.recipe.split_seed
-    train = source.load("train", seed)
+    train, seed = source.load("train", run.recipe.division), run.recipe.split_seed
     _, chosen = stratified_split(train.labels, min(1, CALIBRATION_IMAGES / len(train)), seed)
     return train.store.read(chosen)
 

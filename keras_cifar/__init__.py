@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from keras_cifar.recipes import LEVELS, Recipe, resolve_recipe
     from keras_cifar.runs.run import open_run
     from keras_cifar.training.job import Job
-    from keras_cifar.training.train import train, train_levels
+    from keras_cifar.training.train import refit, train, train_levels
 
 __version__ = "0.1.0"
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "evaluate",
     "open_data",
     "open_run",
+    "refit",
     "resolve_recipe",
     "train",
     "train_levels",
@@ -37,6 +38,7 @@ _MODULES = {
     "evaluate": "keras_cifar.evaluation.evaluate_run",
     "open_data": "keras_cifar.data.datasets",
     "open_run": "keras_cifar.runs.run",
+    "refit": "keras_cifar.training.train",
     "resolve_recipe": "keras_cifar.recipes",
     "train": "keras_cifar.training.train",
     "train_levels": "keras_cifar.training.train",

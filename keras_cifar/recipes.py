@@ -40,7 +40,7 @@ from keras_cifar.checks import (
     show,
 )
 from keras_cifar.data.policies import POLICIES
-from keras_cifar.data.specs import SOURCES, DataName
+from keras_cifar.data.specs import SOURCES, DataName, Division
 from keras_cifar.errors import InputError
 from keras_cifar.model.specs import BACKBONES
 from keras_cifar.training.losses import LOSSES
@@ -341,6 +341,13 @@ class Recipe:
         changes_model=True,
         parent="same",
     )
+    refit: bool = _field(
+        False,
+        Switch(),
+        "whether val is trained on as well, but for a tenth of it, for epochs that were chosen on val before; the "
+        "weights are those of the last epoch",
+        changes_model=True,
+    )
     limit: int | None = _field(
         None,
         Number(1, INT32_MAX, whole=True, optional=True, example=1000),
@@ -355,6 +362,11 @@ class Recipe:
         "lower level whose best weights this one starts from; null for the pretrained ones",
         changes_model=True,
     )
+
+    @property
+    def division(self) -> Division:
+        """How its images are divided into train and val."""
+        return Division(self.split_seed, self.refit)
 
     def __post_init__(self):
         for field, info in FIELDS.items():

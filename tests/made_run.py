@@ -4,6 +4,7 @@ import numpy as np
 from conftest import tiny_recipe
 
 from keras_cifar.data.datasets import Source, Split
+from keras_cifar.data.specs import CHOOSING
 from keras_cifar.evaluation.evaluate_split import Subject, evaluate_split
 from keras_cifar.files import write_json
 from keras_cifar.metrics import classification_metrics
@@ -40,8 +41,8 @@ def made_classifier(classes, seed=0, noise=1.0):
 
 def made_evaluation(run, source, classifier, split="test"):
     """Evaluates a classifier into a run folder, as `evaluate` does."""
-    subject = Subject(classifier, 100, 0, "both", "plain", "numpy", "float64", run.file(f"evaluation_{split}.json"),
-                      run.file("confusion.png"), run.path)  # fmt: skip
+    subject = Subject(classifier, 100, CHOOSING, "both", "plain", "numpy", "float64",
+                      run.file(f"evaluation_{split}.json"), run.file("confusion.png"), run.path)  # fmt: skip
     return evaluate_split(subject, source, split, [])
 
 

@@ -76,6 +76,10 @@ class Plan:
 
     def check(self) -> None:
         """Raises InputError for the first thing that makes no sense."""
+        if self.recipe.refit:
+            raise InputError(
+                "Expected a recipe that leaves val out to search with, but it is a refit's; set refit to false."
+            )
         Choice(ORACLE_NAMES).check("--oracle", self.oracle)
         _TRIALS.check("--trials", self.trials)
         _EXECUTIONS.check("--executions-per-trial", self.executions)

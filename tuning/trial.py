@@ -97,7 +97,7 @@ class TrialRunner:
             folder: of the search.
             is_search: whether the search in the folder uses the data, and not just a range test in the same folder.
         """
-        path, data = folder / ENVIRONMENT, describe_data(self.source, self.train, self.val, self.recipe.split_seed)
+        path, data = folder / ENVIRONMENT, describe_data(self.source, self.train, self.val, self.recipe)
         before = read_json(path) if path.is_file() else {}
         if before and not self.changes:
             return
@@ -196,8 +196,8 @@ def open_runner(
     Raises:
         InputError: val cannot be divided, or the class weights are those of other classes.
     """
-    train = source.load("train", recipe.split_seed, recipe.limit)
-    val = source.load("val", recipe.split_seed)
+    train = source.load("train", recipe.division, recipe.limit)
+    val = source.load("val", recipe.division)
     if len(val) < 2:
         raise InputError(
             f"Expected at least 2 val images to divide between trials' epochs and ranks, but {source.label} has "

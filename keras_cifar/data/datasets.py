@@ -8,8 +8,17 @@ import numpy as np
 
 from keras_cifar.data.folders import VAL_FRACTION, ImageFolder
 from keras_cifar.data.listing import listing_digest
-from keras_cifar.data.specs import SOURCES, DataName, DataRequest, Expected, data_path
-from keras_cifar.data.stores import ImageStore, MemoryStore, blocks, select
+from keras_cifar.data.specs import (
+    CHOOSING,
+    REFIT_FRACTION,
+    SOURCES,
+    DataName,
+    DataRequest,
+    Division,
+    Expected,
+    data_path,
+)
+from keras_cifar.data.stores import ImageStore, Joined, MemoryStore, blocks, select
 from keras_cifar.errors import InputError
 
 
@@ -73,13 +82,13 @@ class Source:
     folder: ImageFolder | None = None
     notes: list[str] = dataclasses.field(default_factory=list)
 
-    def load(self, split: str, split_seed: int = 0, limit: int | None = None) -> Split:
+    def load(self, split: str, division: Division = CHOOSING, limit: int | None = None) -> Split:
         """Reads one split, and the pixels of no other.
 
         Args:
             split: "train", "val" or "test". Where the source has no val, 20 % of train become val: of a folder by a
                 hash of each name (`keras_cifar.data.folders.hold_out`), else stratified (`stratified_split`).
-            split_seed: of that division.
+            division: of the images into train and val.
             limit: for "train", the number of images kept, stratified.
 
         Raises:
@@ -90,7 +99,7 @@ class Source:
                 f"Expected --limit of at least {len(self.class_names)}, an image for each class of {self.label}, but "
                 f"got {limit}; pass a larger number."
             )
-        found = self.read(split, split_seed)
+        found = self._read(split, division)
         if found is None or not len(found):
             raise InputError(
                 f"Expected {split} images in {self.label}, but it has none; add a {split}/ folder with one "
@@ -99,9 +108,22 @@ class Source:
         if split != "train":
             return found
         if limit is not None:
-            found = self._limited(found, limit, split_seed)
+            found = self._limited(found, limit, division.seed)
         self._check_every_class(found, limit)
         return found
+
+    def _read(self, split, division):
+        if split == "test" or not division.refit:
+            return self.read(split, division.seed)
+        train, val = (self.read(name, division.seed) for name in ("train", "val"))
+        if train is None or val is None or not len(val):
+            return None
+        fraction = max(REFIT_FRACTION, 1 / len(val))
+        taken, left = stratified_split(val.labels, fraction, division.seed)
+        if split == "val":
+            return val.take(left)
+        more = val.take(taken)
+        return Split(Joined((train.store, more.store)), np.concatenate([train.labels, more.labels]))
 
     def listing(self, split: str, split_seed: int = 0) -> str | None:
         """SHA-256 over names and sizes of a split's files, or None without such files; reads no image."""

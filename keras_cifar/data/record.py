@@ -1,5 +1,6 @@
 """What a run has written down of its data, and whether it meets the same data again."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 
@@ -13,24 +14,28 @@ IDENTITY = ("data_fingerprint", "val_fingerprint", "images", "image_shape", "lis
 _FINGERPRINTS = {"train": "data_fingerprint", "val": "val_fingerprint"}
 
 
-def describe_data(source: Source, train: Split, val: Split, split_seed: int = 0) -> dict:
+def describe_data(source: Source, train: Split, val: Split, recipe: Recipe) -> dict:
     """What identifies a training's images, as JSON values without a path of the machine.
 
     Args:
         source: they were read from.
         train: training images, after any limit.
         val: val images.
-        split_seed: by which they were divided.
+        recipe: by whose `division` and `limit` they were chosen.
     """
-    return {
+    record = {
         "data": source.label,
         "data_fingerprint": train.fingerprint(),
         "val_fingerprint": val.fingerprint(),
         "images": {"train": len(train), "val": len(val)},
         "image_shape": list(source.image_shape),
         "class_names": source.class_names,
-        "listings": _listings(source, split_seed),
+        "listings": _listings(source, recipe.split_seed),
     }
+    if recipe.refit:  # its epochs were chosen by a run on these
+        chosen_on = dataclasses.replace(recipe.division, refit=False)
+        record["chosen_fingerprint"] = source.load("train", chosen_on, recipe.limit).fingerprint()
+    return record
 
 
 def _listings(source, split_seed):
@@ -87,9 +92,9 @@ def _split_changes(then, source, recipe, split, is_same_shape):
 
 def _load(source, split, recipe):
     """A split; without the limit where fewer images than that are left."""
-    found = source.load(split, recipe.split_seed)
+    found = source.load(split, recipe.division)
     if split == "train" and recipe.limit is not None and recipe.limit <= len(found):
-        return source.load(split, recipe.split_seed, recipe.limit)
+        return source.load(split, recipe.division, recipe.limit)
     return found
 
 

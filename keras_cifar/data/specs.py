@@ -11,6 +11,24 @@ from keras_cifar.registry import Registry, resolve
 
 
 @dataclasses.dataclass(frozen=True)
+class Division:
+    """How the images of a source are divided into train and val.
+
+    Attributes:
+        seed: of what is cut from train where the source has no val.
+        refit: whether train takes val as well, all but the slice that is val then, see `REFIT_FRACTION`.
+    """
+
+    seed: int = 0
+    refit: bool = False
+
+
+CHOOSING = Division()
+# Of val, what a refit leaves out for what needs images that it has not seen: INT8's budget, temperature, thresholds.
+REFIT_FRACTION = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
 class Expected:
     """What the classifier that a folder is for expects of it; other data sets have it or have it not.
 

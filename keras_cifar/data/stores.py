@@ -78,6 +78,35 @@ class Selection:
         return self.store.read(self.indices[indices])
 
 
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """The images of several stores, one after the other.
+
+    Attributes:
+        stores: at least one, of images of one size.
+    """
+
+    stores: tuple[ImageStore, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, ...), N of all together."""
+        return (len(self), *self.stores[0].shape[1:])
+
+    def __len__(self) -> int:
+        return sum(map(len, self.stores))
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """See `ImageStore`."""
+        ends = np.cumsum([len(store) for store in self.stores])
+        owner = np.searchsorted(ends, indices, side="right")
+        found = [
+            store.read(indices[owner == i] - (end - len(store)))
+            for i, (store, end) in enumerate(zip(self.stores, ends, strict=True))
+        ]
+        return np.concatenate(found)[np.argsort(np.argsort(owner, kind="stable"))]
+
+
 def select(store: ImageStore, indices: np.ndarray) -> ImageStore:
     """Some images of a store; in memory they are copied, so that the others can go."""
     return MemoryStore(store.read(indices)) if isinstance(store, MemoryStore) else Selection(store, indices)

@@ -103,7 +103,7 @@ def evaluate(
     subject = Subject(
         compile_inference(model, recipe.batch_size, precision),
         recipe.batch_size,
-        recipe.split_seed,
+        recipe.division,
         views="both" if tta else "plain",
         headline="tta" if recipe.tta and tta else "plain",
         engine=engine_name(),

@@ -13,6 +13,7 @@ import numpy as np
 from keras_cifar.data.access import DataAccess
 from keras_cifar.data.datasets import Source
 from keras_cifar.data.record import check_changes
+from keras_cifar.data.specs import Division
 from keras_cifar.environment import cpu_kind, cpu_name, utc_now
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.predict import predict_views, view_metrics
@@ -42,7 +43,7 @@ class Subject:
     Attributes:
         logits_fn: uint8 images (batch_size, H, W, 3) -> logits (batch_size, C).
         batch_size: images per call.
-        split_seed: of the division into train and val that it was trained with.
+        division: of the images into train and val that it was trained with.
         views: "plain", "both" (plain and flip TTA), or "tta" where `logits_fn` averages both views itself.
         headline: "plain" or "tta"; which of them the picture shows.
         engine, precision, backend: see `keras_cifar.runs.evaluation_file.Evaluation`.
@@ -56,7 +57,7 @@ class Subject:
 
     logits_fn: Callable[[np.ndarray], np.ndarray]
     batch_size: int
-    split_seed: int
+    division: Division
     views: str
     headline: str
     engine: str
@@ -90,7 +91,7 @@ def evaluate_split(
     Raises:
         InputError: the source has no such split, or the data has changed and that is not allowed.
     """
-    images = source.load(split, subject.split_seed)
+    images = source.load(split, subject.division)
     earlier = read_evaluation(subject.figures) if subject.figures.is_file() else None
     fingerprint = images.fingerprint()
     if earlier is not None and (subject.is_bound or earlier.data == source.label):

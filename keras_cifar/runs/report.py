@@ -24,6 +24,10 @@ _NOTE = (
     "start to end adds the features, in the run that computed them, and is the longest of the seeds. The weights of "
     "each run are those of the epoch with the best val top-1; test was read only afterwards."
 )
+_REFIT_NOTE = (
+    "A refit is trained on train and val together, for the epochs that its level's run chose on val: its weights are "
+    "those of its last epoch, and its val is the tenth that it left out."
+)
 _COMPARISONS_NOTE = (
     "Each step is tested on the same test images: exact sign-flip permutation test of the mean over seeds, which "
     "for one seed is McNemar's exact test; intervals over images by Agresti and Min. Corrected p: for the {count} "
@@ -60,7 +64,8 @@ def split_tables(runs: list[Run]) -> dict[str, list[Run]]:
     titles: dict[str, list[tuple[str, list[Run]]]] = {}
     for run in runs:
         environment = run.environment
-        tables.setdefault((environment["data"], environment["data_fingerprint"], run.recipe.backbone), []).append(run)
+        fingerprint = environment.get("chosen_fingerprint", environment["data_fingerprint"])
+        tables.setdefault((environment["data"], fingerprint, run.recipe.backbone), []).append(run)
     for (label, fingerprint, backbone), members in tables.items():
         title = f"{label}, {backbone}"
         if limit := members[0].recipe.limit:
@@ -131,8 +136,9 @@ def _has_reference(runs):
 
 
 def _note(runs):
+    refit = f" {_REFIT_NOTE}" if any(run.recipe.refit for run in runs) else ""
     reference = f" Reference: {REFERENCE}, ResNet-18 on the original CIFAR-10." if _has_reference(runs) else ""
-    return _NOTE + reference
+    return _NOTE + refit + reference
 
 
 def _what_trains(group, groups):
@@ -142,13 +148,21 @@ def _what_trains(group, groups):
     others = [other[0] for other in groups if other[0].recipe.level == recipe.level]
     own, left_out = recipe_to_dict(recipe), ("title", "data", "seed", "precision", "trainable_stages", "head")
     different = [
-        f"{name.replace('_', ' ')} {' + '.join(value) if isinstance(value, list) else value}"
+        _own(name, value)
         for name, value in own.items()
         if name not in left_out and any(recipe_to_dict(other.recipe)[name] != value for other in others)
     ]
     if any(other.precisions != group[0].precisions for other in others):
         different.append(" and ".join(dict.fromkeys(group[0].precisions)))
-    return "; ".join([text, ", ".join(different)] if different else [text])
+    return "; ".join(filter(None, (text, ", ".join(filter(None, different)))))
+
+
+def _own(name, value):
+    """`epochs 3` of a row; a switch is named where it is on."""
+    words = name.replace("_", " ")
+    if isinstance(value, bool):
+        return words * value
+    return f"{words} {' + '.join(value) if isinstance(value, list) else value}"
 
 
 def _name(run, runs):
@@ -284,7 +298,10 @@ def _describe_run(run, output, heading, say):
     if not run.file("curves.png").is_file():
         plot_result(run.path, recipe.level, run.history(), metrics, say)
     folder = os.path.relpath(run.path, output.parent).replace(os.sep, "/")
-    lines = [f"{heading} Level {recipe.level}: {markdown(recipe.title)}, seed {recipe.seed}", ""]
+    lines = [
+        f"{heading} Level {recipe.level}: {markdown(recipe.title)}{', refit' * recipe.refit}, seed {recipe.seed}",
+        "",
+    ]
     best = f"best epoch {metrics['best_epoch']} of {recipe.epochs}"
     lines += [f"[{markdown(folder)}]({markdown_target(folder)}/): {best}.", "", _weakest_classes(run), ""]
     for text, name in (("Curves", "curves.png"), ("Confusion", "confusion.png")):

@@ -161,7 +161,7 @@ class Run:
                 f"Expected an unfinished run in {self.path}, but it is finished; pass --overwrite to train it "
                 "again, or another --run-dir to keep it."
             )
-        if changed := _differences(self.recipe, recipe):
+        if changed := differences(self.recipe, recipe):
             raise InputError(
                 f"Expected the recipe of the interrupted run in {self.path}, but {changed}; repeat its options "
                 "to resume, pass --overwrite to start again, or choose another --run-dir."
@@ -216,7 +216,8 @@ def open_run(path: str | os.PathLike) -> Run:
     return run
 
 
-def _differences(old: Recipe, new: Recipe) -> str:
+def differences(old: Recipe, new: Recipe) -> str:
+    """`epochs was 6 and is now 3`, or "": where two recipes differ, but for a data set that may have moved."""
     if is_same_place(old.data, new.data):
         old = dataclasses.replace(old, data=new.data)
     pairs = zip(recipe_to_dict(old).items(), recipe_to_dict(new).values(), strict=True)

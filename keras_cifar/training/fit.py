@@ -324,7 +324,8 @@ class Fit:
         with self.part.averaged():
             logits = self.part.predict_val()
             watched, labels = logits[self.watched], self.part.val.labels[self.watched]
-            if (accuracy := top1(watched, labels)) > progress.best_top1:
+            # A refit has nothing to choose by: the epochs were chosen before.
+            if (accuracy := top1(watched, labels)) > progress.best_top1 or self.recipe.refit:
                 progress.best_top1, progress.best_epoch = accuracy, epoch
                 self.best_weights, self.best_logits = self.part.weights(), logits
         row = {

@@ -31,7 +31,7 @@ from keras_cifar.recipes import (
     recipe_to_dict,
     resolve_recipe,
 )
-from keras_cifar.runs.run import Run, open_run
+from keras_cifar.runs.run import Run, differences, open_run
 from keras_cifar.speed.engine import describe_compute
 from keras_cifar.training.class_weights import class_weights
 from keras_cifar.training.fit import Fit, TrainedPart
@@ -40,6 +40,7 @@ from keras_cifar.training.observers import Audience, Start
 
 # Seconds between saved states within an epoch, or a call of several steps more; each epoch's end is saved too.
 _SAVE_SECONDS = Number(0, example=30)
+REFIT_SUFFIX = "-refit"
 
 
 def enable_determinism() -> None:
@@ -51,10 +52,11 @@ def enable_determinism() -> None:
 
 
 def default_run_dir(recipe: Recipe) -> pathlib.Path:
-    """`runs/DATA-BACKBONE-seedS/levelN`: the levels of a ladder are in one folder."""
+    """`runs/DATA-BACKBONE-seedS/levelN`: the levels of a ladder are in one folder, a refit in `levelN-refit`."""
     data = file_name(recipe.data.replace(":", "-", 1).rstrip("/"))
     limit = f"-limit{recipe.limit}" if recipe.limit else ""
-    return pathlib.Path("runs") / f"{data}-{recipe.backbone}-seed{recipe.seed}{limit}" / f"level{recipe.level}"
+    name = f"level{recipe.level}{REFIT_SUFFIX if recipe.refit else ''}"
+    return pathlib.Path("runs") / f"{data}-{recipe.backbone}-seed{recipe.seed}{limit}" / name
 
 
 def train(recipe: Recipe, job: Job | None = None) -> Run:
@@ -84,6 +86,38 @@ def train(recipe: Recipe, job: Job | None = None) -> Run:
     return run
 
 
+def refit(recipe: Recipe, job: Job | None = None) -> Run:
+    """Trains on train and val together, for the epochs that a finished run of the recipe chose on val.
+
+    A tenth of val is left out, and is what the new run calls val, see `keras_cifar.data.specs.Division`. Nothing is
+    chosen by it: the weights are those of the last epoch.
+
+    Args:
+        recipe: of the finished run.
+        job: see `train`. Its folder is the finished run's; the refit is trained next to it, in `NAME-refit`.
+
+    Returns:
+        The finished refit.
+
+    Raises:
+        InputError: there is no finished run of this recipe, or see `train`.
+    """
+    job = job or Job()
+    path = pathlib.Path(job.folder or default_run_dir(recipe))
+    if not Run(path).is_finished:
+        raise InputError(
+            f"Expected a finished run in {path}, whose choice of epochs --refit takes, but there is none; train it "
+            "first, without --refit."
+        )
+    chosen = Run(path)
+    if changed := differences(chosen.recipe, recipe):
+        raise InputError(f"Expected the recipe of {path} to refit, but {changed}; repeat its options, and add --refit.")
+    epochs = chosen.metrics["best_epoch"]
+    job.say(f"Refit of {path} on train and val for {epochs} epochs, its best of {recipe.epochs}")
+    again = dataclasses.replace(recipe, refit=True, epochs=epochs, warmup=min(recipe.warmup, epochs))
+    return train(again, dataclasses.replace(job, folder=path.with_name(path.name + REFIT_SUFFIX)))
+
+
 def _prepare(recipe, run, job):
     """Opens data, weights and the state of an interrupted run, and compares them; writes nothing."""
     enable_determinism()
@@ -98,8 +132,8 @@ def _prepare(recipe, run, job):
 
 
 def _load(recipe, source):
-    train_split = source.load("train", recipe.split_seed, recipe.limit)
-    val = source.load("val", recipe.split_seed)
+    train_split = source.load("train", recipe.division, recipe.limit)
+    val = source.load("val", recipe.division)
     if len(train_split) < 1 or len(val) < 1:
         raise InputError(
             f"Expected enough images for train and val, but {source.label} has {len(train_split)} and {len(val)}; add "
@@ -197,6 +231,11 @@ def start_model(
 
 def _checked_parent(recipe, path):
     parent = open_run(path)
+    if parent.recipe.refit and not recipe.refit:
+        raise InputError(
+            f"Expected a run that has not seen val to start from, but {path} is a refit, which was trained on it; "
+            "choose another run."
+        )
     ours, theirs = recipe_to_dict(recipe), recipe_to_dict(parent.recipe)
     if is_same_place(ours["data"], theirs["data"]):  # `parent_changes` looks at what is there
         theirs["data"] = ours["data"]
@@ -281,7 +320,7 @@ class _Beginning:
             InputError: the state was reached in another arithmetic or on other data.
         """
         compute = describe_compute(self.recipe)
-        data = describe_data(self.source, self.train, self.val, self.recipe.split_seed)
+        data = describe_data(self.source, self.train, self.val, self.recipe)
         found = describe_environment(self.recipe, compute, data)
         if self.state is not None and self.run.file("environment.json").is_file():
             before = self.run.environment

@@ -236,7 +236,7 @@ def test_a_search_and_a_range_test_beside_it_keep_to_their_data(photos, tmp_path
 
 def test_what_is_not_known_is_not_compared_and_classes_are():
     source, recipe = open_data("digits"), tiny_recipe(1)
-    known = describe_data(source, source.load("train", 0, recipe.limit), source.load("val"))
+    known = describe_data(source, source.load("train", limit=recipe.limit), source.load("val"), recipe)
     assert data_changes(known, source, recipe) == data_changes({}, source, recipe) == []
     (change,) = data_changes({**known, "class_names": ["a", "b"]}, source, recipe)
     assert change == "the classes are 10 (0, 1, 2, 3, 4, ...) and were 2 (a, b)"

@@ -55,6 +55,6 @@ def test_overwrite_removes_the_run_and_keeps_other_files(tmp_path):
 
 def test_environment_names_no_path_of_the_machine(tmp_path):
     source = open_data("digits")
-    data = describe_data(source, source.load("train"), source.load("val"))
+    data = describe_data(source, source.load("train"), source.load("val"), tiny_recipe(1))
     text = repr(describe_environment(tiny_recipe(1), describe_compute(tiny_recipe(1)), data))
     assert "/" not in text.replace("'UTC'", "")

@@ -150,7 +150,7 @@ def test_the_rate_falls_from_the_head_to_the_lowest_stage():
     recipe = dataclasses.replace(tiny_recipe(4, layer_decay=0.5, limit=16), continues=None)
     source = open_data("digits")
     model = build_model(recipe, 10, (32, 32, 3))
-    part = TrainedPart(recipe, model, source.load("train", 0, 16), source.load("val"))
+    part = TrainedPart(recipe, model, source.load("train", limit=16), source.load("val"))
     scales = part.train_steps(0.0).settings.rate_scales
     names = [variable.path for variable in part.trained.trainable_variables]
     assert len(scales) == len(names) and set(scales) == {1.0, 0.5, 0.25}  # head, P5, P4
@@ -286,7 +286,7 @@ def test_stored_features_are_what_the_trained_part_would_round_them_to(level, dt
     recipe = tiny_recipe(level, views=1, limit=16, precision="bfloat16")
     source = open_data("digits")
     model = build_model(recipe, 10, (32, 32, 3))
-    part = TrainedPart(recipe, model, source.load("train", 0, 16), source.load("val"))
+    part = TrainedPart(recipe, model, source.load("train", limit=16), source.load("val"))
     (view,) = part.train_views
     assert view.dtype == part.val.images.dtype == dtype
     below, _ = split_at_trainable(model)
@@ -300,7 +300,7 @@ def test_stored_features_are_what_the_trained_part_would_round_them_to(level, dt
 def test_full_disk_leaves_nothing_and_training_does_without(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
     recipe, source = tiny_recipe(3, views=2, limit=16), open_data("digits")
-    model, train_split, val = build_model(recipe, 10, (32, 32, 3)), source.load("train", 0, 16), source.load("val")
+    model, train_split, val = build_model(recipe, 10, (32, 32, 3)), source.load("train", limit=16), source.load("val")
     (tmp_path / "features").mkdir()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # no file may be longer
