@@ -224,7 +224,8 @@ attacks, and should not decide alone where an error does harm."""
 def _licence(metadata):
     weights = metadata.recipe["weights"]
     pretrained = {
-        "imagenet": f"The backbone's pretrained weights: {metadata.license}.",
+        "imagenet": "The backbone's pretrained weights: "
+        f"{metadata.license or 'those of the preset, whose licence is not known here'}.",
         "none": "The backbone was not pretrained.",
     }.get(weights, "The backbone's pretrained weights came from a file whose licence is not known here.")
     return f"Code: Apache-2.0. {pretrained} Check the terms of the training data ({metadata.data}) for your use."

@@ -53,7 +53,13 @@ def build_core(model: Any) -> onnx.ModelProto:
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     function = tf.function(lambda images: {LOGITS: model(images, training=False)})
     signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8, name=IMAGES)]
-    core, _ = tf2onnx.convert.from_function(function, signature, opset=OPSET)
+    before = tf.config.functions_run_eagerly()
+    # Within this trace Keras' functions are then inlined: its convolution in groups is one, which ONNX has not.
+    tf.config.run_functions_eagerly(True)
+    try:
+        core, _ = tf2onnx.convert.from_function(function, signature, opset=OPSET)
+    finally:
+        tf.config.run_functions_eagerly(before)
     return clean_core(core)
 
 

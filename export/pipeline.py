@@ -39,7 +39,7 @@ from keras_cifar.evaluation.evaluate_run import load_run, run_data_changes
 from keras_cifar.evaluation.tta import mean_logits
 from keras_cifar.files import atomic_path, check_output, leftovers, sweep_partials, write_text
 from keras_cifar.metrics import classification_metrics, top1, wilson_interval
-from keras_cifar.model.specs import BACKBONES
+from keras_cifar.model.specs import backbone_spec
 from keras_cifar.model.weights import file_sha256
 from keras_cifar.recipes import recipe_to_dict
 from keras_cifar.runs.run import Run
@@ -220,7 +220,7 @@ def _common_metadata(run, source, changes):
         "weights_sha256": file_sha256(run.file("best.keras")),
         "trained_with": environment["packages"],
         "versions": package_versions(),
-        "license": BACKBONES[recipe.backbone].license if recipe.weights in ("imagenet", "none") else None,
+        "license": backbone_spec(recipe.backbone).license if recipe.weights in ("imagenet", "none") else None,
         "exported": utc_now(),
         "cpu": cpu_name(),
         "cpu_kind": cpu_kind(),

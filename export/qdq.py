@@ -124,6 +124,8 @@ def round_layer(node: Any, constants: dict, input_scale: float, grid: WeightGrid
 def activation_scales(exact: onnx.ModelProto, images: np.ndarray, batch_size: int) -> dict[str, tuple]:
     """Step and zero point (float, int) of every tensor that may be quantised, from its range on images.
 
+    Those without a finite range are left out, as what is padded with -inf before a maximum.
+
     Args:
         exact: the float model.
         images: (N, H, W, 3) uint8 calibration images.
@@ -143,10 +145,14 @@ def activation_scales(exact: onnx.ModelProto, images: np.ndarray, batch_size: in
     batches = np.stack([found for _, found in probe(exact, nodes, [flat], outputs, images, batch_size)])
     low, high = np.split(batches.astype(np.float64), 2, axis=1)
     low, high = np.minimum(low.min(axis=0), 0), np.maximum(high.max(axis=0), 0)
-    steps = (high - low) / 255
-    steps = np.where(steps < np.finfo(np.float32).tiny, 1, steps)
-    points = np.rint(-low / steps).astype(int)
-    return {name: (float(step), int(point)) for name, step, point in zip(names, steps, points, strict=True)}
+    ranges = [found for found in zip(names, low, high, strict=True) if np.isfinite(found[1:]).all()]
+    return {name: _step_and_zero(*limits) for name, *limits in ranges}
+
+
+def _step_and_zero(low, high):
+    step = (high - low) / 255
+    step = 1.0 if step < np.finfo(np.float32).tiny else float(step)
+    return step, int(np.rint(-low / step))
 
 
 def place_qdq(
@@ -175,10 +181,12 @@ class _Placement:
             for name in node.input:
                 self._uses[name] = self._uses.get(name, 0) + 1
         self._layers = {name: layer for name, layer in rounded.items() if name not in in_float}
-        self._marked, self._removed = {}, {}  # tensor -> tensor whose step it has; tensor -> activation's output
+        self._marked: dict[str, str] = {}  # tensor -> tensor whose step it has
+        self._removed: dict[str, str] = {}  # tensor -> activation's output
         for node in exact.graph.node:
             if node.name not in in_float and node.op_type in _OPERATORS:
                 self._mark(node, constants)
+        self._marked = {name: source for name, source in self._marked.items() if source in scales}
 
     def _mark(self, node, constants):
         source, result = node.input[0], node.output[0]

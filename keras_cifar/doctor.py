@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator
 
 from keras_cifar.environment import cpu_flags, cpu_name, has_accelerator, package_versions
 from keras_cifar.errors import InputError
+from keras_cifar.model.hubs import any_hub_answers, find_preset
 from keras_cifar.model.specs import BACKBONES
-from keras_cifar.model.weights import hub_preset_cached, hub_reachable, packaged_checkpoint
+from keras_cifar.model.weights import packaged_checkpoint
 from keras_cifar.program import install_hint
 
-_UNREACHABLE = "the hub cannot be reached: pass --weights PATH, or copy ~/.cache/kagglehub from a machine with network"
+_UNREACHABLE = "no hub can be reached: pass --weights PATH, or copy ~/.cache/kagglehub from a machine with network"
 _VECTORS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 # On a CPU with one of these, TensorFlow uses oneDNN unasked (`port::TestCPUFeature` in its util/port.cc).
 _ONEDNN_UNASKED = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}
@@ -32,13 +33,13 @@ Row = tuple[str, str, str]
 
 
 def diagnose(
-    data_dir: str | None = None, hub_answers: Callable[[], bool] = hub_reachable, hub_seconds: float = 2.0
+    data_dir: str | None = None, hub_answers: Callable[[], bool] = any_hub_answers, hub_seconds: float = 2.0
 ) -> Iterator[Row]:
     """Checks versions, devices, CPU features, KerasTuner, OpenVINO, cache, data and weights.
 
     Args:
         data_dir: folder of prepared TFDS data sets; None for TFDS' own place.
-        hub_answers: asks the model hub.
+        hub_answers: asks the model hubs.
         hub_seconds: to wait for it.
 
     Returns:
@@ -151,8 +152,9 @@ def _weights(hub_answers):
             found = packaged_checkpoint(spec.package) is not None
             how = "pip package" if found else install_hint(spec.package.extra)
         elif spec.hub_preset is not None:
-            found, how = hub_preset_cached(spec.hub_preset), "in the KaggleHub cache"
-            if not found:
+            place = next(find_preset(spec.hub_preset, lambda hub: False), None)
+            found, how = place is not None, f"in {place.name}" if place else ""
+            if place is None:
                 reachable = hub_answers() if reachable is None else reachable
                 how = "downloaded at the first train" if reachable else _UNREACHABLE
         else:

@@ -42,7 +42,7 @@ from keras_cifar.checks import (
 from keras_cifar.data.policies import POLICIES
 from keras_cifar.data.specs import SOURCES, DataName, Division
 from keras_cifar.errors import InputError
-from keras_cifar.model.specs import BACKBONES
+from keras_cifar.model.specs import BackboneName, backbone_spec
 from keras_cifar.training.losses import LOSSES
 
 
@@ -121,8 +121,8 @@ class Recipe:
     )
     backbone: str = _field(
         "resnet18",
-        Choice(BACKBONES),
-        "name of a pretrained network: {choices}",
+        BackboneName("resnet18"),
+        "pretrained network: {choices}, which is any of KerasHub's with stages, or a folder of one",
         is_option=True,
         changes_model=True,
         parent="same",
@@ -130,7 +130,8 @@ class Recipe:
     weights: str = _field(
         "imagenet",
         Text("imagenet"),
-        "imagenet, none, or a path to a KerasHub or timm folder, .safetensors or .pth",
+        "imagenet (of hub:PRESET, its own), torchvision, none, or a path to a KerasHub or timm folder, .safetensors or "
+        ".pth",
         is_option=True,
         changes_model=True,
         is_handed_down=True,
@@ -395,7 +396,7 @@ def _check_fit(recipe):
         )
     for field in ("taps", "trainable_stages"):
         _check_stages(field, recipe.backbone, getattr(recipe, field))
-    known = BACKBONES[recipe.backbone].stages
+    known = backbone_spec(recipe.backbone).stages
     idle = [stage for stage in recipe.trainable_stages if known.index(stage) > known.index(recipe.taps[-1])]
     if idle:
         raise InputError(
@@ -427,7 +428,7 @@ def _check_fit(recipe):
 
 
 def _check_stages(field, backbone, stages):
-    known = BACKBONES[backbone].stages
+    known = backbone_spec(backbone).stages
     for stage in stages:
         if stage not in known:
             raise InputError(
@@ -522,7 +523,7 @@ def resolve_recipe(level: int, **changes: Any) -> Recipe:
     given = {field: value for field, value in changes.items() if value is not UNSET}
     checked = _checked(given, option_name, "the fields of a recipe")
     backbone, data = (checked.get(field, getattr(LEVELS[level], field)) for field in ("backbone", "data"))
-    defaults = {**BACKBONES[backbone].level_defaults.get(level, {}), **SOURCES[data.partition(":")[0]].defaults}
+    defaults = {**backbone_spec(backbone).level_defaults.get(level, {}), **SOURCES[data.partition(":")[0]].defaults}
     return dataclasses.replace(LEVELS[level], **{**defaults, **checked})
 
 

@@ -5,6 +5,8 @@ import re
 import pytest
 from conftest import ROOT, TINY
 
+from keras_cifar.recipes import LEVELS
+
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
 from benchmarks.notebook import printed_by, with_tour  # noqa: E402 - which needs both
@@ -24,7 +26,7 @@ def test_the_committed_outputs_are_those_of_a_whole_run():
     streams = {output.name for cell in cells for output in cell.outputs if output.output_type == "stream"}
     assert streams == {"stdout"}
     found = re.findall(r"level \d: test top-1 \d\d\.\d\d %", "\n".join(printed_by(notebook())))
-    assert len(found) == 4
+    assert len(found) == len(LEVELS)
 
 
 def test_the_tour_of_the_readme_shows_what_commands_print():
@@ -47,8 +49,8 @@ def test_it_runs_from_the_first_cell_to_the_last(tmp_path):
     (settings,) = [cell for cell in found.cells if "parameters" in cell.metadata.get("tags", ())]
     settings.source = (
         f"import sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\nimport tiny\n"
-        f"CHANGES = {changes!r}\nSCHEDULE = {{level: {{'epochs': 1}} for level in range(1, 5)}}\nFOLDER = 'runs'"
+        f"CHANGES = {changes!r}\nSCHEDULE = {{level: {{'epochs': 1}} for level in {list(LEVELS)}}}\nFOLDER = 'runs'"
     )
     client(found, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert any(line.startswith("predicted:") for line in printed_by(found))
-    assert (tmp_path / "runs" / "level4" / "best.keras").is_file() and (tmp_path / "runs" / "classifier.onnx").is_file()
+    assert (tmp_path / "runs" / "level5" / "best.keras").is_file() and (tmp_path / "runs" / "classifier.onnx").is_file()

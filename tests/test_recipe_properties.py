@@ -9,7 +9,7 @@ from test_recipes import refused
 
 from keras_cifar.checks import Choice, Names, Number, Switch, Text, Weights
 from keras_cifar.errors import InputError
-from keras_cifar.model.specs import BACKBONES
+from keras_cifar.model.specs import BACKBONES, HUB, BackboneName, backbone_spec
 from keras_cifar.recipes import (
     FIELDS,
     LEVELS,
@@ -27,6 +27,9 @@ _JSON = st.recursive(
 )
 
 
+_LETTERS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+
+
 def of_rule(rule):
     """Values that a rule allows."""
     if isinstance(rule, Number):
@@ -40,8 +43,10 @@ def of_rule(rule):
         return st.sampled_from(rule.words) | st.dictionaries(st.text(min_size=1, max_size=5), number, min_size=1)
     if isinstance(rule, Switch):
         return st.booleans()
+    if isinstance(rule, BackboneName):
+        return st.sampled_from([*BACKBONES]) | st.text(_LETTERS, min_size=1, max_size=40).map(HUB.__add__)
     assert isinstance(rule, Text | Names)
-    return st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=40)
+    return st.text(_LETTERS, min_size=1, max_size=40)
 
 
 @st.composite
@@ -50,7 +55,7 @@ def good_changes(draw):
     level = draw(st.sampled_from(list(LEVELS)))
     chosen = draw(st.sets(st.sampled_from([*FIELDS]))) - {"level"}
     changes = {name: draw(of_rule(FIELDS[name].rule)) for name in sorted(chosen)}
-    known = BACKBONES[changes.get("backbone", "resnet18")].stages
+    known = backbone_spec(changes.get("backbone", "resnet18")).stages
     names = draw(st.sets(st.sampled_from(known), min_size=1))
     changes["taps"] = tuple(sorted(names, key=known.index))
     below = known[: known.index(changes["taps"][-1]) + 1]

@@ -200,12 +200,12 @@ def test_a_recipe_file_with_values_mixed_up_gives_a_recipe_or_one_sentence(seed,
 
 
 def test_names_are_those_of_the_code_that_reads_them():
-    from keras_cifar.model.backbones import backbone_stages, load_backbone
+    from keras_cifar.model.backbones import load_backbone
     from keras_cifar.model.heads import HEADS
 
     assert FIELDS["level"].rule.choices == tuple(LEVELS) and set(FIELDS["head"].rule.choices) == set(HEADS)
     for name in ("resnet18", "tiny"):
-        assert BACKBONES[name].stages == tuple(backbone_stages(load_backbone(name, "none")))
+        assert BACKBONES[name].stages == tuple(load_backbone(name, "none").stages())
     assert BACKBONES["resnet50"].stages == BACKBONES["resnet18"].stages
 
 

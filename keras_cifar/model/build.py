@@ -3,44 +3,47 @@
 import dataclasses
 import math
 import os
+import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_cifar.errors import InputError, first_line
-from keras_cifar.model.backbones import backbone_stages, dtype_policy, load_backbone
+from keras_cifar.model.backbones import dtype_policy, load_backbone
 from keras_cifar.model.heads import HEADS
-from keras_cifar.model.specs import BACKBONES
 from keras_cifar.recipes import Recipe
 from keras_cifar.speed.graph import BACKBONE, HEAD
+from keras_cifar.speed.keras_internals import flatten_layers
 from keras_cifar.speed.precision import resolve_precision
 
 
-def build_model(recipe: Recipe, num_classes: int, image_shape: tuple[int, int, int]) -> keras.Model:
+def build_model(
+    recipe: Recipe, num_classes: int, image_shape: tuple[int, int, int], say: Callable[[str], None] | None = None
+) -> keras.Model:
     """Builds the classifier of a recipe, pretrained weights loaded, ready to compile.
 
     Args:
         recipe: see `Recipe`.
         num_classes: number of logits.
         image_shape: (H, W, 3) of the images as the data set stores them.
+        say: gets a line on which hub the weights are from.
 
     Returns:
         Model (B, H, W, 3) uint8 -> logits (B, num_classes) float32, its layers "backbone" (taps)
         and "head". A standard Keras model: no class of this package is in it.
 
     Raises:
-        InputError: the weights cannot be had.
+        InputError: the weights cannot be had, or the backbone lacks a stage of the recipe.
     """
-    spec = BACKBONES[recipe.backbone]
     policy = resolve_precision(recipe.precision)
     keras.utils.set_random_seed(recipe.seed)
-    backbone, _ = _load_stages(recipe, policy)
-    taps = keras.Model(backbone.input, [backbone.pyramid_outputs[tap] for tap in recipe.taps], name=BACKBONE)
+    backbone, _ = _load_stages(recipe, policy, say)
+    taps = keras.Model(backbone.model.input, [backbone.pyramid[tap] for tap in recipe.taps], name=BACKBONE)
     with dtype_policy(policy):
         images = keras.Input(image_shape, dtype="uint8", name="images")
-        scale = [1 / s for s in spec.std]
-        offset = [-m / s for m, s in zip(spec.mean, spec.std, strict=True)]
+        scale, offset = list(backbone.scale), list(backbone.offset)
         x = keras.layers.Rescaling(scale, offset, dtype="float32", name="rescale")(images)
         # Bicubic, which EfficientNet-Lite0 was pretrained with, does worse (results/choices/interpolation.csv).
         if image_shape[:2] != (recipe.image_size, recipe.image_size):
@@ -56,27 +59,48 @@ def build_model(recipe: Recipe, num_classes: int, image_shape: tuple[int, int, i
         return keras.Model(images, head(features), name=f"level{recipe.level}")
 
 
-def _load_stages(recipe, policy):
+def _load_stages(recipe, policy, say=None):
     """The recipe's backbone with its stages frozen or not, and those stages."""
-    backbone = load_backbone(recipe.backbone, recipe.weights, policy)
-    stages = backbone_stages(backbone)
+    backbone = load_backbone(recipe.backbone, recipe.weights, policy, say)
+    stages = backbone.stages()
+    _check_stages(recipe, stages)
     set_trainable_stages(stages, recipe.trainable_stages, recipe.train_batch_norm)
     return backbone, stages
+
+
+def _check_stages(recipe, stages):
+    """Of a preset, the stages are only known now."""
+    for field in ("taps", "trainable_stages"):
+        for stage in getattr(recipe, field):
+            if stage not in stages:
+                raise InputError(
+                    f"Expected {field} among {', '.join(stages)} of {recipe.backbone}, but got {stage}; choose one of "
+                    "them in a --recipe file."
+                )
+    for stage in recipe.trainable_stages:
+        if not any(layer.weights for layer in stages[stage]):
+            below = [name for name in stages if name < stage and any(layer.weights for layer in stages[name])]
+            raise InputError(
+                f"Expected trainable_stages with weights of their own, but those of {stage} of {recipe.backbone} are "
+                f"kept in {below[-1]}; name that one in a --recipe file, or none."
+            )
 
 
 def set_trainable_stages(stages: dict[str, list[keras.layers.Layer]], trainable: Any, train_batch_norm: bool) -> None:
     """Freezes every layer but those of the named stages.
 
     Args:
-        stages: see `backbone_stages`.
+        stages: see `keras_cifar.model.backbones.Backbone.stages`.
         trainable: names of the stages that train.
         train_batch_norm: whether batch normalisation in them trains too; a frozen one runs in
             inference mode.
     """
     for name, layers in stages.items():
         for layer in layers:
-            normalises = isinstance(layer, keras.layers.BatchNormalization)
-            layer.trainable = name in trainable and (train_batch_norm or not normalises)
+            layer.trainable = name in trainable
+            for part in flatten_layers(layer):  # blocks of some backbones are one layer
+                if isinstance(part, keras.layers.BatchNormalization) and not train_batch_norm:
+                    part.trainable = False
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> list[str]:
@@ -119,7 +143,7 @@ def stage_parameters(recipe: Recipe, num_classes: int = 10) -> list[tuple[str, i
     No weights are loaded.
     """
     backbone, stages = _load_stages(dataclasses.replace(recipe, weights="none"), "float32")
-    num_features = sum(backbone.pyramid_outputs[tap].shape[-1] for tap in recipe.taps)
+    num_features = sum(backbone.pyramid[tap].shape[-1] for tap in recipe.taps)
     head = HEADS[recipe.head](num_features, num_classes, recipe.head_width, recipe.dropout, recipe.seed)
     rows = [(name, *count_parameters(layers)) for name, layers in stages.items()]
     rows.append(("head", *count_parameters(head.layers)))
@@ -139,9 +163,17 @@ def load_classifier(path: str | os.PathLike) -> keras.Model:
         InputError: the file is missing or no Keras model.
     """
     try:
+        _register_layers(path)
         return keras.models.load_model(path, compile=False)
     except Exception as error:
         first = first_line(error) or type(error).__name__
         raise InputError(
             f"Expected a Keras model in {path}, but it cannot be loaded ({first}); train the run again."
         ) from error
+
+
+def _register_layers(path):
+    """Makes KerasHub's layers known where a file has some: some backbones are made of them."""
+    with zipfile.ZipFile(path) as file:
+        if b"keras_hub" in file.read("config.json"):
+            import keras_hub  # noqa: F401

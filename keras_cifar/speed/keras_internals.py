@@ -18,8 +18,8 @@ def producer(tensor: Any) -> keras.Operation:
     return tensor._keras_history.operation
 
 
-def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """A model, its layers and theirs, all the way down; `model.layers` has only the first of these steps."""
+def flatten_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """A model or layer, its layers and theirs, all the way down; `model.layers` has only the first of these steps."""
     return list(model._flatten_layers())
 
 

@@ -29,7 +29,6 @@ from keras_cifar.errors import DivergedError
 from keras_cifar.evaluation.predict import predict_logits
 from keras_cifar.metrics import cross_entropy, top1
 from keras_cifar.model.build import stage_of_layers
-from keras_cifar.model.specs import BACKBONES
 from keras_cifar.recipes import Recipe
 from keras_cifar.speed.engine import compile_inference, describe_compute
 from keras_cifar.speed.fold import fold_batch_norms
@@ -223,7 +222,8 @@ def _rate_scales(recipe, model, trained):
     """The factor on the rate of each variable of the trained part; empty where all have the same."""
     if recipe.layer_decay == 1:
         return ()
-    stage_of, stages = stage_of_layers(recipe), BACKBONES[recipe.backbone].stages
+    stage_of = stage_of_layers(recipe)
+    stages = list(dict.fromkeys(stage_of.values()))  # lowest first
     depth = {
         id(variable): len(stages) - stages.index(stage_of[layer.name])
         for layer in model.get_layer(BACKBONE).layers

@@ -53,10 +53,10 @@ def enable_determinism() -> None:
 
 def default_run_dir(recipe: Recipe) -> pathlib.Path:
     """`runs/DATA-BACKBONE-seedS/levelN`: the levels of a ladder are in one folder, a refit in `levelN-refit`."""
-    data = file_name(recipe.data.replace(":", "-", 1).rstrip("/"))
+    data, backbone = (file_name(name.replace(":", "-", 1).rstrip("/")) for name in (recipe.data, recipe.backbone))
     limit = f"-limit{recipe.limit}" if recipe.limit else ""
     name = f"level{recipe.level}{REFIT_SUFFIX if recipe.refit else ''}"
-    return pathlib.Path("runs") / f"{data}-{recipe.backbone}-seed{recipe.seed}{limit}" / name
+    return pathlib.Path("runs") / f"{data}-{backbone}-seed{recipe.seed}{limit}" / name
 
 
 def train(recipe: Recipe, job: Job | None = None) -> Run:
@@ -222,7 +222,7 @@ def start_model(
     Raises:
         InputError: the run does not fit the recipe.
     """
-    model = build_model(recipe, len(source.class_names), source.image_shape)
+    model = build_model(recipe, len(source.class_names), source.image_shape, say)
     if init_from is not None:
         copied = copy_weights(load_classifier(_checked_parent(recipe, init_from).file("best.keras")), model)
         say(f"Starting from the {' and '.join(copied)} of {init_from}")

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from keras_cifar.errors import InputError
-from keras_cifar.model.backbones import backbone_stages, load_backbone
+from keras_cifar.model.backbones import load_backbone
 from keras_cifar.model.specs import BACKBONES
 from keras_cifar.model.torch_checkpoints import load_torch_checkpoint
 from keras_cifar.model.weights import packaged_checkpoint, write_timm_folder
@@ -91,7 +91,7 @@ def test_resnet18_weights_give_the_features_of_an_independent_forward_pass(tmp_p
         save_file(state, path)
     backbone = load_backbone("resnet18", path)
     images = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype(np.float32)
-    taps = keras.Model(backbone.input, [backbone.pyramid_outputs["P4"], backbone.pyramid_outputs["P5"]])
+    taps = keras.Model(backbone.model.input, [backbone.pyramid["P4"], backbone.pyramid["P5"]])
     ours = taps(images, training=False)
     expected = numpy_resnet18(state, images.transpose(0, 3, 1, 2).astype(np.float64))
     for mine, theirs in zip(ours, expected, strict=True):
@@ -103,12 +103,12 @@ def test_resnet18_weights_give_the_features_of_an_independent_forward_pass(tmp_p
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_layer_is_in_one_stage_and_stages_halve_the_image(name):
     backbone = load_backbone(name, "none")
-    stages = backbone_stages(backbone)
+    stages = backbone.stages()
     layers = [layer for group in stages.values() for layer in group]
     assert len({id(layer) for layer in layers}) == len(layers)
-    assert {id(layer) for layer in layers} == {id(layer) for layer in backbone.layers}
-    shapes = {s: keras.Model(backbone.input, backbone.pyramid_outputs[s]).compute_output_shape((1, 64, 64, 3))
-              for s in stages}  # fmt: skip
+    assert {id(layer) for layer in layers} == {id(layer) for layer in backbone.model.layers}
+    shapes = {stage: keras.Model(backbone.model.input, output).compute_output_shape((1, 64, 64, 3))
+              for stage, output in backbone.pyramid.items()}  # fmt: skip
     assert all(shape[1] == 64 // 2 ** int(stage[1:]) for stage, shape in shapes.items())
 
 
@@ -123,11 +123,11 @@ def imagenet_ranking(request):
     if checkpoint is None:
         pytest.skip(f"{spec.package.distribution} is not installed")
     state = load_torch_checkpoint(checkpoint)
-    backbone, size = load_backbone(spec.name), (224, 240, 260)[request.param]  # as they were pretrained
+    model, size = load_backbone(spec.name).model, (224, 240, 260)[request.param]  # as they were pretrained
 
     def rank(paths):
         pixels = np.stack([center_crop(path, size) for path in paths]).astype(np.float32)
-        features = backbone.predict_on_batch((pixels - spec.mean) / spec.std).mean((1, 2))
+        features = model.predict_on_batch((pixels - spec.mean) / spec.std).mean((1, 2))
         return np.argsort(-(features @ state["_fc.weight"].T + state["_fc.bias"]))
 
     rank.name = spec.name
@@ -177,7 +177,7 @@ def test_weights_of_another_architecture(tmp_path):
 
 def test_efficientnet_pads_as_tensorflow_did_when_its_weights_were_trained():
     random, seen = np.random.default_rng(0), 0
-    for node in graph_nodes(load_backbone("efficientnet_lite0", "none")):
+    for node in graph_nodes(load_backbone("efficientnet_lite0", "none").model):
         layer, padding = node.operation, node.input_tensors[0]._keras_history.operation
         if not isinstance(layer, keras.layers.DepthwiseConv2D):
             continue

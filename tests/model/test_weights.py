@@ -59,23 +59,6 @@ def test_truncated_checkpoint(tmp_path):
         load_torch_checkpoint(tmp_path / "x.pth")
 
 
-def test_three_ways_out_when_the_hub_is_away(monkeypatch, tmp_path):
-    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError) as error:
-        weights.resolve_preset(BACKBONES["resnet18"], "imagenet", lambda: False)
-    assert all(w in str(error.value) for w in ("--weights PATH", "--backbone efficientnet_lite0", "kagglehub"))
-
-
-def test_a_cached_preset_needs_no_network(monkeypatch, tmp_path):
-    preset = BACKBONES["resnet18"].hub_preset
-    folder = tmp_path / "models" / preset.removeprefix("kaggle://")
-    folder.mkdir(parents=True)
-    for name in ("config.json", "model.weights.h5"):
-        (folder / name).touch()
-    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
-    assert weights.resolve_preset(BACKBONES["resnet18"], "imagenet", lambda: False) == preset
-
-
 @pytest.mark.parametrize(("make", "words"), [
     (lambda p: None, "existing path"),
     (lambda p: p.mkdir(), "config.json"),
@@ -84,7 +67,7 @@ def test_a_cached_preset_needs_no_network(monkeypatch, tmp_path):
 def test_unusable_path(tmp_path, make, words):
     make(tmp_path / "w")
     with pytest.raises(InputError, match=words):
-        weights.resolve_preset(BACKBONES["resnet18"], str(tmp_path / "w"))
+        list(weights.find_weights(BACKBONES["resnet18"], str(tmp_path / "w")))
 
 
 def test_timm_folder_is_written_once(tmp_path):
