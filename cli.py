@@ -276,7 +276,11 @@ def _train(args):
         runs = [refit(recipes[0], job)]
     else:
         raise InputError("Expected --refit with one level, but got it with --level all; name one --level.")
-    print(f"next: {program()} evaluate {runs[-1].path} --split test")
+    print(_next_evaluation(runs[-1], runs[-1].path))
+
+
+def _next_evaluation(run, model):
+    return f"next: {program()} evaluate {model} --split {'test' if run.has_test else 'val'}"
 
 
 def _access(args):
@@ -370,8 +374,9 @@ def _export(args):
 
     plan = ExportPlan(args.output, args.target, args.tta, args.int8, args.all, args.temperature, args.max_drop,
                       args.force, args.triton, args.overwrite)  # fmt: skip
-    paths = export_run(open_run(args.run), plan, _access(args))
-    print(f"next: {program()} evaluate {paths[-1]} --split test")
+    run = open_run(args.run)
+    paths = export_run(run, plan, _access(args))
+    print(_next_evaluation(run, paths[-1]))
 
 
 def _predict(args):

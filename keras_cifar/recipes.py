@@ -172,6 +172,15 @@ class Recipe:
         changes_model=True,
         search=SearchRange(0.0, 0.6),
     )
+    drop_path: float = _field(
+        0.0,
+        Number(0, 0.9, example=0.1),
+        "probability that the highest block's residual branch is left out for an image in training, less below, in "
+        "backbones that have it (stochastic depth, Huang et al., 2016)",
+        is_option=True,
+        changes_model=True,
+        search=SearchRange(0.0, 0.3),
+    )
     trainable_stages: tuple[str, ...] = _field(
         (),
         Names('["P5"]', may_be_empty=True),

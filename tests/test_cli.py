@@ -290,3 +290,17 @@ def test_ctrl_c_inside_a_library(monkeypatch, capsys, cause):
     with contextlib.nullcontext() if cause else pytest.raises(SystemError):
         assert cli.main(["doctor"]) == 130
         assert "repeat the command" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_next_command_reads_test_only_where_there_is_one(image_folder, tmp_path, capsys):
+    options = tiny_options(data=f"folder:{image_folder}", limit=10)
+    assert cli.main(["train", "--level", "1", *options, "--run-dir", str(tmp_path / "run")]) == 0
+    assert f"next: {program()} evaluate {tmp_path / 'run'} --split val" in capsys.readouterr().out
+    assert cli.main(["export", str(tmp_path / "run")]) == 0
+    assert "level1_fp32.onnx --split val" in capsys.readouterr().out
+    for split in ("train", "test"):
+        shutil.copytree(image_folder, tmp_path / "split" / split)
+    options = tiny_options(data=f"folder:{tmp_path / 'split'}", limit=10)
+    assert cli.main(["train", "--level", "1", *options, "--run-dir", str(tmp_path / "other")]) == 0
+    assert f"evaluate {tmp_path / 'other'} --split test" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A backbone of five blocks for tests, and the command line that knows it: `python tests/tiny.py train ...`."""
+"""Small backbones for tests, and the command line that knows it: `python tests/tiny.py train ...`."""
 
 import dataclasses
 import pathlib
@@ -22,6 +22,9 @@ _BLOCKS = {
     "stackwise_block_types": ["v1"] * 5,
 }
 register_backbone(dataclasses.replace(_LITE0, name="tiny", config={**_LITE0.config, **_BLOCKS}))
+# With residual branches, in P3 to P5.
+_TWICE = {**_BLOCKS, "stackwise_num_repeats": [1, 1, 2, 2, 2]}
+register_backbone(dataclasses.replace(_LITE0, name="tiny_residual", config={**_LITE0.config, **_TWICE}))
 
 if __name__ == "__main__":
     import cli

@@ -22,6 +22,8 @@ from keras_cifar.speed.keras_internals import producer
 
 # Side of the images on which the scales of a backbone's maps are told apart.
 _SIDE = 512
+# What KerasHub's networks that have it call it, EfficientNet and MiT.
+_DROP_PATH = ("dropout", "max_drop_path_rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,11 @@ def dtype_policy(name: str) -> Any:
 
 
 def load_backbone(
-    name: str, weights: str = "imagenet", policy: str = "float32", say: Callable[[str], None] | None = None
+    name: str,
+    weights: str = "imagenet",
+    policy: str = "float32",
+    say: Callable[[str], None] | None = None,
+    drop_path: float = 0.0,
 ) -> Backbone:
     """Builds a backbone and loads its weights.
 
@@ -72,9 +78,11 @@ def load_backbone(
             folder or a checkpoint.
         policy: Keras dtype policy of its layers.
         say: gets a line on which hub the weights are from.
+        drop_path: see `keras_cifar.recipes.Recipe`.
 
     Raises:
-        InputError: the weights cannot be had or do not fit the backbone, or a preset is of no network with stages.
+        InputError: the weights cannot be had or do not fit the backbone, a preset is of no network with stages, or the
+            network has no drop path.
     """
     spec = backbone_spec(name)
     with dtype_policy(policy):
@@ -82,6 +90,7 @@ def load_backbone(
             model, preset = _class_of(spec)(**spec.config), None
         else:
             model, preset = _load(spec, weights, say)
+        model = _with_drop_path(model, name, drop_path)
     pyramid = _pyramid(model) if spec.config is not None else _scales(model)
     if not pyramid:
         raise InputError(
@@ -119,6 +128,22 @@ def _load(spec, weights, say):
         f"Expected weights of {spec.name} in {weights}, but they do not fit ({reason}); choose the --backbone they "
         "belong to, or other weights."
     ) from cause
+
+
+def _with_drop_path(model, name, rate):
+    """The network with that rate; presets may bring one of their own."""
+    config = model.get_config()
+    field = next((field for field in _DROP_PATH if field in config), None)
+    if field is None and rate:
+        raise InputError(
+            f"Expected --drop-path 0 with --backbone {name}, whose network has no drop path, but got {rate:g}; leave "
+            "it out, or choose an EfficientNet."
+        )
+    if field is None or config[field] == rate:
+        return model
+    again = type(model).from_config({**config, field: rate})
+    again.set_weights(model.get_weights())
+    return again
 
 
 def _preprocessing(spec: BackboneSpec, preset: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -61,7 +61,7 @@ def build_model(
 
 def _load_stages(recipe, policy, say=None):
     """The recipe's backbone with its stages frozen or not, and those stages."""
-    backbone = load_backbone(recipe.backbone, recipe.weights, policy, say)
+    backbone = load_backbone(recipe.backbone, recipe.weights, policy, say, recipe.drop_path)
     stages = backbone.stages()
     _check_stages(recipe, stages)
     set_trainable_stages(stages, recipe.trainable_stages, recipe.train_batch_norm)

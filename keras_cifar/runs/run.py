@@ -92,6 +92,11 @@ class Run:
         return record
 
     @property
+    def has_test(self) -> bool:
+        """Whether the data of the training had a test split, as far as is known."""
+        return self.environment.get("has_test", True)
+
+    @property
     def local(self) -> dict:
         """What is true on this machine only."""
         return read_json(self.file("local.json")) if self.file("local.json").is_file() else {}

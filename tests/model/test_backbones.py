@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import sklearn.datasets
 import tensorflow as tf
+from conftest import tiny_recipe
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -186,3 +187,26 @@ def test_efficientnet_pads_as_tensorflow_did_when_its_weights_were_trained():
         assert np.allclose(layer(padding(x)), expected, atol=1e-5)
         seen += layer.strides == (2, 2)
     assert seen == 4
+
+
+def test_drop_path_leaves_out_residual_branches_in_training_and_nothing_otherwise():
+    tiny_recipe(1)  # registers it
+    images = np.random.default_rng(0).normal(size=(64, 32, 32, 3)).astype(np.float32)
+    keras.utils.set_random_seed(0)
+    without = load_backbone("tiny_residual", "none").model
+    keras.utils.set_random_seed(0)
+    model = load_backbone("tiny_residual", "none", drop_path=0.5).model
+    drops = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    assert [layer.noise_shape for layer in drops] == [(None, 1, 1, 1)] * 3
+    rates = [layer.rate for layer in drops]
+    assert rates == sorted(rates) and 0 < rates[0] < rates[-1] < 0.5
+    model.set_weights(without.get_weights())
+    assert np.array_equal(model(images, training=False), without(images, training=False))
+    branch = keras.Model(model.input, drops[-1].output)(images, training=True)
+    dropped = np.all(np.asarray(branch) == 0, axis=(1, 2, 3)).mean()
+    assert 0 < dropped < 1 and abs(dropped - rates[-1]) < 0.25
+
+
+def test_drop_path_of_a_network_without_it_is_refused():
+    with pytest.raises(InputError, match="--drop-path 0 with --backbone resnet18, whose network has no drop path"):
+        load_backbone("resnet18", "none", drop_path=0.1)

@@ -195,20 +195,37 @@ np.savez(f"{folder}/features.npz", **{key: value.numpy().transpose(0, 2, 3, 1) f
 """
 
 
+def timm_features(name, side, folder):
+    """Feature maps of one of timm's networks with random weights, which are left in the folder as a timm preset."""
+    if not all(map(importlib.util.find_spec, ("timm", "torch"))):
+        pytest.skip("timm and PyTorch are not installed")
+    pretraining = {"input_size": [3, 224, 224], "mean": MEAN, "std": STD, "interpolation": "bicubic"}
+    config = {"architecture": name, "num_classes": 1000, "pretrained_cfg": pretraining}
+    subprocess.run([sys.executable, "-c", _FEATURES, name, folder, json.dumps(config), str(side)], check=True)
+    return np.load(folder / "features.npz")
+
+
+def assert_same_features(ours, theirs, shared):
+    """Compares the last maps, and those of some stages."""
+    maps = keras.Model(ours.model.input, list(ours.pyramid.values()))(theirs["images"], training=False)
+    found = dict(zip(ours.pyramid, map(np.asarray, maps), strict=True))
+    for stage, other in [(list(found)[-1], "last"), *zip(shared, shared, strict=True)]:
+        largest = np.abs(theirs[other]).max()
+        assert np.abs(found[stage] - theirs[other]).max() < 1e-4 * largest and largest > 1e-3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TIMM)
 def test_features_are_those_of_timm(name, tmp_path):
-    if not all(map(importlib.util.find_spec, ("timm", "torch"))):
-        pytest.skip("timm and PyTorch are not installed")
     side, shared = TIMM[name]
-    pretraining = {"input_size": [3, 224, 224], "mean": MEAN, "std": STD, "interpolation": "bicubic"}
-    config = {"architecture": name, "num_classes": 1000, "pretrained_cfg": pretraining}
-    subprocess.run([sys.executable, "-c", _FEATURES, name, tmp_path, json.dumps(config), str(side)], check=True)
-    theirs, ours = np.load(tmp_path / "features.npz"), load_backbone(f"hub:{tmp_path}")
+    theirs, ours = timm_features(name, side, tmp_path), load_backbone(f"hub:{tmp_path}")
     assert np.allclose(ours.scale, [1 / 255 / s for s in STD])
-    maps = keras.Model(ours.model.input, list(ours.pyramid.values()))(theirs["images"], training=False)
-    found = dict(zip(ours.pyramid, map(np.asarray, maps), strict=True))
-    pairs = [(list(found)[-1], "last"), *zip(shared, shared, strict=True)]
-    for stage, other in pairs:
-        largest = np.abs(theirs[other]).max()
-        assert np.abs(found[stage] - theirs[other]).max() < 1e-4 * largest and largest > 1e-3
+    assert_same_features(ours, theirs, shared)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_features_of_efficientnet_lite_are_those_of_timm(number, tmp_path):
+    theirs = timm_features(f"tf_efficientnet_lite{number}", 96, tmp_path)
+    ours = load_backbone(f"efficientnet_lite{number}", str(tmp_path / "model.safetensors"))
+    assert_same_features(ours, theirs, ("P1", "P2", "P3", "P4"))

@@ -127,7 +127,7 @@ def test_a_parent_at_another_image_size_gives_its_weights(finished, tmp_path):
 
 EVERYTHING = {"policy": "trivialaugment", "erasing": 0.3, "mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1,
               "warmup": 0.5, "layer_decay": 0.5, "clip_norm": 0.5, "accumulate": 2, "ema": 0.8, "weight_decay": 0.1,
-              "views": 0}  # fmt: skip
+              "views": 0, "backbone": "tiny_residual", "drop_path": 0.5}  # fmt: skip
 
 
 @pytest.mark.slow
