@@ -79,7 +79,7 @@ def _open(classifier, split, access):
         return open_data(data, access.data_dir, classifier.side, access.skip_bad_images, expected)
 
     source = opened(expected)
-    if split == "test" and source.folder and not _was_trained_on(classifier.metadata, data, source):
+    if split == "test" and data_path(data) and not _was_trained_on(classifier.metadata, data, source):
         source = opened(dataclasses.replace(expected, flat_is_test=True))
     return source
 

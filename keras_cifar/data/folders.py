@@ -178,7 +178,7 @@ def _unwrapped(folder):
 def _find_splits(root, training, flat_is_test):
     """The folder of each split, train first, and what to say of it."""
     folders, left_out = _look(root, ancestors(root))
-    named = {name: split for name in folders if (split := _split_of(name))}
+    named = {name: split for name in folders if (split := split_of(name))}
     flat = [name for name in named if _holds_images_only(folders[name])]
     others = [name for name in folders if named and name not in named and list_images(folders[name]).images]
     if len(flat) == len(named):
@@ -201,14 +201,15 @@ def _find_splits(root, training, flat_is_test):
     return {split: _unwrapped(folders[splits[split][0]]) for split in SPLIT_NAMES if split in splits}, notes
 
 
-def _split_of(name):
+def split_of(name: str) -> str | None:
+    """The split that a name means, "val or test" where it means either, or None."""
     match = _SPLIT_NAME.fullmatch(name.strip().casefold())
     return match and _SPLIT_OF.get(match[1])
 
 
 def _check_no_splits(root, folders):
     """Refuses class folders that are rather splits of another name, such as `seg_train` and `seg_test`."""
-    kinds = {name: {_split_of(word) for word in re.split(r"[\W\d_]+", name)} - {None} for name in folders}
+    kinds = {name: {split_of(word) for word in re.split(r"[\W\d_]+", name)} - {None} for name in folders}
     alike = [name for name in folders if kinds[name]]
     found = set().union(*kinds.values())
     if "train" not in found or len(found) == 1:
