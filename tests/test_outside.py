@@ -155,7 +155,7 @@ def test_a_store_from_outside_trains_as_memory_does_and_only_reads_blocks(level,
 
 
 def test_a_source_with_a_path_is_named_in_messages(added):
-    with pytest.raises(InputError, match=r"--data among .*folder:PATH, painted:NAME.*'painted'"):
+    with pytest.raises(InputError, match=r"--data among .*folder:PATH, .*painted:NAME.*'painted'"):
         resolve_recipe(1, data="painted")
     assert resolve_recipe(1, data="painted:x").batch_size == 10
 

@@ -68,7 +68,10 @@ def good_changes(draw):
         changes["image_size"] = 32 * draw(st.integers(1, 64))
     if "crop_padding" in changes:
         changes["crop_padding"] %= 17
-    if any(changes.get(name) for name in ("erasing", "mixup", "cutmix")) or changes.get("policy", "none") != "none":
+    if (
+        any(changes.get(name) for name in ("erasing", "mixup", "cutmix"))
+        or changes.get("policy", LEVELS[level].policy) != "none"
+    ):
         changes["views"] = 0
     if "warmup" in changes:
         changes["epochs"] = draw(st.integers(math.ceil(changes["warmup"]) or 1, 10_000))

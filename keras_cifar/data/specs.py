@@ -160,8 +160,15 @@ register_source(
         defaults={"image_size": 64, "flip": False, "tta": False, "batch_size": 32},
     ),
 )
-_OPENERS = "keras_cifar.data.sources"
-register_source("folder", SourceSpec(f"{_OPENERS}.folder:open_folder_source", argument="PATH", is_path=True, side=None))
-register_source("csv", SourceSpec(f"{_OPENERS}.table:open_table", argument="FILE", is_path=True, side=None))
-register_source("npz", SourceSpec(f"{_OPENERS}.arrays:open_arrays", argument="FILE", is_path=True, side=None))
-register_source("cifar", SourceSpec(f"{_OPENERS}.cifar_files:open_cifar_files", argument="PATH", is_path=True))
+register_source(
+    "folder", SourceSpec("keras_cifar.data.sources.folder:open_folder_source", argument="PATH", is_path=True, side=None)
+)
+register_source(
+    "csv", SourceSpec("keras_cifar.data.sources.table:open_table", argument="FILE", is_path=True, side=None)
+)
+register_source(
+    "npz", SourceSpec("keras_cifar.data.sources.arrays:open_arrays", argument="FILE", is_path=True, side=None)
+)
+register_source(
+    "cifar", SourceSpec("keras_cifar.data.sources.cifar_files:open_cifar_files", argument="PATH", is_path=True)
+)
