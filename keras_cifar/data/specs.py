@@ -152,6 +152,7 @@ def data_path(data: str) -> str | None:
 _TFDS = SourceSpec("keras_cifar.data.sources.tfds:open_tfds", needs_tensorflow=True)
 register_source("cifar10", _TFDS)
 register_source("cifar100", _TFDS)
+register_source("tfds", dataclasses.replace(_TFDS, argument="NAME", side=None))
 register_source(
     "digits",
     SourceSpec(

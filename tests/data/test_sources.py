@@ -271,3 +271,52 @@ def test_each_is_trained_on_evaluated_and_exported(tmp_path, kind, capsys):
     assert cli.main(["export", str(run), "--output", str(tmp_path / "m.onnx")]) == 0
     assert cli.main(["evaluate", str(tmp_path / "m.onnx")]) == 0
     assert Run(run).evaluation("test").data in ("table t.csv", "arrays a.npz", "CIFAR-10")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A TFDS folder with `small_photos`: JPEGs of different sizes and shades of grey, in train, validation and test."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    features = {
+        "photo": tfds.features.Image(shape=(None, None, 1), encoding_format="jpeg"),
+        "kind": tfds.features.ClassLabel(names=["dark", "light"]),
+        "id": tfds.features.Text(),
+    }
+
+    def examples():
+        for i in range(12):
+            yield {"photo": np.full((20 + i, 30, 1), 30 + 180 * (i % 2), np.uint8), "kind": i % 2, "id": f"number {i}"}
+
+    signature = {
+        "photo": tf.TensorSpec((None, 30, 1), tf.uint8),
+        "kind": tf.TensorSpec((), tf.int64),
+        "id": tf.TensorSpec((), tf.string),
+    }
+    splits = {
+        split: tf.data.Dataset.from_generator(examples, output_signature=signature)
+        for split in ("train", "validation", "test")
+    }
+    folder = tmp_path_factory.mktemp("tfds")
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="small_photos", version="1.0.0", features=tfds.features.FeaturesDict(features), split_datasets=splits,
+        data_dir=folder, disable_shuffling=True,
+    )  # fmt: skip
+    return str(folder)
+
+
+@pytest.mark.slow
+def test_any_set_of_tfds(prepared, tmp_path):
+    source = open_data("tfds:small_photos", prepared)
+    assert source.label == "TFDS small_photos" and source.class_names == ["dark", "light"]
+    assert source.image_shape == (25, 25, 3)  # the median shorter side
+    assert [len(source.load(split)) for split in ("train", "val", "test")] == [12, 12, 12]
+    val = source.load("val")
+    assert val.images.shape == (12, 25, 25, 3) and np.array_equal(val.images.mean((1, 2, 3)) > 120, val.labels == 1)
+    options = tiny_options(data="tfds:small_photos", limit=8)
+    run = str(tmp_path / "run")
+    assert cli.main(["train", "--level", "1", *options, "--data-dir", prepared, "--run-dir", run]) == 0
+    assert cli.main(["evaluate", run]) == 0 and Run(run).evaluation("test").data == "TFDS small_photos"
+    with pytest.raises(InputError, match=r"nothing_like_it prepared in .* or a network"):
+        open_data("tfds:nothing_like_it", prepared)

@@ -1,27 +1,60 @@
-"""CIFAR-10 and CIFAR-100 through TensorFlow Datasets."""
+"""CIFAR-10, CIFAR-100 and any other classification set, `tfds:NAME`, through TensorFlow Datasets."""
 
 import functools
+import io
 import pathlib
 
 import numpy as np
+from tqdm import tqdm
 
 from keras_cifar.data.datasets import Source, Split, with_cut_val
+from keras_cifar.data.folders import split_of
+from keras_cifar.data.images import decode_image
 from keras_cifar.data.specs import DataRequest
 from keras_cifar.errors import InputError, first_line
+
+_LABELS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+_LOOKED_AT = 500
 
 
 def open_tfds(request: DataRequest) -> Source:
     """A data set of TFDS, prepared or downloaded.
 
     Raises:
-        InputError: it is neither prepared nor can it be downloaded, or it cannot be read.
+        InputError: it is neither prepared nor can it be downloaded, cannot be read, or has no images with one class.
     """
+    name = request.argument or request.name
+    builder = _prepared(name, request.data_dir)
+    features = builder.info.features
+    image, label = (_feature(builder, kind) for kind in ("image", "label"))
+    shape = features[image].shape
+    if name in _LABELS:  # square and of one size; of CIFAR-100's two labels the fine one
+        title = _LABELS[name] + " (JPEG copy)" * _first_image_is_jpeg(builder)
+        splits, decode = {"train": "train", "test": "test"}, _decoded
+    else:
+        side = request.expected.side or _stored_side(builder, image, request.image_size)
+        title, shape = f"TFDS {name}", (side, side, 3)
+        splits = {split: own for own in builder.info.splits if (split := split_of(own)) in ("train", "val", "test")}
+        decode = functools.partial(_squares, image, label, side)
+    if "train" not in splits:
+        raise InputError(
+            f"Expected a train split in {name}, but it has {', '.join(builder.info.splits)}; name another data set."
+        )
+
+    @functools.cache
+    def read(split):
+        return _read_split(builder, splits[split], decode) if split in splits else None
+
+    whole = with_cut_val(read) if "val" not in splits else lambda split, split_seed: read(split)
+    return Source(title, features[label].names, shape, whole)
+
+
+def _prepared(name, data_dir):
     import tensorflow as tf
 
     tf.get_logger().setLevel("ERROR")
     import tensorflow_datasets as tfds
 
-    name, data_dir = request.name, request.data_dir
     if data_dir is not None and not pathlib.Path(data_dir).is_dir():
         raise InputError(f"Expected an existing folder for --data-dir, but {data_dir} does not exist; check the path.")
     try:
@@ -33,23 +66,39 @@ def open_tfds(request: DataRequest) -> Source:
             f"neither ({type(error).__name__}: {first_line(error)}); pass --data-dir with a folder "
             f"that holds {name}/, or try --data digits, which needs no download."
         ) from error
-    # `cifar100` has a second label; ours is the fine one.
-    info = builder.info
-
-    @functools.cache
-    def read(split):
-        return _read_split(builder, split)
-
-    label = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[name]
-    if _first_image_is_jpeg(builder):
-        label += " (JPEG copy)"
-    return Source(label, info.features["label"].names, info.features["image"].shape, with_cut_val(read))
+    return builder
 
 
-def _encoded(builder, split):
+def _feature(builder, kind):
+    """The name of the feature that holds the image, or the class, of each example."""
     import tensorflow_datasets as tfds
 
-    return builder.as_dataset(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    wanted = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}[kind]
+    found = [name for name, feature in builder.info.features.items() if isinstance(feature, wanted)]
+    if kind not in found and len(found) != 1:
+        raise InputError(
+            f"Expected one {kind} in each example of {builder.name}, but its features are "
+            f"{', '.join(builder.info.features)}; name a data set of images with one class each."
+        )
+    return kind if kind in found else found[0]
+
+
+def _stored_side(builder, image, image_size):
+    """The median shorter side of the first images, between 8 pixels and the size that the model sees."""
+    from PIL import Image
+
+    try:
+        first = [example[image].numpy() for example in _encoded(builder, "train", image).take(_LOOKED_AT)]
+        sides = [min(Image.open(io.BytesIO(data)).size) for data in first]
+    except Exception as error:
+        raise _corrupt(builder, "train", first_line(error)) from error
+    return int(np.clip(np.median(sides), 8, image_size))
+
+
+def _encoded(builder, split, image="image"):
+    import tensorflow_datasets as tfds
+
+    return builder.as_dataset(split=split, decoders={image: tfds.decode.SkipDecoding()})
 
 
 def _first_image_is_jpeg(builder):
@@ -60,7 +109,8 @@ def _first_image_is_jpeg(builder):
         raise _corrupt(builder, "train", first_line(error)) from error
 
 
-def _read_split(builder, split):
+def _decoded(builder, split):
+    """Images (N, H, W, 3) uint8 and labels (N,) of a set whose images have one size."""
     import tensorflow as tf
 
     shape = builder.info.features["image"].shape
@@ -69,10 +119,26 @@ def _read_split(builder, split):
         image = tf.io.decode_image(example["image"], channels=3, expand_animations=False)
         return tf.ensure_shape(image, shape), example["label"]
 
+    dataset = _encoded(builder, split).map(decode, num_parallel_calls=tf.data.AUTOTUNE).batch(1000)
+    batches = list(dataset.as_numpy_iterator())
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+
+def _squares(image, label, side, builder, split):
+    """Images (N, side, side, 3) uint8, as those of files, and labels (N,)."""
+    count = builder.info.splits[split].num_examples
+    images, labels = np.empty((count, side, side, 3), np.uint8), np.empty(count, np.int64)
+    examples = _encoded(builder, split, image).as_numpy_iterator()
+    found = 0
+    for example in tqdm(examples, total=count, desc="reading images", disable=None, leave=False):
+        images[found], labels[found] = decode_image(example[image], side), example[label]
+        found += 1
+    return images[:found], labels[:found]
+
+
+def _read_split(builder, split, decode):
     try:
-        dataset = _encoded(builder, split).map(decode, num_parallel_calls=tf.data.AUTOTUNE).batch(1000)
-        batches = list(dataset.as_numpy_iterator())
-        images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        images, labels = decode(builder, split)
     except Exception as error:
         raise _corrupt(builder, split, first_line(error)) from error
     expected = builder.info.splits[split].num_examples
