@@ -86,7 +86,9 @@ def preset(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("ResNet", "HGNetV2"))) for name in FAMILIES]
+)
 def test_weights_stages_and_preprocessing_are_those_of_the_preset(family, preset):
     backbone = load_backbone(preset(family))
     assert np.allclose(backbone.scale, [1 / 255 / s for s in STD])

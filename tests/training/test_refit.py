@@ -57,8 +57,8 @@ def test_test_is_the_same():
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A finished run whose best epoch is the first of three, and its refit."""
-    recipe = tiny_recipe(3, limit=None, epochs=3, learning_rate=1e-3, views=0)
+    """A finished run of three epochs whose second was the best, and its refit."""
+    recipe = tiny_recipe(3, limit=32, epochs=3, views=0)
     chosen = train(recipe, job(tmp_path_factory.mktemp("runs") / "level3", say=lambda line: None))
     metrics = chosen.metrics
     chosen.file("metrics.json").write_text(json.dumps({**metrics, "best_epoch": 2}))
@@ -75,7 +75,7 @@ def test_it_trains_the_chosen_epochs_and_keeps_the_last_weights(runs):
     best, last = (load_classifier(again.file(name)).get_weights() for name in ("best.keras", "last.keras"))
     assert all(np.array_equal(a, b) for a, b in zip(best, last, strict=True))
     images = again.environment["images"]
-    assert images == {"train": 1150 + 288 - 29, "val": 29} and again.metrics["val"]["images"] == 29
+    assert images == {"train": 32, "val": 29} and again.metrics["val"]["images"] == 29
     assert any("for 2 epochs, its best of 3" in line for line in lines)
 
 
@@ -104,14 +104,16 @@ def test_no_other_run_starts_from_it(runs, tmp_path):
         Plan(again.recipe).check()
 
 
+@pytest.mark.slow
 def test_a_refit_may_start_from_a_refit_and_from_what_has_not_seen_val(runs, tmp_path):
     chosen, again, _ = runs
-    recipe = dataclasses.replace(tiny_recipe(4, limit=None, views=0), refit=True, epochs=1)
+    recipe = dataclasses.replace(tiny_recipe(4, limit=32, views=0), refit=True, epochs=1)
     for number, parent in enumerate((chosen, again)):
         run = train(recipe, job(tmp_path / str(number), init_from=str(parent.path), say=lambda line: None))
         assert run.metrics["val"]["images"] == 29
 
 
+@pytest.mark.slow
 def test_its_recipe_repeats_it(runs, tmp_path):
     _, again, _ = runs
     path = tmp_path / "recipe.json"
@@ -125,7 +127,7 @@ def test_its_recipe_repeats_it(runs, tmp_path):
 
 def test_what_cannot_be_refitted_is_said_in_one_sentence(runs, tmp_path, capsys):
     chosen, _, _ = runs
-    command = ["train", "--refit", *tiny_options(limit=None)]
+    command = ["train", "--refit", *tiny_options(limit=32, epochs=3, views=0)]
     for level, options, words in (
         ("3", ["--run-dir", tmp_path / "none"], "Expected a finished run in"),
         ("3", ["--run-dir", chosen.path, "--dropout", "0.1"], "unrecognized"),

@@ -27,6 +27,7 @@ def test_each_levels_rate_lies_in_the_middle_of_its_range(level):
 def test_every_field_of_the_issue_can_be_searched():
     fields = [
         "learning_rate", "weight_decay", "dropout", "head_width", "batch_size", "label_smoothing", "layer_decay",
+        "drop_path",
     ]  # fmt: skip
     found = search_space(resolve_recipe(3), ",".join(fields))
     assert [r.field for r in found] == fields and set(fields) == set(SEARCHABLE)
