@@ -101,7 +101,9 @@ def test_resnet18_weights_give_the_features_of_an_independent_forward_pass(tmp_p
         assert np.abs(np.asarray(mine) - theirs).max() < 1e-4 * max(1, np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.endswith(("lite1", "lite2"))) for name in BACKBONES]
+)
 def test_every_layer_is_in_one_stage_and_stages_halve_the_image(name):
     backbone = load_backbone(name, "none")
     stages = backbone.stages()

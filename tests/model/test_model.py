@@ -50,7 +50,7 @@ def test_batch_norm_of_trained_stages_can_train():
 
 
 def test_parameter_counts_add_up():
-    for level in LEVELS:
+    for level in (1, 5):
         recipe = tiny_recipe(level)
         rows = {name: (trainable, frozen) for name, trainable, frozen in stage_parameters(recipe)}
         model = build_model(recipe, 10, SHAPE)

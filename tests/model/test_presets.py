@@ -87,7 +87,7 @@ def preset(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("ResNet", "HGNetV2"))) for name in FAMILIES]
+    "family", [pytest.param(name, marks=[pytest.mark.slow] * (name != "DenseNet")) for name in FAMILIES]
 )
 def test_weights_stages_and_preprocessing_are_those_of_the_preset(family, preset):
     backbone = load_backbone(preset(family))
@@ -110,6 +110,7 @@ def test_batch_norms_inside_of_blocks_stay_as_they_were(preset):
     assert model.trainable_weights and not any("bn" in weight.path for weight in model.trainable_weights)
 
 
+@pytest.mark.slow
 def test_what_is_inside_of_one_layer_trains_with_it_or_not_at_all(preset):
     name = preset("HGNetV2")
     assert stage_parameters(tiny_recipe(1, backbone=name))[0][1] == 0

@@ -107,6 +107,7 @@ def test_many_classes_are_drawn(tmp_path):
         assert image.width > 300
 
 
+@pytest.mark.slow
 def test_a_picture_that_fails_costs_no_training(tmp_path):
     lines, run = [], Run(tmp_path / "run")
     run.begin(tiny_recipe(1, limit=16), overwrite=False)

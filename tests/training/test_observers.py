@@ -153,6 +153,7 @@ def test_names_of_loggers(capsys, tmp_path):
     assert "did you mean 'tensorboard'" in capsys.readouterr().err and not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_a_logger_from_outside_is_one_registration(tmp_path):
     recorder = Recorder()
     register_observer("recorder", lambda: recorder)

@@ -96,6 +96,7 @@ def test_level_4_goes_on_from_level_3_beside_it(finished):
             assert np.allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_level_4_trains_a_missing_level_3_and_says_so(tmp_path):
     lines = []
     train(tiny_recipe(4, limit=16), job(tmp_path / "level4", say=lines.append))
