@@ -71,6 +71,7 @@ class Source:
         read: split and split_seed -> Split, or None where the source has no such split; "train" is without what is
             cut from it for "val".
         folder: the listed files of a folder, or None for other sources.
+        has_test: whether there is a test split, as is known without reading it.
         notes: lines for people, not yet said, on what was found and left out; those on unreadable images come when
             their split is read.
     """
@@ -81,6 +82,7 @@ class Source:
     read: Callable[[str, int], Split | None]
     folder: ImageFolder | None = None
     notes: list[str] = dataclasses.field(default_factory=list)
+    has_test: bool = True
 
     def load(self, split: str, division: Division = CHOOSING, limit: int | None = None) -> Split:
         """Reads one split, and the pixels of no other.
@@ -115,14 +117,16 @@ class Source:
     def _read(self, split, division):
         if split == "test" or not division.refit:
             return self.read(split, division.seed)
-        train, val = (self.read(name, division.seed) for name in ("train", "val"))
-        if train is None or val is None or not len(val):
+        val = self.read("val", division.seed)
+        if val is None or not len(val):
             return None
         fraction = max(REFIT_FRACTION, 1 / len(val))
         taken, left = stratified_split(val.labels, fraction, division.seed)
         if split == "val":
             return val.take(left)
-        more = val.take(taken)
+        train, more = self.read("train", division.seed), val.take(taken)
+        if train is None:
+            return None
         return Split(Joined((train.store, more.store)), np.concatenate([train.labels, more.labels]))
 
     def listing(self, split: str, split_seed: int = 0) -> str | None:

@@ -31,7 +31,7 @@ def describe_data(source: Source, train: Split, val: Split, recipe: Recipe) -> d
         "image_shape": list(source.image_shape),
         "class_names": source.class_names,
         "listings": _listings(source, recipe.split_seed),
-        "has_test": source.folder is None or source.folder.files("test") is not None,
+        "has_test": source.has_test,
     }
     if recipe.refit:  # its epochs were chosen by a run on these
         chosen_on = dataclasses.replace(recipe.division, refit=False)

@@ -79,10 +79,10 @@ def _check_stages(recipe, stages):
                 )
     for stage in recipe.trainable_stages:
         if not any(layer.weights for layer in stages[stage]):
-            below = [name for name in stages if name < stage and any(layer.weights for layer in stages[name])]
+            filled = [name for name, layers in stages.items() if any(layer.weights for layer in layers)]
             raise InputError(
-                f"Expected trainable_stages with weights of their own, but those of {stage} of {recipe.backbone} are "
-                f"kept in {below[-1]}; name that one in a --recipe file, or none."
+                f"Expected trainable_stages with weights of their own, among {', '.join(filled)} of {recipe.backbone}, "
+                f"but got {stage}, which has none; choose others in a --recipe file, or none."
             )
 
 

@@ -59,7 +59,7 @@ def hub_answers(hub: str) -> bool:
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return True
     for url in map(urllib.parse.urlsplit, _urls(hub)):
-        port = url.port or {"https": 443, "http": 80}[url.scheme]
+        port = url.port or (80 if url.scheme == "http" else 443)
         try:
             socket.create_connection((url.hostname, port), timeout=_CONNECT_SECONDS).close()
         except OSError:
@@ -106,7 +106,13 @@ def find_preset(preset: str, answers: Callable[[str], bool] = hub_answers) -> It
 
 
 def _kaggle_places(handle, answers):
-    owner, _, _, variation, *_ = handle.removeprefix(KAGGLE).split("/")
+    parts = handle.removeprefix(KAGGLE).split("/")
+    if len(parts) not in (4, 5) or not all(parts):
+        raise InputError(
+            f"Expected kaggle://OWNER/MODEL/FRAMEWORK/VARIATION, perhaps with /VERSION, after hub:, but got {handle}; "
+            "check it."
+        )
+    owner, variation = parts[0], parts[3]
     if kaggle_cached(handle):
         yield Place("the KaggleHub cache", handle)
     elif answers(KAGGLE):

@@ -77,6 +77,12 @@ def test_a_preset_is_found_by_its_name_handle_or_folder(caches):
     assert first(str(caches)) == str(caches)
 
 
+@pytest.mark.parametrize("handle", ["kaggle://", "kaggle://keras/x", "kaggle://a/b/c/d/e/f", "kaggle:////"])
+def test_a_handle_that_is_none_is_said(handle):
+    with pytest.raises(InputError, match="kaggle://OWNER/MODEL/FRAMEWORK/VARIATION"):
+        list(find_preset(handle, lambda hub: True))
+
+
 def test_ways_out_where_no_hub_answers(caches):
     for name in ("resnet18", "hub:resnet_18_imagenet"):
         with pytest.raises(InputError) as error:

@@ -114,7 +114,7 @@ def test_batch_norms_inside_of_blocks_stay_as_they_were(preset):
 def test_what_is_inside_of_one_layer_trains_with_it_or_not_at_all(preset):
     name = preset("HGNetV2")
     assert stage_parameters(tiny_recipe(1, backbone=name))[0][1] == 0
-    with pytest.raises(InputError, match=r"those of P5 of .* are kept in P2; name that one"):
+    with pytest.raises(InputError, match=r"of their own, among P2 of .* but got P5, which has none"):
         build_model(tiny_recipe(3, backbone=name), 10, (32, 32, 3))
     rows = stage_parameters(tiny_recipe(3, backbone=name, trainable_stages=("P2",)))
     assert rows[0][1] > 0

@@ -54,7 +54,7 @@ def open_arrays(request: DataRequest) -> Source:
     is_cut = "train" in splits and "val" not in splits
     notes = [f"{split}{' and val' * (is_cut and split == 'train')}: {' and '.join(splits[split])}" for split in splits]
     reader = with_cut_val(read) if is_cut else lambda split, split_seed: read(split)
-    return Source(f"arrays {path.name}", names, shape, reader, notes=notes)
+    return Source(f"arrays {path.name}", names, shape, reader, notes=notes, has_test="test" in splits)
 
 
 def _names(path):

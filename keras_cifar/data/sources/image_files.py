@@ -36,7 +36,7 @@ def files_source(label: str, folder: ImageFolder, request: DataRequest) -> Sourc
             notes.append(f"{split}: skipped {len(bad):,} of {len(files):,} unreadable images: {_shortened(bad)}")
         return Split.of(found, np.array([folder.label(file) for file in files if file.path not in bad], np.int64))
 
-    return Source(label, folder.class_names, (side, side, 3), read, folder, notes)
+    return Source(label, folder.class_names, (side, side, 3), read, folder, notes, folder.files("test") is not None)
 
 
 def _stored_side(folder, image_size):

@@ -46,7 +46,7 @@ def open_tfds(request: DataRequest) -> Source:
         return _read_split(builder, splits[split], decode) if split in splits else None
 
     whole = with_cut_val(read) if "val" not in splits else lambda split, split_seed: read(split)
-    return Source(title, features[label].names, shape, whole)
+    return Source(title, features[label].names, shape, whole, has_test="test" in splits)
 
 
 def _prepared(name, data_dir):
