@@ -135,6 +135,7 @@ def test_mixed_runs_have_a_table_for_each_data_set_and_backbone(tmp_path):
         assert (tmp_path / picture).is_file()
 
 
+@pytest.mark.slow
 def test_runs_and_classes_of_any_name_are_found_in_the_report(tmp_path):
     names = [name for name in NASTY if 0 < len(name) < 20 and "\0" not in name]
     runs = []

@@ -114,6 +114,7 @@ def test_mlflow_has_one_run_also_of_a_resumed_training(tmp_path, monkeypatch):
     assert not any("failed" in line for line in lines), lines
 
 
+@pytest.mark.slow
 def test_a_logger_that_fails_is_said_and_dropped_and_changes_nothing(tmp_path):
     class Broken(Recorder):
         def on_epoch(self, row):
