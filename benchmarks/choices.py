@@ -76,18 +76,17 @@ GROUPS = {
             "rate 1e-4": {"learning_rate": 1e-4},
         }.items()
     }),
+    # Level 5 without one of its parts; starts from the run `level3` in the group's folder.
+    "level5": (5, {
+        name: {"limit": 10_000, "epochs": 10, "image_size": 128, **changes} for name, changes in {
+            "level 5": {},
+            "without TrivialAugment": {"policy": "none"},
+            "without label smoothing": {"label_smoothing": 0.0},
+            "drop path 0.2": {"drop_path": 0.2},
+            "average 0.998": {"ema": 0.998},
+        }.items()
+    }),
 }  # fmt: skip
-_SHORT_LEVEL_5 = {"limit": 10_000, "epochs": 10, "image_size": 128}
-# Level 5 without one of its parts; starts from the run `level3` in the group's folder.
-GROUPS["level5"] = (5, {
-    name: {**_SHORT_LEVEL_5, **changes} for name, changes in {
-        "level 5": {},
-        "without TrivialAugment": {"policy": "none"},
-        "without label smoothing": {"label_smoothing": 0.0},
-        "drop path 0.2": {"drop_path": 0.2},
-        "average 0.998": {"ema": 0.998},
-    }.items()
-})  # fmt: skip
 _FIELDS = ("variant", "level", "limit", "epoch", "val_top1", "val_loss", "train_top1", "seconds")
 
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
 
@@ -208,6 +209,16 @@ def open_data(
     argument, expected = data_path(data) or argument, expected or Expected()
     request = DataRequest(name, argument, data_dir, image_size, skip_bad_images, expected)
     return SOURCES[name].open(request)
+
+
+def with_val(read: Callable[[str], Any], splits: Collection[str]) -> Callable[[str, int], Split | None]:
+    """A `Source.read` from one that reads whole splits, None for one that is not among `splits`.
+
+    Val is cut from train where there is train and no val.
+    """
+    if "train" in splits and "val" not in splits:
+        return with_cut_val(read)
+    return lambda split, split_seed: read(split)
 
 
 def with_cut_val(read: Callable[[str], Split]) -> Callable[[str, int], Split]:

@@ -162,7 +162,7 @@ def find_weights(spec: BackboneSpec, weights: str, answers: Callable[[str], bool
     Raises:
         InputError: the path does not exist or is no weights, or no place has the ImageNet weights.
     """
-    if spec.hub_preset and spec.name.startswith(HUB):
+    if spec.name.startswith(HUB):
         _check_own(spec, weights)
         yield from _of_hub(spec, answers)
     elif weights == "imagenet":

@@ -103,13 +103,13 @@ def refit(recipe: Recipe, job: Job | None = None) -> Run:
         InputError: there is no finished run of this recipe, or see `train`.
     """
     job = job or Job()
-    path = pathlib.Path(job.folder or default_run_dir(recipe))
-    if not Run(path).is_finished:
+    chosen = Run(job.folder or default_run_dir(recipe))
+    path = chosen.path
+    if not chosen.is_finished:
         raise InputError(
             f"Expected a finished run in {path}, whose choice of epochs --refit takes, but there is none; train it "
             "first, without --refit."
         )
-    chosen = Run(path)
     if changed := differences(chosen.recipe, recipe):
         raise InputError(f"Expected the recipe of {path} to refit, but {changed}; repeat its options, and add --refit.")
     epochs = chosen.metrics["best_epoch"]

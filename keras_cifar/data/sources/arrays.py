@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 
 from keras_cifar.checks import show
-from keras_cifar.data.datasets import Source, Split, with_cut_val
+from keras_cifar.data.datasets import Source, Split, with_val
 from keras_cifar.data.specs import DataRequest
 from keras_cifar.errors import InputError, first_line
 
@@ -36,25 +36,26 @@ def open_arrays(request: DataRequest) -> Source:
             f"Expected x_train and y_train, train_images and train_labels, or images and labels in {path}, but it has "
             f"{show(', '.join(arrays))}; rename its arrays."
         )
-    first = _load(path, *next(iter(splits.values())))
-    names = expected.class_names or _class_names(path, arrays, first[1])
-    shape = first[0].shape[1:]
+    load = functools.cache(functools.partial(_load, path))
+    images, labels = load(*next(iter(splits.values())))
+    names = expected.class_names or _class_names(path, arrays, labels)
+    shape = images.shape[1:]
 
     @functools.cache
     def read(split):
         if split not in splits:
             return None
-        images, labels = _load(path, *splits[split])
+        images, labels = load(*splits[split])
         if images.shape[1:] != shape:
             raise InputError(
                 f"Expected images of one size in {path}, but got {shape} and {images.shape[1:]}; resize them."
             )
         return Split.of(images, _indices(labels, names, path))
 
-    is_cut = "train" in splits and "val" not in splits
-    notes = [f"{split}{' and val' * (is_cut and split == 'train')}: {' and '.join(splits[split])}" for split in splits]
-    reader = with_cut_val(read) if is_cut else lambda split, split_seed: read(split)
-    return Source(f"arrays {path.name}", names, shape, reader, notes=notes, has_test="test" in splits)
+    cut = " and val" * ("val" not in splits)
+    notes = [f"{split}{cut * (split == 'train')}: {' and '.join(splits[split])}" for split in splits]
+    whole = with_val(read, splits)
+    return Source(f"arrays {path.name}", names, shape, whole, notes=notes, has_test="test" in splits)
 
 
 def _names(path):

@@ -39,8 +39,18 @@ def files_source(label: str, folder: ImageFolder, request: DataRequest) -> Sourc
     return Source(label, folder.class_names, (side, side, 3), read, folder, notes, folder.files("test") is not None)
 
 
+def stored_side(sides: list[int], image_size: int) -> int:
+    """The side that images of different sizes are stored at: their median, between 8 pixels and what the model sees.
+
+    Args:
+        sides: the shorter sides of some of the images; may be empty.
+        image_size: what the model sees, in pixels.
+    """
+    return int(np.clip(np.median(sides) if sides else image_size, 8, image_size))
+
+
 def _stored_side(folder, image_size):
-    """The median shorter side of the images, between 8 pixels and the size that the model sees."""
+    """The side of the squares, by a sample of the images."""
     from PIL import Image
 
     files: list = next(iter(folder.given.values()), [])
@@ -51,7 +61,7 @@ def _stored_side(folder, image_size):
                 sides.append(min(image.size))
         except Exception:  # counted and named when the pixels are read
             continue
-    return int(np.clip(np.median(sides) if sides else image_size, 8, image_size))
+    return stored_side(sides, image_size)
 
 
 def _read_images(files, side, skip_bad_images):

@@ -68,7 +68,7 @@ def open_table(request: DataRequest) -> Source:
             f"Expected lines of train in {path}, but its splits are {', '.join(given)}; add some, or leave the column "
             f"{columns['split']} out."
         )
-    table = ImageTable(path.name, names, given, list(_notes(columns, given, missing, "split" in columns, default)))
+    table = ImageTable(path.name, names, given, list(_notes(columns, given, missing, default)))
     return files_source(f"table {path.name}", table, request)
 
 
@@ -78,7 +78,7 @@ def _read_rows(path):
         with open(path, newline="", encoding="utf-8-sig") as file:
             sample = file.read(65536)
             file.seek(0)
-            lines = list(csv.reader(file, _dialect(sample)))
+            lines = list(csv.reader(file, delimiter=_delimiter(sample)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(
@@ -107,15 +107,8 @@ def _read_rows(path):
     return columns, rows
 
 
-def _dialect(sample):
-    first = sample.partition("\n")[0]
-    delimiter = max(",;\t|", key=first.count)  # the comma where there is none
-
-    class Found(csv.excel):
-        pass
-
-    Found.delimiter = delimiter
-    return Found
+def _delimiter(sample):
+    return max(",;\t|", key=sample.partition("\n")[0].count)  # the comma where there is none
 
 
 def _column(header, names):
@@ -137,9 +130,9 @@ def _by_split(rows, path, default, class_names, skip_missing):
     """Split -> its images, sorted; and the files that are not there."""
     seen: dict[str, tuple] = {}
     given: dict[str, list[ImageFile]] = collections.defaultdict(list)
-    missing = []
+    missing, known = [], dict.fromkeys(class_names)
     for number, name, label, split in rows:
-        kind = _checked(number, name, label, split, path, class_names) or default
+        kind = _checked(number, name, label, split, path, known) or default
         first, *same = seen.setdefault(name, (number, label, kind))
         if same != [label, kind]:
             raise InputError(
@@ -167,7 +160,7 @@ def _checked(number, name, label, split, path, class_names):
     if not name:
         raise InputError(f"Expected a path in line {number} of {path}, but there is none; correct it.")
     if label not in class_names:
-        names = ", ".join(class_names[:_NAMED])
+        names = ", ".join(list(class_names)[:_NAMED])
         raise InputError(
             f"Expected one of the classes {names}... in line {number} of {path}, but got {show(label)}; correct it."
         )
@@ -180,7 +173,7 @@ def _checked(number, name, label, split, path, class_names):
     return kind
 
 
-def _notes(columns, given, missing, has_splits, default):
+def _notes(columns, given, missing, default):
     parts = ", ".join(f"{kind} from {name!r}" for kind, name in columns.items())
     yield f"columns: {parts}"
     for split, files in given.items():

@@ -7,9 +7,10 @@ import pathlib
 import numpy as np
 from tqdm import tqdm
 
-from keras_cifar.data.datasets import Source, Split, with_cut_val
+from keras_cifar.data.datasets import Source, Split, with_val
 from keras_cifar.data.folders import split_of
 from keras_cifar.data.images import decode_image
+from keras_cifar.data.sources.image_files import stored_side
 from keras_cifar.data.specs import DataRequest
 from keras_cifar.errors import InputError, first_line
 
@@ -45,8 +46,7 @@ def open_tfds(request: DataRequest) -> Source:
     def read(split):
         return _read_split(builder, splits[split], decode) if split in splits else None
 
-    whole = with_cut_val(read) if "val" not in splits else lambda split, split_seed: read(split)
-    return Source(title, features[label].names, shape, whole, has_test="test" in splits)
+    return Source(title, features[label].names, shape, with_val(read, splits), has_test="test" in splits)
 
 
 def _prepared(name, data_dir):
@@ -84,7 +84,7 @@ def _feature(builder, kind):
 
 
 def _stored_side(builder, image, image_size):
-    """The median shorter side of the first images, between 8 pixels and the size that the model sees."""
+    """The side of the squares, by the first images."""
     from PIL import Image
 
     try:
@@ -92,7 +92,7 @@ def _stored_side(builder, image, image_size):
         sides = [min(Image.open(io.BytesIO(data)).size) for data in first]
     except Exception as error:
         raise _corrupt(builder, "train", first_line(error)) from error
-    return int(np.clip(np.median(sides), 8, image_size))
+    return stored_side(sides, image_size)
 
 
 def _encoded(builder, split, image="image"):
