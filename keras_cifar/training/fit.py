@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import keras
 import numpy as np
 
+from keras_cifar.array_cache import NoRoomError
 from keras_cifar.data.augment import (
     Augmentation,
     ViewStore,
@@ -33,7 +34,7 @@ from keras_cifar.recipes import Recipe
 from keras_cifar.speed.engine import compile_inference, describe_compute
 from keras_cifar.speed.fold import fold_batch_norms
 from keras_cifar.speed.graph import BACKBONE, split_at_trainable
-from keras_cifar.training.features import FeatureCache, NoRoomError
+from keras_cifar.training.features import FeatureCache
 from keras_cifar.training.objective import Objective
 from keras_cifar.training.step import StepSettings, TrainSteps, learning_rates
 
@@ -104,7 +105,7 @@ class TrainedPart:
             )
 
         table = view_table(len(split), augmentation)
-        if table is not None and self.cache.has_room(frozen, len(table) * len(split) + len(self.val)):
+        if table is not None and self.cache.has_room_for(frozen, len(table) * len(split) + len(self.val)):
             with contextlib.suppress(NoRoomError):
                 views = []
                 for number, offsets in enumerate(table, 1):
@@ -114,7 +115,7 @@ class TrainedPart:
         if self.train_views is None:
             self.no_room = table is not None
             self.train_below = lambda images: compiled(len(images))(images)
-        if self.cache.has_room(frozen, len(self.val)):
+        if self.cache.has_room_for(frozen, len(self.val)):
             with contextlib.suppress(NoRoomError):
                 self.val, self.val_is_stored = Split.of(stored(self.val, "val"), self.val.labels), True
         if not self.val_is_stored:

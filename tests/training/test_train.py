@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT, StopAfter, job, needs_bfloat16, run_until_killed, tiny_options, tiny_recipe
 from made_run import made_run
 
+from keras_cifar import array_cache
 from keras_cifar.data.augment import Augmentation, view_images, view_table
 from keras_cifar.data.datasets import Split, open_data
 from keras_cifar.errors import InputError
@@ -321,8 +322,8 @@ def test_a_cache_that_is_complete_is_used_on_a_full_disk(tmp_path, monkeypatch):
     split = Split.of(np.zeros((5, 32, 32, 3), np.uint8), np.arange(5))
     cache = FeatureCache.of_user()
     cache.features(below, lambda: below.predict_on_batch, split, 5, "float32", None)
-    monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=0))
-    assert cache.has_room(below, 5) and not cache.has_room(below, 6)
+    monkeypatch.setattr(array_cache.shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=0))
+    assert cache.has_room_for(below, 5) and not cache.has_room_for(below, 6)
 
 
 def test_features_are_computed_once_and_damage_is_noticed(tmp_path, monkeypatch):
@@ -341,7 +342,7 @@ def test_features_are_computed_once_and_damage_is_noticed(tmp_path, monkeypatch)
     path.write_bytes(path.read_bytes()[:100])
     assert np.array_equal(stored(), first) and calls == [4, 4, 4, 4]
     full = FeatureCache(tmp_path / "features", max_bytes=5 * 1280 * 4 - 1)
-    assert full.has_room(below, 4) and not full.has_room(below, 5)
+    assert full.has_room_for(below, 4) and not full.has_room_for(below, 5)
 
 
 @pytest.mark.slow
