@@ -27,7 +27,7 @@ import textwrap
 from typing import Any
 
 from keras_cifar.checks import UNSET, Number, Weights, parse_number
-from keras_cifar.data.specs import source_of
+from keras_cifar.data.specs import STORES, source_of
 from keras_cifar.errors import InputError
 from keras_cifar.files import is_onnx_name
 from keras_cifar.names import visible
@@ -87,8 +87,7 @@ def _add_training_commands(add):
     train.add_argument("--refit", action="store_true", help=text)
     text = f"of {', '.join(OBSERVERS)}, with commas; csv is always written"
     train.add_argument("--log-to", metavar="LOGGERS", help=text)
-    train.add_argument("--skip-bad-images", action="store_true", help="leave out unreadable images of a folder")
-    _add_changed_data_option(train)
+    _add_reading_options(train)
 
     text = "evaluate a finished run or an exported file, with and without flip TTA"
     evaluate = add("evaluate", _evaluate, text, _EVALUATE_EXAMPLES)
@@ -98,8 +97,7 @@ def _add_training_commands(add):
     evaluate.add_argument("--data", help="see `train`; default: where the run was trained from")
     text = "default: where the run was trained from; for a file: TFDS' own place"
     evaluate.add_argument("--data-dir", metavar="DIR", help=text)
-    evaluate.add_argument("--skip-bad-images", action="store_true", help="leave out unreadable images of a folder")
-    _add_changed_data_option(evaluate)
+    _add_reading_options(evaluate)
     evaluate.add_argument("--provider", metavar="NAME", default="onnxruntime", help="for a file: or openvino")
 
 
@@ -162,8 +160,7 @@ def _add_export_commands(add):
     export.add_argument("--overwrite", action="store_true", help="replace files that are already there")
     export.add_argument("--data", help="see `train`; default: where the run was trained from")
     export.add_argument("--data-dir", metavar="DIR", help="default: where the run was trained from")
-    export.add_argument("--skip-bad-images", action="store_true", help="leave out unreadable images of a folder")
-    _add_changed_data_option(export)
+    _add_reading_options(export)
 
     predict = add("predict", _predict, "predict image files, folders and globs", _PREDICT_EXAMPLES)
     text = "images; put a RUN or FILE.onnx first to use it as the model; default: the package's CIFAR-10 classifier"
@@ -239,11 +236,15 @@ def _add_search_options(command):
     command.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
     command.add_argument("--search-dir", metavar="DIR", help="default: tune-levelN next to the level's run")
     command.add_argument("--init-from", metavar="RUN", help="start from this run's best weights")
-    command.add_argument("--skip-bad-images", action="store_true", help="leave out unreadable images of a folder")
-    _add_changed_data_option(command)
+    _add_reading_options(command)
 
 
-def _add_changed_data_option(command):
+def _add_reading_options(command):
+    command.add_argument("--skip-bad-images", action="store_true", help="leave out unreadable image files")
+    text = "where the pixels of image files are kept: memory, a mapped file, or nowhere (stream); default: as they fit"
+    command.add_argument("--store", choices=STORES, default="auto", help=text)
+    text = "read all image files again, not only a sample of those read earlier"
+    command.add_argument("--verify-data", action="store_true", help=text)
     text = "use data that differs from the data of the training; it is recorded"
     command.add_argument("--allow-changed-data", action="store_true", help=text)
 
@@ -289,7 +290,7 @@ def _access(args):
 
     # Of a training, --data is a field of its recipe.
     data = None if hasattr(args, "level") else args.data
-    return DataAccess(data, args.data_dir, args.skip_bad_images, args.allow_changed_data)
+    return DataAccess(data, args.data_dir, args.skip_bad_images, args.allow_changed_data, args.store, args.verify_data)
 
 
 def _job(args, folder):

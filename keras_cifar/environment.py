@@ -137,6 +137,25 @@ def has_accelerator() -> bool:
     return torch.cuda.is_available()
 
 
+def free_memory() -> int:
+    """Bytes of memory that this process may still take: of the machine, and of its container where that has a limit."""
+    free = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = pathlib.Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # no such control group, or one without a limit
+            group = pathlib.Path("/sys/fs/cgroup")
+            limit_bytes = int((group / limit).read_text(encoding="ascii"))
+            stat = (group / used).with_name("memory.stat").read_text(encoding="ascii").split()
+            cached = int(stat[stat.index("inactive_file") + 1]) if "inactive_file" in stat else 0
+            free.append(limit_bytes - int((group / used).read_text(encoding="ascii")) + cached)
+    return max(min(free), 0)
+
+
 def git_commit() -> str | None:
     """The commit of the checkout this package runs from, or None."""
     folder = pathlib.Path(__file__).parent

@@ -26,6 +26,7 @@ ROWS = [
 # Registries of names that recipes are checked against: the standard library only, so that `--help` is instant.
 SEAMS = ("model.specs", "data.specs", "data.policies", "training.losses")
 GROUND = (
+    "array_cache",
     "cache",
     "checks",
     "environment",

@@ -3,7 +3,7 @@
 import dataclasses
 
 from keras_cifar.data.datasets import Source, open_data
-from keras_cifar.data.specs import Expected
+from keras_cifar.data.specs import Expected, Reading
 from keras_cifar.recipes import Recipe
 
 
@@ -16,7 +16,7 @@ class DataAccess:
             recipe's own, or for a finished run the one it was trained on.
         data_dir: folder of prepared TFDS data sets; None for TFDS' own place, with download, or for a finished run
             where it was trained from.
-        skip_bad_images: leave unreadable files of a folder out, in any split, instead of refusing them.
+        skip_bad_images, store, verify: see `keras_cifar.data.specs.Reading`.
         allow_changed: accept data that differs from what was met before; the change is recorded.
     """
 
@@ -24,6 +24,13 @@ class DataAccess:
     data_dir: str | None = None
     skip_bad_images: bool = False
     allow_changed: bool = False
+    store: str = "auto"
+    verify: bool = False
+
+    @property
+    def reading(self) -> Reading:
+        """How image files become pixels."""
+        return Reading(self.skip_bad_images, self.store, self.verify)
 
     def open(self, recipe: Recipe, expected: Expected | None = None) -> Source:
         """The images of a recipe; reads no pixels.
@@ -35,4 +42,4 @@ class DataAccess:
         Raises:
             InputError: nothing of that name, or it cannot be read.
         """
-        return open_data(self.data or recipe.data, self.data_dir, recipe.image_size, self.skip_bad_images, expected)
+        return open_data(self.data or recipe.data, self.data_dir, recipe.image_size, self.reading, expected)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from keras_cifar.data.datasets import image_digests
 from keras_cifar.data.mixing import erase, mix
 from keras_cifar.data.policies import find_policy
 from keras_cifar.data.stores import ImageStore, MemoryStore
@@ -223,6 +224,12 @@ class ViewStore:
 
     def __len__(self) -> int:
         return len(self.store)
+
+    def digests(self, of_images: np.ndarray | None) -> np.ndarray | None:
+        """What tells views from each other, (N, 16) uint8, by that of the images, see `keras_cifar.data.datasets`."""
+        if of_images is None:
+            return None
+        return image_digests(of_images, np.insert(self.offsets, 0, self.crop_padding, axis=1))
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """See `keras_cifar.data.stores.ImageStore`."""

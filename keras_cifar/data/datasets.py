@@ -17,10 +17,14 @@ from keras_cifar.data.specs import (
     DataRequest,
     Division,
     Expected,
+    Reading,
     data_path,
 )
 from keras_cifar.data.stores import ImageStore, Joined, MemoryStore, blocks, select
 from keras_cifar.errors import InputError
+
+DIGEST_BYTES = 16
+_BY_DIGESTS = ":images"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +34,13 @@ class Split:
     Attributes:
         store: N images (H, W, 3) uint8.
         labels: (N,) int64 in [0, C).
+        digests: (N, 16) uint8 that tell each image from others without reading its pixels, see `image_digests`; None
+            for images whose pixels are at hand anyway.
     """
 
     store: ImageStore
     labels: np.ndarray
+    digests: np.ndarray | None = None
 
     @classmethod
     def of(cls, images: np.ndarray, labels: np.ndarray) -> "Split":
@@ -50,15 +57,54 @@ class Split:
 
     def take(self, index: np.ndarray) -> "Split":
         """Some images, by their numbers (K,), and their labels."""
-        return Split(select(self.store, index), self.labels[index])
+        digests = None if self.digests is None else self.digests[index]
+        return Split(select(self.store, index), self.labels[index], digests)
 
     def fingerprint(self) -> str:
-        """Hex SHA-256 of pixels, shape and labels."""
+        """Hex SHA-256 of shape, labels and pixels or, with `_BY_DIGESTS` behind it, the images' digests."""
+        if self.digests is None:
+            return self._fingerprint(blocks(self.store))
+        return self._fingerprint([self.digests]) + _BY_DIGESTS
+
+    def matches(self, fingerprint: str) -> bool:
+        """Whether a fingerprint of either form is this split's."""
+        if self.digests is not None and not fingerprint.endswith(_BY_DIGESTS):  # of a version without digests
+            return self._fingerprint(blocks(self.store)) == fingerprint
+        return self.fingerprint() == fingerprint
+
+    def _fingerprint(self, parts):
         digest = hashlib.sha256(repr(self.store.shape).encode())
-        for block in blocks(self.store):
-            digest.update(np.ascontiguousarray(block).data)
+        for part in parts:
+            digest.update(np.ascontiguousarray(part).data)
         digest.update(self.labels.astype("<i8").data)
         return digest.hexdigest()
+
+
+def image_digests(images: np.ndarray, salts: np.ndarray | None = None) -> np.ndarray:
+    """BLAKE2b of each image, 16 bytes.
+
+    Args:
+        images: (N, ...).
+        salts: (N, ...), what else tells an image from others; None for nothing.
+
+    Returns:
+        (N, 16) uint8.
+    """
+    rows = np.empty((len(images), DIGEST_BYTES), np.uint8)
+    for i, image in enumerate(images):
+        digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=DIGEST_BYTES)
+        if salts is not None:
+            digest.update(np.ascontiguousarray(salts[i]).data)
+        rows[i] = np.frombuffer(digest.digest(), np.uint8)
+    return rows
+
+
+def joined(first: Split, second: Split) -> Split:
+    """The images of two splits, one after the other."""
+    has_digests = first.digests is not None and second.digests is not None
+    digests = np.concatenate([first.digests, second.digests]) if has_digests else None
+    labels = np.concatenate([first.labels, second.labels])
+    return Split(Joined((first.store, second.store)), labels, digests)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +174,7 @@ class Source:
         train, more = self.read("train", division.seed), val.take(taken)
         if train is None:
             return None
-        return Split(Joined((train.store, more.store)), np.concatenate([train.labels, more.labels]))
+        return joined(train, more)
 
     def listing(self, split: str, split_seed: int = 0) -> str | None:
         """SHA-256 over names and sizes of a split's files, or None without such files; reads no image."""
@@ -190,7 +236,7 @@ def open_data(
     data: str,
     data_dir: str | None = None,
     image_size: int = 224,
-    skip_bad_images: bool = False,
+    reading: Reading | None = None,
     expected: Expected | None = None,
 ) -> Source:
     """Finds a data set without reading its pixels.
@@ -199,7 +245,7 @@ def open_data(
         data: one of `keras_cifar.data.specs.data_names`: "digits", "folder:PATH".
         data_dir: folder of prepared TFDS data sets; None for TFDS' own place, with download.
         image_size: upper bound of the side that folder images are stored at.
-        skip_bad_images: leave unreadable files of a folder out, in any split, instead of refusing them.
+        reading: how image files become pixels; None for the defaults.
         expected: of a folder that a trained classifier is scored on; None for a folder to train on.
 
     Raises:
@@ -207,7 +253,7 @@ def open_data(
     """
     name, _, argument = DataName("cifar10").check("--data", data).partition(":")
     argument, expected = data_path(data) or argument, expected or Expected()
-    request = DataRequest(name, argument, data_dir, image_size, skip_bad_images, expected)
+    request = DataRequest(name, argument, data_dir, image_size, reading or Reading(), expected)
     return SOURCES[name].open(request)
 
 

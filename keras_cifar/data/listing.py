@@ -12,7 +12,6 @@ import os
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
-from typing import NamedTuple
 
 from keras_cifar.data.images import image_suffixes, missing_reader
 
@@ -28,18 +27,25 @@ _UNREADABLE = "folder{s} that cannot be opened"
 _SHOWN_REASONS = 6
 
 
-class ImageFile(NamedTuple):
+@dataclasses.dataclass(frozen=True, order=True, slots=True)
+class ImageFile:
     """One image that was found.
 
     Attributes:
         key: path below the folder of the split, as `class/name`: with slashes and composed Unicode (NFC) everywhere.
         path: to open it by.
         size: in bytes.
+        modified: when it was changed last, in nanoseconds since 1970.
     """
 
     key: str
     path: str
     size: int
+    modified: int = 0
+
+    def content(self) -> str | bytes:
+        """What `keras_cifar.data.images.decode_image` reads it from."""
+        return self.path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +103,8 @@ def list_by_class(
         for entry, kind in entries(path, listing.left_out):
             key = prefix + unicodedata.normalize("NFC", name_in_utf8(entry.name))
             if kind == IMAGE:
-                listing.images.append(ImageFile(key, entry.path, entry.stat().st_size))
+                stat = entry.stat()
+                listing.images.append(ImageFile(key, entry.path, stat.st_size, stat.st_mtime_ns))
             elif kind != FOLDER:
                 listing.unread.append(entry.path)
             elif entry.is_symlink():

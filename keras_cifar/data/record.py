@@ -86,7 +86,7 @@ def _split_changes(then, source, recipe, split, is_same_shape):
     now = _load(source, split, recipe)
     if count not in (None, len(now)):
         return [f"{split} has {len(now):,} images and had {count:,}"]
-    if fingerprint not in (None, now.fingerprint()):
+    if fingerprint is not None and not now.matches(fingerprint):
         return [f"{split} has other pixels or labels" if count else f"{split} has other images"]
     return []
 

@@ -44,6 +44,26 @@ class Expected:
     flat_is_test: bool = False
 
 
+STORES = ("auto", "memory", "mapped", "stream")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How image files become pixels; data sets that are arrays already take no notice.
+
+    Attributes:
+        skip_bad_images: leave unreadable files out, in any split, instead of refusing them.
+        store: where the pixels of train and val are, one of `STORES`: decoded in memory, decoded in a file that is
+            mapped into memory, or decoded for each batch; "auto" takes the first of these that there is room for.
+            All give the same batches.
+        verify: read every file again, where a sample of those read earlier would do.
+    """
+
+    skip_bad_images: bool = False
+    store: str = "auto"
+    verify: bool = False
+
+
 @dataclasses.dataclass(frozen=True)
 class DataRequest:
     """What a source is asked for.
@@ -53,7 +73,7 @@ class DataRequest:
         argument: what follows "NAME:", of a path with the user's home filled in; "" for a source without.
         data_dir: folder of prepared TFDS data sets; None for TFDS' own place, with download.
         image_size: upper bound of the side that images are stored at.
-        skip_bad_images: leave unreadable files out, in any split, instead of refusing them.
+        reading: see `Reading`.
         expected: see `Expected`.
     """
 
@@ -61,7 +81,7 @@ class DataRequest:
     argument: str = ""
     data_dir: str | None = None
     image_size: int = 224
-    skip_bad_images: bool = False
+    reading: Reading = Reading()
     expected: Expected = Expected()
 
 

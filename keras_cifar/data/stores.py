@@ -1,12 +1,18 @@
 """Where the images of a split are held: training and evaluation ask for some of them by number, and for no more."""
 
+import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 
-_BLOCK = 4096
+from keras_cifar.environment import free_memory
+from keras_cifar.errors import InputError
+
+MEMORY_COPIES = 2.5  # of images in memory: the array, what TensorFlow makes of it, and some room
+_BLOCK_BYTES = 2**26
 
 
 class ImageStore(Protocol):
@@ -107,6 +113,61 @@ class Joined:
         return np.concatenate(found)[np.argsort(np.argsort(owner, kind="stable"))]
 
 
+class _Guarded:
+    """A store that remembers why it could not be read."""
+
+    def __init__(self, store):
+        self._store = store
+        self.failure: InputError | None = None
+
+    @property
+    def shape(self):
+        return self._store.shape
+
+    def __len__(self):
+        return len(self._store)
+
+    def read(self, indices):
+        """See `ImageStore`."""
+        try:
+            return self._store.read(indices)
+        except InputError as error:
+            self.failure = error
+            raise
+
+
+@contextlib.contextmanager
+def guarded(store: ImageStore) -> Iterator[ImageStore]:
+    """A store for a library that replaces exceptions by its own: leaving the context raises the store's again."""
+    if isinstance(store, MemoryStore):
+        yield store
+        return
+    guard = _Guarded(store)
+    try:
+        yield guard
+    except Exception:
+        if guard.failure is not None:
+            raise guard.failure from None
+        raise
+
+
+def check_memory(size: int, what: str) -> None:
+    """Refuses what would not fit into memory.
+
+    Args:
+        size: of decoded images, in bytes.
+        what: they are, for the message.
+
+    Raises:
+        InputError: they and what TensorFlow makes of them take more than is free.
+    """
+    if (need := MEMORY_COPIES * size) > (free := free_memory()):
+        raise InputError(
+            f"Expected {need / 2**30:.1f} GiB of free memory for {what}, but there are {free / 2**30:.1f} GiB; free "
+            "some, or put the images into files, which need not fit: --data folder:PATH, csv:FILE or parquet:PATH."
+        )
+
+
 def select(store: ImageStore, indices: np.ndarray) -> ImageStore:
     """Some images of a store; in memory they are copied, so that the others can go."""
     return MemoryStore(store.read(indices)) if isinstance(store, MemoryStore) else Selection(store, indices)
@@ -117,7 +178,13 @@ def as_store(images: np.ndarray | ImageStore) -> ImageStore:
     return MemoryStore(images) if isinstance(images, np.ndarray) else images
 
 
-def blocks(store: ImageStore, size: int = _BLOCK) -> Iterator[np.ndarray]:
-    """All images in their order, `size` at once; the last block is as small as it comes."""
+def block_size(shape: tuple[int, ...], itemsize: int = 1) -> int:
+    """How many rows of a shape, and of `itemsize` bytes an element, are about 64 MB; at least one."""
+    return max(1, _BLOCK_BYTES // (itemsize * math.prod(shape)))
+
+
+def blocks(store: ImageStore, size: int | None = None) -> Iterator[np.ndarray]:
+    """All images in their order, `size` or 64 MB at once; the last block is as small as it comes."""
+    size = size or block_size(store.shape[1:])
     for start in range(0, len(store), size):
         yield store.read(np.arange(start, min(start + size, len(store))))

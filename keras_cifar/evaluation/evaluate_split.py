@@ -95,7 +95,7 @@ def evaluate_split(
     earlier = read_evaluation(subject.figures) if subject.figures.is_file() else None
     fingerprint = images.fingerprint()
     if earlier is not None and (subject.is_bound or earlier.data == source.label):
-        changes = [*(changes or []), *_since(earlier, images, fingerprint)]
+        changes = [*(changes or []), *_since(earlier, images)]
     source.say_notes(say)
     check_changes(changes, subject.owner, access is not None and access.allow_changed, say)
     started = time.perf_counter()
@@ -172,9 +172,9 @@ def read_predictions(figures: str | os.PathLike) -> dict[str, np.ndarray] | None
     return found
 
 
-def _since(earlier, images, fingerprint):
+def _since(earlier, images):
     """What has changed in a split since an evaluation of it."""
-    if earlier.data_fingerprint == fingerprint:
+    if images.matches(earlier.data_fingerprint):
         return []
     split, count, taken = earlier.split, earlier.best["images"], earlier.taken
     if count != len(images):

@@ -26,6 +26,7 @@ from keras_cifar.data.augment import (
     view_table,
 )
 from keras_cifar.data.datasets import Split
+from keras_cifar.data.stores import guarded
 from keras_cifar.errors import DivergedError
 from keras_cifar.evaluation.predict import predict_logits
 from keras_cifar.metrics import cross_entropy, top1
@@ -109,8 +110,9 @@ class TrainedPart:
             with contextlib.suppress(NoRoomError):
                 views = []
                 for number, offsets in enumerate(table, 1):
-                    view = Split(ViewStore(split.store, offsets, augmentation.crop_padding), split.labels)
-                    views.append(stored(view, f"train, view {number}/{len(table)},"))
+                    view = ViewStore(split.store, offsets, augmentation.crop_padding)
+                    part = Split(view, split.labels, view.digests(split.digests))
+                    views.append(stored(part, f"train, view {number}/{len(table)},"))
                 self.train_views = views
         if self.train_views is None:
             self.no_room = table is not None
@@ -148,10 +150,10 @@ class TrainedPart:
                 yield gather_views(self.train_views, view, index), split.labels[index]
             return
         num_classes = self.trained.output_shape[-1]
-        batch_at = make_batch_fn(split.store, split.labels, batch_size, augmentation, seed, num_classes)
-        dataset = make_train_dataset(batch_at, start, stop)
-        for images, labels in dataset.as_numpy_iterator():
-            yield (images if self.train_below is None else self.train_below(images))[None], labels[None]
+        with guarded(split.store) as store:
+            batch_at = make_batch_fn(store, split.labels, batch_size, augmentation, seed, num_classes)
+            for images, labels in make_train_dataset(batch_at, start, stop).as_numpy_iterator():
+                yield (images if self.train_below is None else self.train_below(images))[None], labels[None]
 
     @property
     def _is_pooled(self):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from keras_cifar.data.datasets import Source, Split, open_data, stratified_split, with_cut_val
-from keras_cifar.data.specs import Expected
+from keras_cifar.data.specs import Expected, Reading
 from keras_cifar.errors import InputError
 
 
@@ -166,7 +166,7 @@ def test_bad_images_are_named_and_counted(image_folder):
     with pytest.raises(InputError) as error:
         open_data(f"folder:{image_folder}").load("train")
     assert "2 of 19" in str(error.value) and "broken.png" in str(error.value) and "cut.jpg" in str(error.value)
-    source = open_data(f"folder:{image_folder}", skip_bad_images=True)
+    source = open_data(f"folder:{image_folder}", reading=Reading(skip_bad_images=True))
     train, val = source.load("train"), source.load("val")
     assert len(train) + len(val) == 24 and train.images.any(axis=(1, 2, 3)).all()
     skipped = " ".join(line for line in source.notes if "skipped" in line)
@@ -179,7 +179,7 @@ def test_class_whose_training_images_are_all_bad(image_folder):
     for path in (image_folder / "cat").iterdir():
         path.write_bytes(b"not an image")
     with pytest.raises(InputError, match="none is of cat"):
-        open_data(f"folder:{image_folder}", skip_bad_images=True).load("train")
+        open_data(f"folder:{image_folder}", reading=Reading(skip_bad_images=True)).load("train")
 
 
 def test_bad_image_of_test_is_skipped(image_folder, tmp_path):
@@ -188,7 +188,7 @@ def test_bad_image_of_test_is_skipped(image_folder, tmp_path):
     (tmp_path / "nested" / "test" / "cat" / "broken.png").write_bytes(b"not an image")
     with pytest.raises(InputError, match=r"broken\.png.*--skip-bad-images"):
         open_data(f"folder:{tmp_path / 'nested'}").load("test")
-    source = open_data(f"folder:{tmp_path / 'nested'}", skip_bad_images=True)
+    source = open_data(f"folder:{tmp_path / 'nested'}", reading=Reading(skip_bad_images=True))
     assert len(source.load("test")) == 24 and source.notes[-1].startswith("test: skipped 1 of 25")
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import cli
 from keras_cifar.data.datasets import open_data
-from keras_cifar.data.specs import Expected
+from keras_cifar.data.specs import Expected, Reading
 from keras_cifar.errors import InputError
 from keras_cifar.runs.run import Run
 
@@ -111,7 +111,7 @@ def test_columns_that_are_not_there_are_named(tmp_path):
 def test_files_that_are_not_there_are_left_out_where_that_is_asked_for(tmp_path):
     rows = write_images(tmp_path)
     data = write_table(tmp_path / "t.csv", [("images/none.png", *rows[0][1:]), *rows])
-    source = open_data(data, skip_bad_images=True)
+    source = open_data(data, reading=Reading(skip_bad_images=True))
     assert len(source.load("train")) + len(source.load("val")) == 8
     assert source.notes[-1] == "left out 1 files that are not there: 'images/none.png'"
 

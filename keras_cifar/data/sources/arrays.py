@@ -11,6 +11,7 @@ import numpy as np
 from keras_cifar.checks import show
 from keras_cifar.data.datasets import Source, Split, with_val
 from keras_cifar.data.specs import DataRequest
+from keras_cifar.data.stores import check_memory
 from keras_cifar.errors import InputError, first_line
 
 _IMAGES, _LABELS = ("images", "x"), ("labels", "y")
@@ -80,6 +81,7 @@ def _archive(path):
 def _load(path, images, labels):
     """(N, S, S, 3) uint8, and (N,) labels as they are."""
     with _archive(path) as file:
+        check_memory(file.zip.getinfo(f"{images}.npy").file_size, f"the images of {path}")
         found, values = file[images], file[labels]
     found = _images(found, images, path)
     return found, _flat(values, found, labels, path)

@@ -1,18 +1,21 @@
-"""Image files with labels, decoded into memory: what sources of files have in common."""
+"""Image files with labels: what sources of files have in common."""
 
 import functools
 
 import numpy as np
-from tqdm import tqdm
 
 from keras_cifar.data.datasets import Source, Split
 from keras_cifar.data.folders import ImageFolder
-from keras_cifar.data.images import decode_image, error_text
+from keras_cifar.data.image_store import Decoder, ImageCache, Opened, decode_all
 from keras_cifar.data.specs import DataRequest
+from keras_cifar.data.stores import Selection
 from keras_cifar.errors import InputError
 
-_MAX_BYTES = 8 * 2**30
 _NAMED_BAD_IMAGES = 20
+_STORE_NOTES = {
+    "mapped": "they are decoded once, into a file in {folder}",
+    "stream": "they are decoded for each batch",
+}
 
 
 def files_source(label: str, folder: ImageFolder, request: DataRequest) -> Source:
@@ -21,22 +24,19 @@ def files_source(label: str, folder: ImageFolder, request: DataRequest) -> Sourc
     Args:
         label: of it, for tables.
         folder: the files of each split.
-        request: the side of the images, and what to do with unreadable ones.
+        request: the side of the images, and how they are read.
     """
-    side, skip_bad_images = request.expected.side or _stored_side(folder, request.image_size), request.skip_bad_images
-    notes = list(folder.notes)
-
-    @functools.cache
-    def read(split, split_seed):
-        files = folder.files(split, split_seed)
-        if files is None:
-            return None
-        found, bad = _read_images(files, side, skip_bad_images)
-        if bad:
-            notes.append(f"{split}: skipped {len(bad):,} of {len(files):,} unreadable images: {_shortened(bad)}")
-        return Split.of(found, np.array([folder.label(file) for file in files if file.path not in bad], np.int64))
-
-    return Source(label, folder.class_names, (side, side, 3), read, folder, notes, folder.files("test") is not None)
+    side = request.expected.side or _stored_side(folder, request.image_size)
+    images = _Images(folder, Decoder(side), request.reading)
+    return Source(
+        label,
+        folder.class_names,
+        (side, side, 3),
+        functools.cache(images.read),
+        folder,
+        images.notes,
+        folder.files("test") is not None,
+    )
 
 
 def stored_side(sides: list[int], image_size: int) -> int:
@@ -49,6 +49,53 @@ def stored_side(sides: list[int], image_size: int) -> int:
     return int(np.clip(np.median(sides) if sides else image_size, 8, image_size))
 
 
+class _Images:
+    """The splits of a folder, each read when it is asked for."""
+
+    def __init__(self, folder, decoder, reading):
+        self.folder, self.decoder, self.reading = folder, decoder, reading
+        self.cache, self.notes = ImageCache.of_user(), list(folder.notes)
+        counts = {split: len(files) for split, files in folder.given.items()}
+        most = max(counts.get("test", 0), counts.get("train", 0) + counts.get("val", 0))
+        self.kind, text = self.cache.choose(reading.store, most, decoder.side)
+        self._open = functools.cache(
+            lambda given: self.cache.open(folder.given[given], decoder, self.kind, reading.verify, self.notes.append)
+        )
+        if self.kind in _STORE_NOTES:
+            self.notes.append(f"{text}: {_STORE_NOTES[self.kind].format(folder=self.cache.folder)}")
+
+    def read(self, split, split_seed):
+        """See `Source.read`."""
+        files = self.folder.files(split, split_seed)
+        if files is None:
+            return None
+        if self.kind == "memory":
+            opened = decode_all(files, self.decoder)
+        else:
+            opened = self._part(files, split if split in self.folder.given else "train")
+        if opened.bad:
+            self._check_bad(split, files, [(files[i], reason) for i, reason in opened.bad.items()])
+        labels = [self.folder.label(file) for i, file in enumerate(files) if i not in opened.bad]
+        return Split(opened.store, np.array(labels, np.int64), opened.digests)
+
+    def _part(self, files, given):
+        """Some files of a split as the folder gives it, before val is cut from it."""
+        whole, chosen = self._open(given), set(map(id, files))
+        places = np.array([i for i, file in enumerate(self.folder.given[given]) if id(file) in chosen], np.int64)
+        bad = {position: whole.bad[i] for position, i in enumerate(places.tolist()) if i in whole.bad}
+        good = np.delete(places, list(bad))
+        return Opened(Selection(whole.store, good), whole.digests[good], bad)
+
+    def _check_bad(self, split, files, bad):
+        if not self.reading.skip_bad_images:
+            raise InputError(
+                f"Expected readable images, but {len(bad)} of {len(files)} cannot be read: {_shortened(bad, 5)}; "
+                "repair or remove them, or pass --skip-bad-images."
+            )
+        found = f"skipped {len(bad):,} of {len(files):,} unreadable images"
+        self.notes.append(f"{split}: {found}: {_shortened(bad, _NAMED_BAD_IMAGES)}")
+
+
 def _stored_side(folder, image_size):
     """The side of the squares, by a sample of the images."""
     from PIL import Image
@@ -57,35 +104,13 @@ def _stored_side(folder, image_size):
     sides = []
     for file in files[:: max(1, len(files) // 500)]:
         try:
-            with Image.open(file.path) as image:
+            with Image.open(file.content()) as image:
                 sides.append(min(image.size))
         except Exception:  # counted and named when the pixels are read
             continue
     return stored_side(sides, image_size)
 
 
-def _read_images(files, side, skip_bad_images):
-    """The pixels of the readable images, and path -> why for the others."""
-    if len(files) * side * side * 3 > _MAX_BYTES:
-        raise InputError(
-            f"Expected at most {_MAX_BYTES >> 30} GiB of decoded images, but {len(files)} of {side} x {side} need "
-            "more; pass a smaller --image-size."
-        )
-    images = np.empty((len(files), side, side, 3), np.uint8)
-    bad: dict[str, str] = {}
-    for i, file in enumerate(tqdm(files, desc="reading images", disable=None, leave=False)):
-        try:
-            images[i - len(bad)] = decode_image(file.path, side)
-        except Exception as error:
-            bad[file.path] = error_text(error, file.path)
-    if bad and not skip_bad_images:
-        raise InputError(
-            f"Expected readable images, but {len(bad)} of {len(files)} cannot be read: {_shortened(bad, 5)}; repair or "
-            "remove them, or pass --skip-bad-images."
-        )
-    return images[: len(files) - len(bad)], bad
-
-
-def _shortened(bad, count=_NAMED_BAD_IMAGES):
-    named = [f"{path} ({reason})" for path, reason in list(bad.items())[:count]]
+def _shortened(bad, count):
+    named = [f"{file.path} ({reason})" for file, reason in bad[:count]]
     return "; ".join(named + ["..."] * (len(bad) > count))

@@ -62,7 +62,7 @@ def open_table(request: DataRequest) -> Source:
     columns, rows = _read_rows(path)
     names = expected.class_names or _class_names(rows, path)
     default = "test" if expected.flat_is_test and expected.class_names else "train"
-    given, missing = _by_split(rows, path, default, names, request.skip_bad_images)
+    given, missing = _by_split(rows, path, default, names, request.reading.skip_bad_images)
     if "train" not in given and not expected.class_names:
         raise InputError(
             f"Expected lines of train in {path}, but its splits are {', '.join(given)}; add some, or leave the column "
@@ -145,7 +145,8 @@ def _by_split(rows, path, default, class_names, skip_missing):
         if not os.path.isfile(place):
             missing.append(name)
             continue
-        given[kind].append(ImageFile(f"{_quoted(label)}/{name}", place, os.stat(place).st_size))
+        stat = os.stat(place)
+        given[kind].append(ImageFile(f"{_quoted(label)}/{name}", place, stat.st_size, stat.st_mtime_ns))
     if missing and not skip_missing:
         raise InputError(
             f"Expected the files that {path} names, but {len(missing):,} of {len(seen):,} are not there: "

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import math
 import pathlib
 
 import numpy as np
@@ -12,6 +13,7 @@ from keras_cifar.data.folders import split_of
 from keras_cifar.data.images import decode_image
 from keras_cifar.data.sources.image_files import stored_side
 from keras_cifar.data.specs import DataRequest
+from keras_cifar.data.stores import check_memory
 from keras_cifar.errors import InputError, first_line
 
 _LABELS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
@@ -44,7 +46,7 @@ def open_tfds(request: DataRequest) -> Source:
 
     @functools.cache
     def read(split):
-        return _read_split(builder, splits[split], decode) if split in splits else None
+        return _read_split(builder, splits[split], decode, shape) if split in splits else None
 
     return Source(title, features[label].names, shape, with_val(read, splits), has_test="test" in splits)
 
@@ -136,7 +138,8 @@ def _squares(image, label, side, builder, split):
     return images[:found], labels[:found]
 
 
-def _read_split(builder, split, decode):
+def _read_split(builder, split, decode, shape):
+    check_memory(builder.info.splits[split].num_examples * math.prod(shape), f"the {split} images of {builder.name}")
     try:
         images, labels = decode(builder, split)
     except Exception as error:
