@@ -31,6 +31,8 @@ def main():
         of_a_run.add_argument("run", help="a finished run")
         of_a_run.add_argument("--data-dir", help="where its data set is, if not where it was trained from")
         of_a_run.add_argument("--limit", type=int, help="images of val to use; all without it")
+    of_photos = names.add_parser("resize")
+    of_photos.add_argument("photos", help="a folder with labels.csv: file, imagenet_index")
     documents = names.add_parser("figures", help="compare the documents with the files behind them")
     documents.add_argument("--write", action="store_true", help="put the files' figures into the documents")
     names.add_parser("notebook", help="run docs/levels.ipynb and keep its outputs")
@@ -43,6 +45,8 @@ def main():
         from benchmarks import figures
 
         return figures.main(args.write)
+    if args.name == "resize":
+        return measure(args.name, args.photos)
     return measure(args.name, *([args.run, args.data_dir, args.limit] if args.name in OF_A_RUN else []))
 
 

@@ -15,7 +15,7 @@ _LADDER = "results/cifar10-jpeg-efficientnet_lite0"
 _LONG = "results/cifar10-jpeg-efficientnet_lite0-long"
 _PACKAGED = "export/pretrained/cifar10_efficientnet_lite0_int8"
 _README, _BENCHMARKS, _CHOICES = "README.md", "benchmarks/README.md", "results/choices/README.md"
-_RESULTS_PAGE = "docs/results.md"
+_RESULTS_PAGE, _DATA_PAGE = "docs/results.md", "docs/data.md"
 _RECIPES, _SPECS = "keras_cifar/recipes.py", "keras_cifar/model/specs.py"
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -31,6 +31,7 @@ NO_MEASUREMENTS = {
     r"The goal of 1\.3 times": "goal",
     r"\b20 %(?= of (?:train|them))|below 20 %": "setting: how much of train becomes val",
     r"\(quality 75,\s+4:2:0\)": "property of the data set's files",
+    r"a sample of 64|\bdefault 50\b": "settings of keras_cifar/data/image_store.py",
     r"trial 0": "name of a trial",
     r"^\d+\. ": "number of an item in a list",
     r"\b2 to 33 % of its area|up to 45 % of": "setting of an augmentation",
@@ -434,9 +435,23 @@ def intervals(read: Reader) -> Iterator[Claim]:
     )
 
 
+def resize(read: Reader) -> Iterator[Claim]:
+    """What making photographs square costs."""
+    found = read(f"{_RESULTS}/resize.json")
+    large, small = ([found["answers"][f"{side}, {way}"] for way in ("crop", "squash", "pad")] for side in (224, 160))
+    yield Claim(
+        _DATA_PAGE,
+        "on {} photographs, of which {} are not square, gives the right class for {} of them with crop, {} with "
+        "squash (McNemar's p {:.3f}) and {} with pad (p {:.3f}) at 224 px; at 160 px for {}, {} and {}",
+        (found["photographs"], found["not_square"], large[0]["right"],
+         *(value for way in large[1:] for value in (way["right"], way["p_against_crop"])),
+         *(way["right"] for way in small)),
+    )  # fmt: skip
+
+
 SOURCES = (
     ladder, long_ladder, packaged, tuning_level1, tuning_level3, gradients, step, avx2, startup, evaluate, memory,
-    level1, onnx, quantization, choices, choices_of_level5, choices_of_views, choices_of_padding, intervals,
+    level1, onnx, quantization, resize, choices, choices_of_level5, choices_of_views, choices_of_padding, intervals,
 )  # fmt: skip
 
 

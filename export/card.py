@@ -98,6 +98,13 @@ def _card_text(path, metadata, new_size=None):
     return "\n\n".join(section.strip() for section in sections) + "\n"
 
 
+_SHAPED = {
+    "crop": "cut to the square in their centre",
+    "pad": "filled up with bars of ImageNet's mean colour",
+    "squash": "scaled to a square, out of proportion",
+}
+
+
 def _summary(metadata, path, size):
     recipe, side = metadata.recipe, metadata.input_size[0]
     views = "averages the logits of the image and its mirror image" if metadata.tta else "looks at the image once"
@@ -106,6 +113,7 @@ def _summary(metadata, path, size):
         f"{metadata.level} ({metadata.title}), as one ONNX file ({size / 1e6:.1f} MB, opset "
         f"{metadata.opset}, {metadata.precision}). It takes uint8 RGB images ({side} x {side}, any batch size) "
         f"as they are, and resizes them to {recipe['image_size']} px and normalises them inside; it {views}. "
+        f"Pictures that are not square are {_SHAPED[metadata.resize]} before. "
         "Outputs: `logits` and `probabilities`."
     )
 

@@ -12,8 +12,9 @@ from PIL import Image
 from export.metadata import OPSET, read_metadata
 from export.opset import read_opset
 from export.runtimes import RUNTIMES, OnnxSession
-from keras_cifar.checks import Number, show
+from keras_cifar.checks import Choice, Number, show
 from keras_cifar.data.images import decode_image, error_text, fit_square, is_encoded, is_path, read_whole, upright_rgb
+from keras_cifar.data.specs import RESIZES
 from keras_cifar.errors import InputError
 
 PRETRAINED = pathlib.Path(__file__).parent / "pretrained" / "cifar10_efficientnet_lite0_int8.onnx"
@@ -29,10 +30,12 @@ class Classifier(abc.ABC):
     Attributes:
         class_names: C names; index of the logit.
         side: of the images that the model takes, in pixels.
+        resize: how images that are not square become so, see `keras_cifar.data.images.fit_square`.
     """
 
     class_names: list[str]
     side: int
+    resize: str
 
     @abc.abstractmethod
     def _run(self, images: np.ndarray, output: str) -> np.ndarray:
@@ -44,7 +47,7 @@ class Classifier(abc.ABC):
         Args:
             images: (N, H, W, 3) or (H, W, 3) uint8 array, an encoded image (its path, bytes or open binary file), a
                 Pillow image, or a list of such arrays (H, W, 3), encoded images and Pillow images. What has not the
-                model's size is centre-cropped to a square and resized (bicubic), as in training from folders.
+                model's size is made square as in training (`resize`) and resized (bicubic).
             batch_size: images per call, at least 1.
 
         Returns:
@@ -77,7 +80,9 @@ class Classifier(abc.ABC):
         is_picture = isinstance(item, Image.Image)
         if is_picture or is_encoded(item):
             try:
-                return fit_square(upright_rgb(item), self.side) if is_picture else decode_image(item, self.side)
+                if is_picture:
+                    return fit_square(upright_rgb(item), self.side, self.resize)
+                return decode_image(item, self.side, self.resize)
             except Exception as error:
                 others = "a Pillow image" if is_picture else "the bytes or the open file"
                 where = item if is_path(item) else others
@@ -86,7 +91,9 @@ class Classifier(abc.ABC):
                     "remove it."
                 ) from error
         pixels = _checked(np.asarray(item), 3)
-        return pixels if pixels.shape[:2] == (self.side, self.side) else fit_square(Image.fromarray(pixels), self.side)
+        if pixels.shape[:2] == (self.side, self.side):
+            return pixels
+        return fit_square(Image.fromarray(pixels), self.side, self.resize)
 
 
 def _as_items(images):
@@ -137,6 +144,7 @@ class OnnxClassifier(Classifier):
         model = _read(self.path or path)
         session, self.metadata = _start(model, self.path or "the bytes", threads)
         self.class_names, self.side = self.metadata.class_names, self.metadata.input_size[0]
+        self.resize = Choice(RESIZES).check("--resize in the file's metadata", self.metadata.resize)
         self.has_tta, self.provider = self.metadata.tta, provider
         self.session = session if provider == "onnxruntime" else start(model, threads)
         source = self.path.absolute() if self.path else model

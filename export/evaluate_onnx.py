@@ -76,7 +76,7 @@ def _open(classifier, split, access):
     expected = Expected(classifier.class_names, classifier.side)
 
     def opened(expected):
-        return open_data(data, access.data_dir, classifier.side, access.reading, expected)
+        return open_data(data, access.data_dir, classifier.side, access.reading(classifier.resize), expected)
 
     source = opened(expected)
     if split == "test" and data_path(data) and not _was_trained_on(classifier.metadata, data, source):

@@ -34,6 +34,7 @@ class KerasClassifier(Classifier):
             raise InputError(f"Expected a run on square images, but {run.path} takes {height} x {width}; use another.")
         apply = compile_inference(model, _BATCH, run_precision(run))
         self.class_names, self.side = run.metrics["class_names"], height
+        self.resize = run.recipe.resize
         self._apply = flip_tta(apply) if run.recipe.tta else apply
         self._folder, self._turn = run.path.absolute(), threading.Lock()
 

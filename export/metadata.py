@@ -113,6 +113,11 @@ class Metadata:
     format: int = FORMAT
     opset: int = OPSET
 
+    @property
+    def resize(self) -> str:
+        """How images that are not square become so, see `keras_cifar.data.images.fit_square`; "crop" in old files."""
+        return self.recipe.get("resize", "crop")
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; what would say nothing is left out."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

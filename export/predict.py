@@ -147,18 +147,18 @@ def predict_files(classifier: Classifier, paths: list[str], top_k: int = 1) -> l
     ) as bar:  # fmt: skip
         for start in range(0, len(paths), _BATCH):
             batch = paths[start : start + _BATCH]
-            decoded = list(pool.map(lambda path: _decode(path, classifier.side), batch))
+            decoded = list(pool.map(lambda path: _decode(path, classifier.side, classifier.resize), batch))
             rows += _predict_batch(classifier, batch, decoded, top_k)
             bar.update(len(batch))
     return rows
 
 
-def _decode(path, side):
+def _decode(path, side, resize):
     """The pixels, or the reason as a string: an image must not stop the others."""
     if os.path.isdir(path):
         return "no image in this folder"
     try:
-        return decode_image(path, side)
+        return decode_image(path, side, resize)
     except Exception as error:
         return error_text(error, path)
 

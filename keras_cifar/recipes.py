@@ -45,7 +45,7 @@ from keras_cifar.checks import (
     show,
 )
 from keras_cifar.data.policies import POLICIES
-from keras_cifar.data.specs import SOURCES, DataName, Division
+from keras_cifar.data.specs import RESIZES, SOURCES, DataName, Division
 from keras_cifar.errors import InputError
 from keras_cifar.model.specs import BackboneName, backbone_spec
 from keras_cifar.training.losses import LOSSES
@@ -146,6 +146,15 @@ class Recipe:
         # One image of 2048 px takes 256 MiB in the first layer of a ResNet, and as much for its gradient.
         Number(32, 2048, whole=True, example=128),
         "side in pixels that images are resized to inside the model, a multiple of 32",
+        is_option=True,
+        changes_model=True,
+        is_handed_down=True,
+    )
+    resize: str = _field(
+        "crop",
+        Choice(RESIZES),
+        "how image files that are not square become so: {choices} (the centre alone, all with bars, all out of "
+        "proportion)",
         is_option=True,
         changes_model=True,
         is_handed_down=True,

@@ -27,10 +27,13 @@ class DataAccess:
     store: str = "auto"
     verify: bool = False
 
-    @property
-    def reading(self) -> Reading:
-        """How image files become pixels."""
-        return Reading(self.skip_bad_images, self.store, self.verify)
+    def reading(self, resize: str) -> Reading:
+        """How image files become pixels.
+
+        Args:
+            resize: of the recipe, see `Reading`.
+        """
+        return Reading(self.skip_bad_images, self.store, self.verify, resize)
 
     def open(self, recipe: Recipe, expected: Expected | None = None) -> Source:
         """The images of a recipe; reads no pixels.
@@ -42,4 +45,6 @@ class DataAccess:
         Raises:
             InputError: nothing of that name, or it cannot be read.
         """
-        return open_data(self.data or recipe.data, self.data_dir, recipe.image_size, self.reading, expected)
+        return open_data(
+            self.data or recipe.data, self.data_dir, recipe.image_size, self.reading(recipe.resize), expected
+        )

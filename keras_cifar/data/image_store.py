@@ -38,9 +38,11 @@ class Decoder:
 
     Attributes:
         side: in pixels.
+        resize: see `keras_cifar.data.images.fit_square`.
     """
 
     side: int
+    resize: str = "crop"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -58,7 +60,7 @@ class Decoder:
         def decode(start):
             for i in range(start, min(start + _FILES_A_TASK, len(files))):
                 try:
-                    images[i] = decode_image(files[i].content(), self.side)
+                    images[i] = decode_image(files[i].content(), self.side, self.resize)
                 except Exception as error:
                     bad[i] = error_text(error, files[i].path)
 

@@ -11,7 +11,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
 from keras_cifar.errors import first_line
 
@@ -20,13 +20,14 @@ MAX_JPEG_PIXELS = 16_384 * 12_288  # the largest sensors of phones, "200 megapix
 MAX_BYTES = 256 * 2**20
 # Pillow hands these to another program, reads more of the disk than the file, or knows nothing but their name.
 _REFUSED_FORMATS = ("EPS", "WMF", "FPX", "MIC", "MPEG", "HDF5", "GRIB", "BUFR")
+_PAD_COLOUR = (124, 116, 104)  # ImageNet's mean
 _HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what no handler takes, logging writes to the terminal
 
 
-def decode_image(source: Any, side: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_image(source: Any, side: int, resize: str = "crop", max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads an encoded image.
 
     EXIF orientation is applied; transparency is laid over white; grey, palette, CMYK and 16-bit become
@@ -37,6 +38,7 @@ def decode_image(source: Any, side: int, max_pixels: int = MAX_PIXELS) -> np.nda
         source: a path, the bytes (bytes, bytearray, memoryview) or an open binary file, read from its start where it
             can seek, of any format that Pillow opens; with the package pillow-heif also HEIC.
         side: of the result, in pixels.
+        resize: how what is not square becomes square, see `fit_square`.
         max_pixels: of an image that is decoded whole, so that a small file cannot take all memory.
 
     Returns:
@@ -56,7 +58,21 @@ def decode_image(source: Any, side: int, max_pixels: int = MAX_PIXELS) -> np.nda
             raise
         with image:
             _bound(image, side, max_pixels)
-            return fit_square(upright_rgb(image), side)
+            return fit_square(upright_rgb(image), side, resize)
+
+
+def shown_size(source: str | os.PathLike | bytes) -> tuple[int, int]:
+    """Width and height of an encoded image as it is shown, upright, without decoding it.
+
+    Args:
+        source: a path or bytes, see `decode_image`.
+
+    Raises:
+        ValueError, OSError: not an image.
+    """
+    with _QUIET, _open(source) as image:
+        is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (image.height, image.width) if is_turned else image.size
 
 
 def is_path(item: Any) -> bool:
@@ -237,15 +253,27 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return _to_rgb(ImageOps.exif_transpose(image))
 
 
-def fit_square(image: Image.Image, side: int) -> np.ndarray:
-    """An RGB image centre-cropped to a square and resized (bicubic) to (side, side, 3) uint8.
+def fit_square(image: Image.Image, side: int, resize: str = "crop") -> np.ndarray:
+    """An RGB image as a square, resized (bicubic).
+
+    Args:
+        image: of any size.
+        side: of the result, in pixels.
+        resize: "crop" cuts the centre out of an image that is not square, "pad" adds bars in ImageNet's mean colour,
+            and "squash" scales width and height apart.
+
+    Returns:
+        (side, side, 3) uint8.
 
     Raises:
         ValueError: the image has no pixels.
     """
     if 0 in image.size:
         raise ValueError("no pixels")
-    return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))
+    size, bicubic = (side, side), Image.Resampling.BICUBIC
+    if resize == "pad":
+        return np.asarray(ImageOps.pad(image, size, bicubic, _PAD_COLOUR))
+    return np.asarray(image.resize(size, bicubic) if resize == "squash" else ImageOps.fit(image, size, bicubic))
 
 
 def error_text(error: Exception, path: str | os.PathLike) -> str:

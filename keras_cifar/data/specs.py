@@ -44,6 +44,7 @@ class Expected:
     flat_is_test: bool = False
 
 
+RESIZES = ("crop", "pad", "squash")
 STORES = ("auto", "memory", "mapped", "stream")
 
 
@@ -57,11 +58,13 @@ class Reading:
             mapped into memory, or decoded for each batch; "auto" takes the first of these that there is room for.
             All give the same batches.
         verify: read every file again, where a sample of those read earlier would do.
+        resize: how what is not square becomes square, one of `RESIZES`, see `keras_cifar.data.images.fit_square`.
     """
 
     skip_bad_images: bool = False
     store: str = "auto"
     verify: bool = False
+    resize: str = "crop"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ def own_cache(tmp_path, monkeypatch):
 def decoded(monkeypatch):
     """Paths of the files that are decoded, in any order."""
     paths, decode = [], image_store.decode_image
-    monkeypatch.setattr(image_store, "decode_image", lambda path, side: paths.append(path) or decode(path, side))
+    monkeypatch.setattr(image_store, "decode_image", lambda path, *args: paths.append(path) or decode(path, *args))
     return paths
 
 

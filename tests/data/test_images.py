@@ -22,7 +22,9 @@ from keras_cifar.data.images import (
     fit_square,
     image_suffixes,
     missing_reader,
+    shown_size,
 )
+from keras_cifar.data.specs import RESIZES
 
 
 def saved(path, pixels, **options):
@@ -297,3 +299,23 @@ def test_heic_names_its_package_and_is_read_with_it(tmp_path):
     assert ".heic" in image_suffixes()
     with pytest.raises((OSError, ValueError), match=r"^(?!.*pip install)"):
         decode_image((tmp_path / "a.heic").read_bytes()[:30], 8)
+
+
+def test_three_ways_to_a_square(tmp_path):
+    wide = np.zeros((20, 40, 3), np.uint8)
+    wide[:, :10], wide[:, 30:] = (255, 0, 0), (0, 0, 255)  # red, black, blue
+    path = saved(tmp_path / "a.png", wide)
+    crop, pad, squash = (decode_image(path, 40, resize) for resize in RESIZES)
+    assert crop.shape == pad.shape == squash.shape == (40, 40, 3) and np.array_equal(crop, decode_image(path, 40))
+    assert crop[:, 2:-2].max() == 0, "the sides are cut off"
+    assert (pad[:10] == (124, 116, 104)).all() and (pad[30:] == pad[0, 0]).all() and np.array_equal(pad[10:30], wide)
+    assert (squash == squash[0]).all() and (squash[0, 5] == (255, 0, 0)).all() and (squash[0, -5] == (0, 0, 255)).all()
+
+
+def test_shown_size_is_upright_and_decodes_nothing(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    path = saved(tmp_path / "a.jpg", np.random.default_rng(0).integers(0, 256, (20, 40, 3), np.uint8), exif=exif)
+    assert shown_size(path) == shown_size(path.read_bytes()) == (20, 40)
+    path.write_bytes(path.read_bytes()[:-300])
+    assert shown_size(path) == (20, 40)

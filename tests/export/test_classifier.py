@@ -22,8 +22,10 @@ import cli
 from export import OnnxClassifier
 from export.classifier import PRETRAINED
 from export.opset import read_opset
+from export.predict import predict_files
 from keras_cifar.data.datasets import open_data
 from keras_cifar.data.images import decode_image
+from keras_cifar.data.specs import RESIZES
 from keras_cifar.errors import InputError
 
 
@@ -86,13 +88,18 @@ def test_pillow_images_and_batch_sizes(path, images):
             classifier.predict(images, batch_size=size)
 
 
-def test_arrays_of_other_sizes_are_resized_as_files_are(path, tmp_path):
-    classifier = OnnxClassifier(path)
+@pytest.mark.parametrize("resize", [None, *RESIZES])
+def test_images_of_other_sizes_are_resized_as_in_training(path, tmp_path, resize):
+    (tmp_path / "a.onnx").write_bytes(changed(path, lambda model: with_resize(model, resize)))
+    classifier = OnnxClassifier(tmp_path / "a.onnx")
     photo = np.random.default_rng(0).integers(0, 256, (70, 45, 3)).astype(np.uint8)
     Image.fromarray(photo).save(tmp_path / "photo.png")
-    expected = classifier.predict_logits(decode_image(tmp_path / "photo.png", 32))
-    for form in (photo, photo[None], str(tmp_path / "photo.png")):
+    pixels = decode_image(tmp_path / "photo.png", 32, resize or "crop")
+    expected, proba = classifier.predict_logits(pixels), classifier.predict_proba(pixels)
+    for form in (photo, photo[None], str(tmp_path / "photo.png"), Image.fromarray(photo)):
         assert np.array_equal(classifier.predict_logits(form), expected)
+    (row,) = predict_files(classifier, [str(tmp_path / "photo.png")], top_k=3)
+    assert [probability for _, probability in row.classes] == sorted(proba[0].tolist())[:-4:-1]
 
 
 @pytest.mark.parametrize("wrong", [
@@ -255,6 +262,14 @@ def unreadable_name(path):
     return model.replace(b"Slice", b"Sl\xfbce", 1)
 
 
+def with_resize(model, resize):
+    """A model whose recipe says how images become square; None as in files of before there was a choice."""
+    (recipe,) = (entry for entry in model.metadata_props if entry.key == "recipe")
+    values = json.loads(recipe.value)
+    assert values.pop("resize") == "crop"
+    recipe.value = json.dumps(values if resize is None else {**values, "resize": resize})
+
+
 def without_metadata(model):
     del model.metadata_props[:]
 
@@ -280,6 +295,10 @@ WRONG = {
     "other input": (lambda path: changed(path, renamed), "another model (inputs pixels"),
     "no metadata": (lambda path: changed(path, without_metadata), "another model"),
     "opset 13": (lambda path: changed(path, of_opset(13)), "has opset 13"),
+    "resize of a later version": (
+        lambda path: changed(path, lambda model: with_resize(model, "spiral")),
+        "crop, pad, squash, but got 'spiral'",
+    ),
     "opset 99": (lambda path: changed(path, of_opset(99)), "has opset 99"),
 }
 

@@ -1,5 +1,6 @@
 """Image files with labels: what sources of files have in common."""
 
+import contextlib
 import functools
 
 import numpy as np
@@ -7,11 +8,13 @@ import numpy as np
 from keras_cifar.data.datasets import Source, Split
 from keras_cifar.data.folders import ImageFolder
 from keras_cifar.data.image_store import Decoder, ImageCache, Opened, decode_all
+from keras_cifar.data.images import shown_size
 from keras_cifar.data.specs import DataRequest
 from keras_cifar.data.stores import Selection
 from keras_cifar.errors import InputError
 
 _NAMED_BAD_IMAGES = 20
+_SQUARE = 1.02  # longer side by shorter side, at most
 _STORE_NOTES = {
     "mapped": "they are decoded once, into a file in {folder}",
     "stream": "they are decoded for each batch",
@@ -26,8 +29,12 @@ def files_source(label: str, folder: ImageFolder, request: DataRequest) -> Sourc
         folder: the files of each split.
         request: the side of the images, and how they are read.
     """
-    side = request.expected.side or _stored_side(folder, request.image_size)
-    images = _Images(folder, Decoder(side), request.reading)
+    side, notes, resize = request.expected.side, list(folder.notes), request.reading.resize
+    if side is None:
+        sizes = _sizes(next(iter(folder.given.values()), []))
+        side = stored_side(sizes, resize, request.image_size)
+        notes += describe_shapes(sizes, resize)
+    images = _Images(folder, Decoder(side, resize), request.reading, notes)
     return Source(
         label,
         folder.class_names,
@@ -39,22 +46,44 @@ def files_source(label: str, folder: ImageFolder, request: DataRequest) -> Sourc
     )
 
 
-def stored_side(sides: list[int], image_size: int) -> int:
+def stored_side(sizes: list[tuple[int, int]], resize: str, image_size: int) -> int:
     """The side that images of different sizes are stored at: their median, between 8 pixels and what the model sees.
 
     Args:
-        sides: the shorter sides of some of the images; may be empty.
+        sizes: (width, height) of some of the images; may be empty. Of a cropped image the shorter one counts, else the
+            longer one.
+        resize: see `keras_cifar.data.images.fit_square`.
         image_size: what the model sees, in pixels.
     """
+    sides = [min(size) if resize == "crop" else max(size) for size in sizes]
     return int(np.clip(np.median(sides) if sides else image_size, 8, image_size))
+
+
+def describe_shapes(sizes: list[tuple[int, int]], resize: str) -> list[str]:
+    """A line on images that are not square and what becomes of them, or none.
+
+    Args:
+        sizes: (width, height) of some of the images.
+        resize: see `keras_cifar.data.images.fit_square`.
+    """
+    others = [1 - min(size) / max(size) for size in sizes if max(size) > _SQUARE * min(size)]
+    if not others:
+        return []
+    percent = f"{100 * np.mean(others):.0f} %"
+    what = {
+        "crop": f"cuts off {percent} of such an image (--resize pad or squash keep all of it)",
+        "pad": f"adds bars of {percent} of the square to such an image",
+        "squash": f"shortens such an image by {percent} of its longer side",
+    }[resize]
+    return [f"{len(others):,} of {len(sizes):,} images looked at are not square: --resize {resize} {what}"]
 
 
 class _Images:
     """The splits of a folder, each read when it is asked for."""
 
-    def __init__(self, folder, decoder, reading):
+    def __init__(self, folder, decoder, reading, notes):
         self.folder, self.decoder, self.reading = folder, decoder, reading
-        self.cache, self.notes = ImageCache.of_user(), list(folder.notes)
+        self.cache, self.notes = ImageCache.of_user(), notes
         counts = {split: len(files) for split, files in folder.given.items()}
         most = max(counts.get("test", 0), counts.get("train", 0) + counts.get("val", 0))
         self.kind, text = self.cache.choose(reading.store, most, decoder.side)
@@ -96,19 +125,13 @@ class _Images:
         self.notes.append(f"{split}: {found}: {_shortened(bad, _NAMED_BAD_IMAGES)}")
 
 
-def _stored_side(folder, image_size):
-    """The side of the squares, by a sample of the images."""
-    from PIL import Image
-
-    files: list = next(iter(folder.given.values()), [])
-    sides = []
+def _sizes(files):
+    """(width, height) of a sample of images."""
+    sizes = []
     for file in files[:: max(1, len(files) // 500)]:
-        try:
-            with Image.open(file.content()) as image:
-                sides.append(min(image.size))
-        except Exception:  # counted and named when the pixels are read
-            continue
-    return stored_side(sides, image_size)
+        with contextlib.suppress(Exception):  # counted and named when the pixels are read
+            sizes.append(shown_size(file.content()))
+    return sizes
 
 
 def _shortened(bad, count):

@@ -182,4 +182,5 @@ def _notes(columns, given, missing, default):
         what = "train and val" if cut else split
         yield f"{what}: {len(files):,} images{', val is cut from them' if cut else ''}"
     if missing:
-        yield f"left out {len(missing):,} files that are not there: {', '.join(map(show, missing[:_NAMED]))}"
+        what = "image whose file is" if len(missing) == 1 else "images whose files are"
+        yield f"left out {len(missing):,} {what} not there: {', '.join(map(show, missing[:_NAMED]))}"

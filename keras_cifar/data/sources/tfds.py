@@ -1,7 +1,6 @@
 """CIFAR-10, CIFAR-100 and any other classification set, `tfds:NAME`, through TensorFlow Datasets."""
 
 import functools
-import io
 import math
 import pathlib
 
@@ -10,8 +9,8 @@ from tqdm import tqdm
 
 from keras_cifar.data.datasets import Source, Split, with_val
 from keras_cifar.data.folders import split_of
-from keras_cifar.data.images import decode_image
-from keras_cifar.data.sources.image_files import stored_side
+from keras_cifar.data.images import decode_image, shown_size
+from keras_cifar.data.sources.image_files import describe_shapes, stored_side
 from keras_cifar.data.specs import DataRequest
 from keras_cifar.data.stores import check_memory
 from keras_cifar.errors import InputError, first_line
@@ -31,14 +30,18 @@ def open_tfds(request: DataRequest) -> Source:
     features = builder.info.features
     image, label = (_feature(builder, kind) for kind in ("image", "label"))
     shape = features[image].shape
+    notes: list[str] = []
     if name in _LABELS:  # square and of one size; of CIFAR-100's two labels the fine one
         title = _LABELS[name] + " (JPEG copy)" * _first_image_is_jpeg(builder)
         splits, decode = {"train": "train", "test": "test"}, _decoded
     else:
-        side = request.expected.side or _stored_side(builder, image, request.image_size)
+        resize, side = request.reading.resize, request.expected.side
+        if side is None:
+            sizes = _sizes(builder, image)
+            side, notes = stored_side(sizes, resize, request.image_size), describe_shapes(sizes, resize)
         title, shape = f"TFDS {name}", (side, side, 3)
         splits = {split: own for own in builder.info.splits if (split := split_of(own)) in ("train", "val", "test")}
-        decode = functools.partial(_squares, image, label, side)
+        decode = functools.partial(_squares, image, label, side, resize)
     if "train" not in splits:
         raise InputError(
             f"Expected a train split in {name}, but it has {', '.join(builder.info.splits)}; name another data set."
@@ -48,7 +51,7 @@ def open_tfds(request: DataRequest) -> Source:
     def read(split):
         return _read_split(builder, splits[split], decode, shape) if split in splits else None
 
-    return Source(title, features[label].names, shape, with_val(read, splits), has_test="test" in splits)
+    return Source(title, features[label].names, shape, with_val(read, splits), notes=notes, has_test="test" in splits)
 
 
 def _prepared(name, data_dir):
@@ -85,16 +88,13 @@ def _feature(builder, kind):
     return kind if kind in found else found[0]
 
 
-def _stored_side(builder, image, image_size):
-    """The side of the squares, by the first images."""
-    from PIL import Image
-
+def _sizes(builder, image):
+    """(width, height) of the first images."""
     try:
         first = [example[image].numpy() for example in _encoded(builder, "train", image).take(_LOOKED_AT)]
-        sides = [min(Image.open(io.BytesIO(data)).size) for data in first]
+        return [shown_size(data) for data in first]
     except Exception as error:
         raise _corrupt(builder, "train", first_line(error)) from error
-    return stored_side(sides, image_size)
 
 
 def _encoded(builder, split, image="image"):
@@ -126,14 +126,14 @@ def _decoded(builder, split):
     return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
 
-def _squares(image, label, side, builder, split):
+def _squares(image, label, side, resize, builder, split):
     """Images (N, side, side, 3) uint8, as those of files, and labels (N,)."""
     count = builder.info.splits[split].num_examples
     images, labels = np.empty((count, side, side, 3), np.uint8), np.empty(count, np.int64)
     examples = _encoded(builder, split, image).as_numpy_iterator()
     found = 0
     for example in tqdm(examples, total=count, desc="reading images", disable=None, leave=False):
-        images[found], labels[found] = decode_image(example[image], side), example[label]
+        images[found], labels[found] = decode_image(example[image], side, resize), example[label]
         found += 1
     return images[:found], labels[:found]
 
