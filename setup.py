@@ -48,6 +48,8 @@ setup(
         "matplotlib>=3.9",
         "pillow>=10",
         "safetensors>=0.4",
+        "pyarrow>=15",
+        "fsspec>=2024",
         "tqdm>=4.66",
     ],
     extras_require={

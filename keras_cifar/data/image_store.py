@@ -106,7 +106,7 @@ class FileStore:
         images, bad = self.decoder.read(files)
         for i, reason in bad.items():
             raise InputError(
-                f"Expected {files[i].path} as it was when it was read first, but it cannot be read now ({reason}); put "
+                f"Expected {files[i].name} as it was when it was read first, but it cannot be read now ({reason}); put "
                 "it back, and repeat the command to go on."
             )
         return images
@@ -172,6 +172,8 @@ class ImageCache(ArrayCache):
         """
         Choice(STORES).check("--store", asked)
         size, free = count * side * side * 3, free_memory()
+        if asked == "stream":
+            return asked, "--store stream"
         text = f"{count:,} images of {side} x {side} take {_gigabytes(size)} decoded"
         is_forced = asked == "memory"
         if asked in ("auto", "memory") and MEMORY_COPIES * size <= free * (1 if is_forced else 0.5):
@@ -181,10 +183,10 @@ class ImageCache(ArrayCache):
                 f"Expected {_gigabytes(MEMORY_COPIES * size)} of free memory for --store memory, but there are "
                 f"{_gigabytes(free)}: {text}; pass --store auto or a smaller --image-size."
             )
-        if asked == "mapped" and not self.has_room(size):
+        has_room = self.has_room(size)
+        if asked == "mapped" and not has_room:
             raise self._no_room(text)
-        kind = "mapped" if asked == "auto" and self.has_room(size) else "stream" if asked == "auto" else asked
-        return kind, f"{text}, {_gigabytes(free)} of memory are free"
+        return "mapped" if has_room else "stream", f"{text}, and {_gigabytes(free)} of memory are free"
 
     def _no_room(self, text):
         return InputError(
@@ -304,7 +306,7 @@ def _changed(files, decoder, index):
     pixels, bad = decoder.read([files[i] for i in places])
     same = np.where(_readable(places, bad), (image_digests(pixels) == index["digest"][places]).all(axis=1), True)
     same &= _readable(places, bad) == index["readable"][places]
-    return None if same.all() else files[places[same.argmin()]].path
+    return None if same.all() else files[places[same.argmin()]].name
 
 
 def _reasons(files, decoder, bad):

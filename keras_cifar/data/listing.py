@@ -22,6 +22,7 @@ _SYSTEM_NAMES = {
     "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "network trash folder", "temporary items",
 }  # fmt: skip
 FOLDER, IMAGE = "folder", "image"
+HIDDEN = "hidden or system file{s}"
 READ_ALREADY = "link{s} to a folder that is read already"
 _UNREADABLE = "folder{s} that cannot be opened"
 _SHOWN_REASONS = 6
@@ -42,6 +43,11 @@ class ImageFile:
     path: str
     size: int
     modified: int = 0
+
+    @property
+    def name(self) -> str:
+        """It, for people."""
+        return self.path
 
     def content(self) -> str | bytes:
         """What `keras_cifar.data.images.decode_image` reads it from."""
@@ -142,7 +148,7 @@ def entries(folder: str, left_out: collections.Counter) -> Iterator[tuple[os.Dir
 def _kind(entry, suffixes):
     """`FOLDER`, `IMAGE`, or why the entry is left out."""
     if is_ignored(entry.name):
-        return "hidden or system file{s}"
+        return HIDDEN
     try:
         if entry.is_dir():
             return FOLDER

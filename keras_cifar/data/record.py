@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 
 from keras_cifar.data.datasets import Source, Split
-from keras_cifar.data.specs import data_path
+from keras_cifar.data.specs import data_path, is_url
 from keras_cifar.errors import InputError
 from keras_cifar.recipes import Recipe
 
@@ -126,7 +126,7 @@ def check_changes(
 def absolute_data(data: str) -> str:
     """A data set's name, its path, if it has one, independent of the working directory."""
     path = data_path(data)
-    return data if path is None else f"{data.partition(':')[0]}:{os.path.abspath(path)}"
+    return data if path is None else f"{data.partition(':')[0]}:{path if is_url(path) else os.path.abspath(path)}"
 
 
 def is_same_place(data: str, other: str) -> bool:

@@ -172,6 +172,11 @@ def data_path(data: str) -> str | None:
     return os.path.expanduser(data.partition(":")[2]) if spec and spec.is_path else None
 
 
+def is_url(path: str) -> bool:
+    """Whether a path is of another machine, which fsspec reaches."""
+    return "://" in path
+
+
 _TFDS = SourceSpec("keras_cifar.data.sources.tfds:open_tfds", needs_tensorflow=True)
 register_source("cifar10", _TFDS)
 register_source("cifar100", _TFDS)
@@ -193,6 +198,10 @@ register_source(
 register_source(
     "npz", SourceSpec("keras_cifar.data.sources.arrays:open_arrays", argument="FILE", is_path=True, side=None)
 )
+register_source(
+    "parquet", SourceSpec("keras_cifar.data.sources.parquet:open_parquet", argument="PATH", is_path=True, side=None)
+)
+register_source("tar", SourceSpec("keras_cifar.data.sources.tar:open_tar", argument="PATTERN", is_path=True, side=None))
 register_source(
     "cifar", SourceSpec("keras_cifar.data.sources.cifar_files:open_cifar_files", argument="PATH", is_path=True)
 )

@@ -8,7 +8,7 @@ import keras
 from keras_cifar.data.access import DataAccess
 from keras_cifar.data.datasets import Source
 from keras_cifar.data.record import data_changes
-from keras_cifar.data.specs import Expected, data_path
+from keras_cifar.data.specs import Expected, data_path, is_url
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.evaluate_split import Subject, check_class_names, evaluate_split
 from keras_cifar.files import sweep_partials
@@ -47,11 +47,16 @@ def load_run(run: Run, access: DataAccess | None = None) -> tuple[keras.Model, S
     return model, source
 
 
+def _may_exist(path):
+    """Whether there is something, as far as can be told without opening it: a pattern may stand for files."""
+    return is_url(path) or any(letter in path for letter in "*?[{") or pathlib.Path(path).exists()
+
+
 def _data_of(run):
     """Where a run's data was: by the path that holds anywhere on the machine, or by the one that was given."""
     names = [name for name in (run.local.get("data"), run.recipe.data) if name]
     for name in names:
-        if (path := data_path(name)) is None or pathlib.Path(path).exists():
+        if (path := data_path(name)) is None or _may_exist(path):
             return name
     raise InputError(
         f"Expected the data that {run.path} was trained on in {data_path(names[0])}, but there is nothing; "

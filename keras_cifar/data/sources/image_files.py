@@ -1,7 +1,9 @@
 """Image files with labels: what sources of files have in common."""
 
 import contextlib
+import dataclasses
 import functools
+import urllib.parse
 
 import numpy as np
 
@@ -16,9 +18,23 @@ from keras_cifar.errors import InputError
 _NAMED_BAD_IMAGES = 20
 _SQUARE = 1.02  # longer side by shorter side, at most
 _STORE_NOTES = {
-    "mapped": "they are decoded once, into a file in {folder}",
-    "stream": "they are decoded for each batch",
+    "mapped": "images are decoded once, into a file in {folder}",
+    "stream": "images are decoded for each batch",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTable(ImageFolder):
+    """Images that are each listed with a class: names of classes may hold what names of folders cannot."""
+
+    @functools.cached_property
+    def _label_of(self):
+        return {quoted(name): label for label, name in enumerate(self.class_names)}
+
+
+def quoted(name: str) -> str:
+    """The name of a class as the first part of an image's key."""
+    return urllib.parse.quote(name, safe=" ")
 
 
 def files_source(label: str, folder: ImageFolder, request: DataRequest) -> Source:
@@ -135,5 +151,5 @@ def _sizes(files):
 
 
 def _shortened(bad, count):
-    named = [f"{file.path} ({reason})" for file, reason in bad[:count]]
+    named = [f"{file.name} ({reason})" for file, reason in bad[:count]]
     return "; ".join(named + ["..."] * (len(bad) > count))

@@ -2,22 +2,20 @@
 
 import collections
 import csv
-import dataclasses
-import functools
 import os
 import pathlib
-import urllib.parse
+from collections.abc import Collection
 
 from keras_cifar.checks import show
 from keras_cifar.data.datasets import Source
-from keras_cifar.data.folders import SPLIT_NAMES, ImageFolder, split_of
+from keras_cifar.data.folders import SPLIT_NAMES, split_of
 from keras_cifar.data.listing import ImageFile
-from keras_cifar.data.sources.image_files import files_source
+from keras_cifar.data.sources.image_files import ImageTable, files_source, quoted
 from keras_cifar.data.specs import DataRequest
 from keras_cifar.errors import InputError
 
 # What labelling tools, hubs and competitions call the columns, the first that is there counts; in lower case.
-_COLUMNS = {
+COLUMNS = {
     "path": (
         "path",
         "file",
@@ -36,19 +34,6 @@ _COLUMNS = {
 _NAMED = 5
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageTable(ImageFolder):
-    """The images of a table, each under its class: names of classes may hold what names of folders cannot."""
-
-    @functools.cached_property
-    def _label_of(self):
-        return {_quoted(name): label for label, name in enumerate(self.class_names)}
-
-
-def _quoted(name):
-    return urllib.parse.quote(name, safe=" ")
-
-
 def open_table(request: DataRequest) -> Source:
     """A CSV file with a line for each image: its path, from the file's folder, its class, and perhaps its split.
 
@@ -60,7 +45,7 @@ def open_table(request: DataRequest) -> Source:
     """
     path, expected = pathlib.Path(request.argument), request.expected
     columns, rows = _read_rows(path)
-    names = expected.class_names or _class_names(rows, path)
+    names = expected.class_names or class_names_of([label for _, _, label, _ in rows], path)
     default = "test" if expected.flat_is_test and expected.class_names else "train"
     given, missing = _by_split(rows, path, default, names, request.reading.skip_bad_images)
     if "train" not in given and not expected.class_names:
@@ -85,7 +70,7 @@ def _read_rows(path):
             f"Expected a CSV file in UTF-8 in {path}, but it cannot be read ({reason}); check --data csv:FILE."
         ) from error
     header = [name.strip() for name in lines[0]] if lines else []
-    columns = {kind: found for kind, names in _COLUMNS.items() if (found := _column(header, names)) is not None}
+    columns = {kind: found for kind, names in COLUMNS.items() if (found := find_column(header, names)) is not None}
     for kind in ("path", "label"):
         if kind not in columns:
             raise InputError(
@@ -101,7 +86,7 @@ def _read_rows(path):
             raise InputError(
                 f"Expected {len(header)} cells in each line of {path}, but line {number} has {len(line)}; correct it."
             )
-        rows.append((number, *(line[places[kind]].strip() if kind in places else "" for kind in _COLUMNS)))
+        rows.append((number, *(line[places[kind]].strip() if kind in places else "" for kind in COLUMNS)))
     if not rows:
         raise InputError(f"Expected a line for each image in {path}, but there is none; add them.")
     return columns, rows
@@ -111,14 +96,19 @@ def _delimiter(sample):
     return max(",;\t|", key=sample.partition("\n")[0].count)  # the comma where there is none
 
 
-def _column(header, names):
-    by_name = {name.casefold(): name for name in reversed(header)}
+def find_column(header: Collection[str], names: Collection[str]) -> str | None:
+    """The column whose name, in any case, comes first among those that are usual; None for none."""
+    by_name = {name.casefold(): name for name in reversed(list(header))}
     return next((by_name[name] for name in names if name in by_name), None)
 
 
-def _class_names(rows, path):
-    """Sorted; whole numbers as numbers."""
-    names = {label for _, _, label, _ in rows if label}
+def class_names_of(labels: Collection[str], path: str | os.PathLike) -> list[str]:
+    """The classes that labels name, sorted; whole numbers as numbers.
+
+    Raises:
+        InputError: fewer than two.
+    """
+    names = set(labels) - {""}
     if len(names) < 2:
         raise InputError(
             f"Expected at least two classes in {path}, but found {len(names)}; check its column of labels."
@@ -146,7 +136,7 @@ def _by_split(rows, path, default, class_names, skip_missing):
             missing.append(name)
             continue
         stat = os.stat(place)
-        given[kind].append(ImageFile(f"{_quoted(label)}/{name}", place, stat.st_size, stat.st_mtime_ns))
+        given[kind].append(ImageFile(f"{quoted(label)}/{name}", place, stat.st_size, stat.st_mtime_ns))
     if missing and not skip_missing:
         raise InputError(
             f"Expected the files that {path} names, but {len(missing):,} of {len(seen):,} are not there: "
