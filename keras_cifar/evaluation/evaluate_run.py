@@ -117,5 +117,6 @@ def evaluate(
         picture=run.file("confusion.png"),
         owner=run.path,
         backend=keras.backend.backend(),
+        seen=run.seen(),
     )
     return evaluate_split(subject, source, split, run_data_changes(run, source, split), access)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from keras_cifar.data.access import DataAccess
+from keras_cifar.data.copies import describe_copies
 from keras_cifar.data.datasets import Source
 from keras_cifar.data.record import check_changes
 from keras_cifar.data.specs import Division
@@ -51,6 +52,7 @@ class Subject:
             it, see `predictions_path`.
         picture: PNG of the confusion matrix to write.
         owner: of the figures, for messages.
+        seen: `keras_cifar.data.copies.image_keys` of the images that it was trained on; None where they are not known.
         is_bound: whether the images must be those that an earlier evaluation read, under whatever name; else only under
             the same name.
     """
@@ -67,6 +69,7 @@ class Subject:
     owner: str | os.PathLike
     backend: str | None = None
     is_bound: bool = True
+    seen: np.ndarray | None = None
 
 
 def evaluate_split(
@@ -97,6 +100,9 @@ def evaluate_split(
     if earlier is not None and (subject.is_bound or earlier.data == source.label):
         changes = [*(changes or []), *_since(earlier, images)]
     source.say_notes(say)
+    if subject.seen is not None:
+        for line in describe_copies(source, split, images, subject.seen, subject.division.seed):
+            say(line)
     check_changes(changes, subject.owner, access is not None and access.allow_changed, say)
     started = time.perf_counter()
     logits = predict_views(subject.logits_fn, images.store, subject.views == "both", subject.batch_size, split)

@@ -9,6 +9,7 @@ best.keras last.keras weights with the graph, as standard Keras files
 metrics.json          the result on val; its presence marks the run as finished
 evaluation_SPLIT.json metrics after `evaluate`, and when they were taken
 predictions_SPLIT.npz labels and predicted classes of the same evaluation
+seen.npy              a number for each training image, by which copies in other splits are found
 curves.png confusion.png
 """
 
@@ -37,7 +38,7 @@ HISTORY_FIELDS = (
 _FILES = (
     "metrics.json", "state.npz", "history.csv", "best.keras", "last.keras", "environment.json", "local.json",
     "curves.png", "confusion.png", "evaluation_val.json", "evaluation_test.json", "predictions_val.npz",
-    "predictions_test.npz", "mlflow.json",
+    "predictions_test.npz", "seen.npy", "mlflow.json",
 )  # fmt: skip
 
 
@@ -112,6 +113,13 @@ class Run:
             return []
         with open(self.file("history.csv"), newline="", encoding="utf-8") as file:
             return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+    def seen(self) -> np.ndarray | None:
+        """`keras_cifar.data.copies.image_keys` of the training images; None in runs of earlier versions."""
+        try:
+            return np.load(self.file("seen.npy"))
+        except (OSError, ValueError, EOFError):
+            return None
 
     def write_history(self, rows: list[dict]) -> None:
         """Writes history.csv."""

@@ -15,11 +15,12 @@ import keras
 import numpy as np
 
 from keras_cifar.checks import Number, number_setting
+from keras_cifar.data.copies import describe_copies, image_keys
 from keras_cifar.data.datasets import Source, Split
 from keras_cifar.data.record import absolute_data, check_changes, data_changes, describe_data, is_same_place
 from keras_cifar.environment import describe_environment, thread_count, utc_now
 from keras_cifar.errors import DivergedError, InputError
-from keras_cifar.files import write_json
+from keras_cifar.files import atomic_path, write_json
 from keras_cifar.metrics import classification_metrics
 from keras_cifar.model.build import build_model, copy_weights, load_classifier
 from keras_cifar.names import file_name
@@ -128,7 +129,10 @@ def _prepare(recipe, run, job):
     changes = parent_changes(recipe, source, job)
     train_split, val = _load(recipe, source)
     weights = class_weights(recipe, train_split.labels, source.class_names)
-    return _Beginning(recipe, run, job, source, model, train_split, val, changes, weights)
+    start = _Beginning(recipe, run, job, source, model, train_split, val, changes, weights)
+    for line in describe_copies(source, "val", val, start.seen, recipe.split_seed):
+        job.say(line)
+    return start
 
 
 def _load(recipe, source):
@@ -304,6 +308,11 @@ class _Beginning:
         """Of the interrupted run, or None."""
         return None if self.job.overwrite else self.run.load_state()
 
+    @functools.cached_property
+    def seen(self):
+        """`image_keys` of the training images."""
+        return image_keys(self.train)
+
     def local(self) -> dict:
         """What is true on this machine only."""
         access = self.job.access
@@ -384,6 +393,8 @@ class _Training:
         self.run.begin(self.recipe, start.job.overwrite)
         write_json(self.run.file("environment.json"), environment)
         write_json(self.run.file("local.json"), start.local())
+        with atomic_path(self.run.file("seen.npy")) as partial:
+            np.save(partial, start.seen)
         self.source.say_notes(self.say)
         self.say(
             f"{len(start.train)} training and {len(start.val)} val images, {len(self.source.class_names)} classes, "
