@@ -9,10 +9,10 @@ import threading
 from keras_cifar.checks import show
 from keras_cifar.data.datasets import Source
 from keras_cifar.data.sources.image_files import files_source, quoted
-from keras_cifar.data.sources.shards import PackedImage, build_table, find_shards, open_shard
+from keras_cifar.data.sources.shards import PackedImage, build_table, find_shards, open_shard, readable
 from keras_cifar.data.sources.table import COLUMNS, find_column
 from keras_cifar.data.specs import DataRequest
-from keras_cifar.errors import InputError, first_line
+from keras_cifar.errors import InputError
 
 _IMAGES = ("image", "img", "picture", "photo", "jpg", "png", "bytes")
 _LABELS = (*COLUMNS["label"], "fine_label")
@@ -54,22 +54,14 @@ def open_parquet(request: DataRequest) -> Source:
     Raises:
         InputError: one cannot be read, or has no images or no classes, or contradicts another.
     """
-    import pyarrow
-
     shards = find_shards(request.argument, (".parquet",))
     images, columns, names = [], set(), None
     for shard in shards:
-        try:
-            with _open(shard.path) as file:
-                image, label, own = _columns(file, shard.path)
-                columns.add((image, label))
-                names = names or own
-                images += _images(file, shard, image, label, own)
-        except (OSError, pyarrow.ArrowException) as error:
-            raise InputError(
-                f"Expected a Parquet file in {shard.path}, but it is damaged or cut off ({first_line(error)}); copy it "
-                "again."
-            ) from error
+        with readable("Parquet", shard), _open(shard.path) as file:
+            image, label, own = _columns(file, shard.path)
+            columns.add((image, label))
+            names = names or own
+            images += _images(file, shard, image, label, own)
     name = os.path.basename(request.argument.rstrip("/"))
     table = build_table(name, images, names, request.expected)
     for image, label in sorted(columns):

@@ -1,6 +1,7 @@
 """Images inside larger files, such as tar and parquet: which files they are, of which split, on this machine or not."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -8,7 +9,7 @@ import itertools
 import os
 import re
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from keras_cifar.data.folders import SPLIT_NAMES, split_of
@@ -72,8 +73,8 @@ def find_shards(pattern: str, suffixes: tuple[str, ...]) -> list[Shard]:
     for place in _expanded(pattern):
         try:
             found = list(_shards_of(place, suffixes))
-        except (OSError, ValueError, ImportError) as error:
-            reason = getattr(error, "strerror", None) or first_line(error)
+        except Exception as error:  # of whatever reaches another machine
+            reason = getattr(error, "strerror", None) or first_line(error) or type(error).__name__
             raise InputError(
                 f"Expected {' or '.join(suffixes)} files in {place}, but it cannot be read ({reason}); check the path."
             ) from error
@@ -134,6 +135,29 @@ def open_shard(path: str) -> BinaryIO:
     import fsspec
 
     return fsspec.open(path, "rb").open()
+
+
+@contextlib.contextmanager
+def readable(kind: str, shard: Shard) -> Iterator[None]:
+    """Within it, whatever a shard cannot be read for is one sentence.
+
+    Args:
+        kind: of file, for the message.
+        shard: that is read.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # of a library's own kinds, and of whatever reaches another machine
+        reason = first_line(error) or type(error).__name__
+        raise InputError(
+            f"Expected a {kind} file in {shard.path}, but it is damaged, cut off, of another kind or out of reach "
+            f"({reason}); copy it again, or leave it out."
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True, order=True, slots=True)

@@ -12,10 +12,10 @@ from keras_cifar.data.folders import split_of
 from keras_cifar.data.images import image_suffixes
 from keras_cifar.data.listing import HIDDEN, describe_left_out, is_ignored
 from keras_cifar.data.sources.image_files import files_source, quoted
-from keras_cifar.data.sources.shards import PackedImage, build_table, find_shards, open_shard
+from keras_cifar.data.sources.shards import PackedImage, build_table, find_shards, open_shard, readable
 from keras_cifar.data.sources.table import COLUMNS, find_column
 from keras_cifar.data.specs import DataRequest
-from keras_cifar.errors import InputError, first_line
+from keras_cifar.errors import InputError
 
 _LABEL_SUFFIXES = (".cls", ".json")
 _MAX_LABEL_BYTES = 2**20
@@ -59,28 +59,23 @@ def _images(shard, left_out):
     """(split, image) of each image in a tar file; counts the rest by suffix."""
     samples: dict[str, dict] = collections.defaultdict(dict)  # name up to the first dot -> suffix -> member
     suffixes = image_suffixes()
-    try:
-        with open_shard(shard.path) as file:
-            for member in _members(file, shard.path):
-                folder, base = os.path.split(member.name.removeprefix("./"))
-                stem, dot, suffix = base.partition(".")
-                if any(map(is_ignored, member.name.removeprefix("./").split("/"))):
-                    left_out[HIDDEN] += not member.isdir()
-                elif member.isfile():
-                    samples[f"{folder}/{stem}"][(dot + suffix).lower()] = member
-                else:
-                    left_out["link{s} or special file{s}"] += not member.isdir()
-            for place, parts in samples.items():
-                label = _label_beside(file, place, parts, shard.path)
-                for suffix, member in parts.items():
-                    if suffix[suffix.rfind(".") :] in suffixes:
-                        yield _image(shard, member, label)
-                    elif suffix not in _LABEL_SUFFIXES:
-                        left_out[suffix or "file{s} without a suffix"] += 1
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise InputError(
-            f"Expected a tar file in {shard.path}, but it is damaged or cut off ({first_line(error)}); copy it again."
-        ) from error
+    with readable("tar", shard), open_shard(shard.path) as file:
+        for member in _members(file, shard.path):
+            folder, base = os.path.split(member.name.removeprefix("./"))
+            stem, dot, suffix = base.partition(".")
+            if any(map(is_ignored, member.name.removeprefix("./").split("/"))):
+                left_out[HIDDEN] += not member.isdir()
+            elif member.isfile():
+                samples[f"{folder}/{stem}"][(dot + suffix).lower()] = member
+            else:
+                left_out["link{s} or special file{s}"] += not member.isdir()
+        for place, parts in samples.items():
+            label = _label_beside(file, place, parts, shard.path)
+            for suffix, member in parts.items():
+                if suffix[suffix.rfind(".") :] in suffixes:
+                    yield _image(shard, member, label)
+                elif suffix not in _LABEL_SUFFIXES:
+                    left_out[suffix or "file{s} without a suffix"] += 1
 
 
 def _members(file, path):
