@@ -198,7 +198,11 @@ def test_training_says_which_file_has_gone(tmp_path, image_folder):
 
 
 def test_arrays_that_do_not_fit_into_memory(tmp_path, monkeypatch):
-    np.savez(tmp_path / "a.npz", images=np.zeros((40, 9, 9), np.uint8), labels=np.arange(40) % 2)
+    arrays = {f"{split}_images": np.zeros((count, 9, 9), np.uint8) for split, count in (("train", 40), ("test", 4))}
+    labels = {f"{split}_labels": np.arange(count) % 2 for split, count in (("train", 40), ("test", 4))}
+    np.savez(tmp_path / "a.npz", **arrays, **labels)
     monkeypatch.setattr(stores, "free_memory", lambda: 40 * 81 * 2)
+    source = open_data(f"npz:{tmp_path / 'a.npz'}")
     with pytest.raises(InputError, match=r"free memory for the images of .*a\.npz.*folder:PATH"):
-        open_data(f"npz:{tmp_path / 'a.npz'}")
+        source.load("train")
+    assert len(source.load("test")) == 4, "of which nothing of train is read"

@@ -38,9 +38,8 @@ def open_arrays(request: DataRequest) -> Source:
             f"{show(', '.join(arrays))}; rename its arrays."
         )
     load = functools.cache(functools.partial(_load, path))
-    images, labels = load(*next(iter(splits.values())))
-    names = expected.class_names or _class_names(path, arrays, labels)
-    shape = images.shape[1:]
+    first = next(iter(splits.values()))
+    names, shape = expected.class_names or _class_names(path, arrays, first), _image_shape(path, first[0])
 
     @functools.cache
     def read(split):
@@ -84,7 +83,16 @@ def _load(path, images, labels):
         check_memory(file.zip.getinfo(f"{images}.npy").file_size, f"the images of {path}")
         found, values = file[images], file[labels]
     found = _images(found, images, path)
-    return found, _flat(values, found, labels, path)
+    return found, _flat(values, len(found), labels, path)
+
+
+def _image_shape(path, images):
+    """(S, S, 3), without reading the images."""
+    with _archive(path) as file, file.zip.open(f"{images}.npy") as array:
+        version = np.lib.format.read_magic(array)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(array)
+    return _checked_shape(shape, dtype, images, path)
 
 
 def _pair(arrays, split):
@@ -99,32 +107,40 @@ def _pair(arrays, split):
 
 def _images(array, name, path):
     """(N, S, S, 3) uint8."""
-    if array.ndim == 3:
-        array = array[..., None]
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1] != array.shape[2] or array.shape[3] not in (1, 3):
-        raise InputError(
-            f"Expected {name} in {path} as (N, S, S), (N, S, S, 1) or (N, S, S, 3) uint8, but it is {array.shape} "
-            f"{array.dtype}; convert it."
-        )
+    _checked_shape(array.shape, array.dtype, name, path)
+    array = array[..., None] if array.ndim == 3 else array
     return np.repeat(array, 3, axis=3) if array.shape[3] == 1 else array
 
 
-def _flat(array, images, name, path):
+def _checked_shape(shape, dtype, name, path):
+    """(S, S, 3) of images."""
+    if dtype != np.uint8 or len(shape) not in (3, 4) or shape[1] != shape[2] or shape[3:] not in ((), (1,), (3,)):
+        raise InputError(
+            f"Expected {name} in {path} as (N, S, S), (N, S, S, 1) or (N, S, S, 3) uint8, but it is {shape} {dtype}; "
+            "convert it."
+        )
+    return *shape[1:3], 3
+
+
+def _flat(array, count, name, path):
     """(N,) labels."""
     flat = array.reshape(len(array)) if array.ndim == 2 and array.shape[1] == 1 else array
-    if flat.ndim != 1 or len(flat) != len(images) or flat.dtype.kind not in "iuUS":
+    if flat.ndim != 1 or len(flat) != count or flat.dtype.kind not in "iuUS":
         raise InputError(
-            f"Expected {name} in {path} as a whole number or text for each of {len(images)} images, but it is "
+            f"Expected {name} in {path} as a whole number or text for each of {count} images, but it is "
             f"{array.shape} {array.dtype}; convert it."
         )
     return flat.astype(str) if flat.dtype.kind in "US" else flat.astype(np.int64)
 
 
-def _class_names(path, arrays, labels):
-    if "class_names" in arrays:
-        with _archive(path) as file:
+def _class_names(path, arrays, first):
+    """Those that the file has, or the labels of its first split."""
+    _, labels = first
+    with _archive(path) as file:
+        if "class_names" in arrays:
             return [str(name) for name in file["class_names"]]
-    found = np.unique(labels)
+        values = file[labels]
+    found = np.unique(_flat(values, len(values), labels, path))
     if len(found) < 2:
         raise InputError(f"Expected at least two classes in {path}, but its labels are all {found[0]}; check them.")
     return [str(name) for name in found]
