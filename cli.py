@@ -167,7 +167,8 @@ def _add_export_commands(add):
     predict.add_argument("paths", nargs="+", metavar="PATH", help=text)
     predict.add_argument("--top-k", type=parse_number, default=1, metavar="K", help="classes per image; default: 1")
     predict.add_argument("--format", choices=("table", "json", "csv"), default="table")
-    predict.add_argument("--output", metavar="FILE", help="default: the terminal")
+    text = "a file, or FOLDER.parquet for Parquet files with which a killed command goes on; default: the terminal"
+    predict.add_argument("--output", metavar="FILE", help=text)
     predict.add_argument("--provider", metavar="NAME", default="onnxruntime", help="for a file: or openvino")
 
     benchmark = add("benchmark", _benchmark, "measure exported files in turns", _BENCHMARK_EXAMPLES)
@@ -395,7 +396,10 @@ def _predict(args):
 
     check_top_k(args.top_k)
     model, patterns = split_model(args.paths)
-    if args.output:
+    is_parquet = args.output is not None and args.output.rstrip("/").endswith(".parquet")
+    if is_parquet and args.format != "table":
+        raise InputError(f"Expected --output {args.output} without --format, but got {args.format}; leave one out.")
+    if args.output and not is_parquet:
         check_output(args.output)
     if is_run(model):
         _import_quietly()
@@ -407,6 +411,8 @@ def _predict(args):
     classifier = open_classifier(model, args.provider)
     if model is None:
         print(f"with {PRETRAINED.stem}, the classifier of the package", file=sys.stderr)
+    if is_parquet:
+        return _predict_to_parquet(classifier, images, args)
     rows = predict_files(classifier, images, args.top_k)
     text = format_predictions(rows, args.format)
     if args.output:
@@ -415,6 +421,14 @@ def _predict(args):
     else:
         print(text, end="")
     return int(any(row.error for row in rows))
+
+
+def _predict_to_parquet(classifier, images, args):
+    from export.predict_shards import predict_to_parquet
+
+    bad = predict_to_parquet(classifier, images, args.output, args.top_k)
+    print(f"{len(images):,} images, written to {args.output}; {bad:,} cannot be read", file=sys.stderr)
+    return int(bad > 0)
 
 
 def _benchmark(args):

@@ -31,11 +31,13 @@ class Classifier(abc.ABC):
         class_names: C names; index of the logit.
         side: of the images that the model takes, in pixels.
         resize: how images that are not square become so, see `keras_cifar.data.images.fit_square`.
+        sha256: of the model, in hex.
     """
 
     class_names: list[str]
     side: int
     resize: str
+    sha256: str
 
     @abc.abstractmethod
     def _run(self, images: np.ndarray, output: str) -> np.ndarray:
@@ -147,8 +149,8 @@ class OnnxClassifier(Classifier):
         self.resize = Choice(RESIZES).check("--resize in the file's metadata", self.metadata.resize)
         self.has_tta, self.provider = self.metadata.tta, provider
         self.session = session if provider == "onnxruntime" else start(model, threads)
-        source = self.path.absolute() if self.path else model
-        self._origin = source, provider, threads, hashlib.sha256(model).digest()
+        source, self.sha256 = self.path.absolute() if self.path else model, hashlib.sha256(model).hexdigest()
+        self._origin = source, provider, threads, self.sha256
 
     def _run(self, images, output):
         return self.session.run(images, output)

@@ -9,6 +9,7 @@ from keras_cifar.evaluation.predict import predict_logits
 from keras_cifar.evaluation.tta import flip_tta
 from keras_cifar.metrics import softmax
 from keras_cifar.model.build import load_classifier
+from keras_cifar.model.weights import file_sha256
 from keras_cifar.runs.run import Run, open_run
 from keras_cifar.speed.engine import compile_inference
 
@@ -34,7 +35,7 @@ class KerasClassifier(Classifier):
             raise InputError(f"Expected a run on square images, but {run.path} takes {height} x {width}; use another.")
         apply = compile_inference(model, _BATCH, run_precision(run))
         self.class_names, self.side = run.metrics["class_names"], height
-        self.resize = run.recipe.resize
+        self.resize, self.sha256 = run.recipe.resize, file_sha256(run.file("best.keras"))
         self._apply = flip_tta(apply) if run.recipe.tta else apply
         self._folder, self._turn = run.path.absolute(), threading.Lock()
 

@@ -129,13 +129,16 @@ def check_top_k(top_k: int) -> None:
     Number(1, whole=True).check("--top-k", top_k)
 
 
-def predict_files(classifier: Classifier, paths: list[str], top_k: int = 1) -> list[Prediction]:
+def predict_files(
+    classifier: Classifier, paths: list[str], top_k: int = 1, progress: str = "predict"
+) -> list[Prediction]:
     """Predicts files in batches, with a progress bar.
 
     Args:
         classifier: see `Classifier`.
         paths: of images.
         top_k: classes a row, at least 1; at most all.
+        progress: text before the progress bar.
 
     Returns:
         One row a path, in order.
@@ -143,7 +146,7 @@ def predict_files(classifier: Classifier, paths: list[str], top_k: int = 1) -> l
     check_top_k(top_k)
     rows = []
     with concurrent.futures.ThreadPoolExecutor(_DECODERS) as pool, tqdm(
-        total=len(paths), desc="predict", unit="image", disable=None, leave=False
+        total=len(paths), desc=progress, unit="image", disable=None, leave=False
     ) as bar:  # fmt: skip
         for start in range(0, len(paths), _BATCH):
             batch = paths[start : start + _BATCH]
