@@ -50,6 +50,7 @@ setup(
         "safetensors>=0.4",
         "pyarrow>=15",
         "fsspec>=2024",
+        "ImageHash>=4.3",
         "tqdm>=4.66",
     ],
     extras_require={

@@ -13,7 +13,7 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-NAMES = ("level1", "startup", "step", "gradients", "evaluate", "augment", "memory", "onnx")
+NAMES = ("level1", "startup", "step", "gradients", "evaluate", "augment", "memory", "onnx", "stores", "large")
 # Those of a run, which `all` leaves out.
 OF_A_RUN = ("quantization",)
 # What decides how a CPU is used: by oneDNN (TensorFlow, PyTorch, OpenVINO), TensorFlow, PyTorch and MKL.
@@ -33,6 +33,8 @@ def main():
         of_a_run.add_argument("--limit", type=int, help="images of val to use; all without it")
     of_photos = names.add_parser("resize")
     of_photos.add_argument("photos", help="a folder with labels.csv: file, imagenet_index")
+    of_cifar = names.add_parser("alike")
+    of_cifar.add_argument("--data-dir", help="folder of prepared TFDS data sets")
     documents = names.add_parser("figures", help="compare the documents with the files behind them")
     documents.add_argument("--write", action="store_true", help="put the files' figures into the documents")
     names.add_parser("notebook", help="run docs/levels.ipynb and keep its outputs")
@@ -45,6 +47,8 @@ def main():
         from benchmarks import figures
 
         return figures.main(args.write)
+    if args.name == "alike":
+        return measure(args.name, args.data_dir)
     if args.name == "resize":
         return measure(args.name, args.photos)
     return measure(args.name, *([args.run, args.data_dir, args.limit] if args.name in OF_A_RUN else []))

@@ -31,6 +31,7 @@ NO_MEASUREMENTS = {
     r"The goal of 1\.3 times": "goal",
     r"\b20 %(?= of (?:train|them))|below 20 %": "setting: how much of train becomes val",
     r"\(quality 75,\s+4:2:0\)": "property of the data set's files",
+    r"\bat most 8 of 64 bits\b|\bcorrelate by 0\.9\b": "limits of keras_cifar/data/looks.py",
     r"a sample of 64|\bdefault 50\b": "settings of keras_cifar/data/image_store.py",
     r"trial 0": "name of a trial",
     r"^\d+\. ": "number of an item in a list",
@@ -449,9 +450,22 @@ def resize(read: Reader) -> Iterator[Claim]:
     )  # fmt: skip
 
 
+def alike(read: Reader) -> Iterator[Claim]:
+    """Images of CIFAR-10 that look like training images."""
+    val, test = (read(f"{_RESULTS}/alike.json")["splits"][split] for split in ("val", "test"))
+    yield Claim(
+        _DATA_PAGE,
+        "holds for {} of {:,} val images, whose twins in train are all of the same class, and for {} of {:,} test "
+        "images",
+        (val["alike"], val["images"], test["alike"], test["images"]),
+        holds=val["alike"] == val["same_class"],
+    )
+
+
 SOURCES = (
     ladder, long_ladder, packaged, tuning_level1, tuning_level3, gradients, step, avx2, startup, evaluate, memory,
-    level1, onnx, quantization, resize, choices, choices_of_level5, choices_of_views, choices_of_padding, intervals,
+    level1, onnx, quantization, resize, alike, choices, choices_of_level5, choices_of_views, choices_of_padding,
+    intervals,
 )  # fmt: skip
 
 

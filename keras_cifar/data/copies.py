@@ -1,11 +1,18 @@
-"""The same image in two splits: what was learned by heart is no evidence."""
+"""The same image in two splits, or nearly: what was learned by heart is no evidence."""
+
+import hashlib
 
 import numpy as np
 
+from keras_cifar.cache import cache_dir
 from keras_cifar.data.datasets import Source, Split, image_digests
+from keras_cifar.data.looks import find_alike, perceptual_hashes
 from keras_cifar.data.stores import blocks
+from keras_cifar.errors import InputError
+from keras_cifar.files import read_json, write_json
 
 _NAMED = 3
+_MOST_PAIRS = 4e9  # that are compared, which takes some seconds
 
 
 def image_keys(split: Split) -> np.ndarray:
@@ -29,12 +36,70 @@ def describe_copies(source: Source, name: str, split: Split, trained_on: np.ndar
     copies = np.flatnonzero(np.isin(image_keys(split), trained_on))
     if not len(copies):
         return []
-    files = source.folder.files(name, split_seed) if source.folder else None
-    named = ""
-    if files and len(files) == len(split):
-        named = f" ({', '.join(files[i].name for i in copies[:_NAMED])}{', ...' * (len(copies) > _NAMED)})"
+    names = _names(source, name, split, split_seed)
+    named = ", ".join(names[i] for i in copies[:_NAMED] if names) + ", ..." * (len(copies) > _NAMED and bool(names))
+    named = f" ({named})" if named else ""
     which = "image is" if len(copies) == 1 else "images are"
     return [
         f"{len(copies):,} of {len(split):,} {name} {which} among the training images too, pixel for pixel{named}: "
         f"{name} says less about new images; remove such copies"
     ]
+
+
+def describe_alike(source: Source, name: str, split: Split, train: Split, split_seed: int) -> list[str]:
+    """A line on the images of a split that look like training images, exact copies and symbols apart, or none.
+
+    What was found is kept in the cache.
+
+    Args:
+        source: of both.
+        name: of the split.
+        split: N images.
+        train: M training images; where N x M is very large nothing is compared, which is said.
+        split_seed: that the splits were cut by.
+    """
+    if source.are_symbols:
+        return []
+    if len(split) * len(train) > _MOST_PAIRS:
+        return [f"{name} and training images are too many to look for near copies ({len(split):,} x {len(train):,})"]
+    alike, of = _alike(split, train)
+    new = ~np.isin(image_keys(split)[alike], image_keys(train))
+    alike, of = alike[new], of[new]
+    if not len(alike):
+        return []
+    names = [_names(source, kind, part, split_seed) for kind, part in ((name, split), ("train", train))]
+    pairs = [f"{names[0][i]} and {names[1][j]}" for i, j in zip(alike[:_NAMED], of, strict=False) if all(names)]
+    named = f" ({'; '.join(pairs)}{'; ...' * (len(alike) > _NAMED)})" if pairs else ""
+    return [
+        f"{len(alike):,} of {len(split):,} {name} images look like training images{named}: their accuracy says less "
+        "about new images"
+    ]
+
+
+def _alike(split, train):
+    """See `find_alike`; from the cache, where these splits were compared before."""
+    key = hashlib.sha256(f"{split.fingerprint()} {train.fingerprint()}".encode()).hexdigest()[:32]
+    path = cache_dir() / "alike" / f"{key}.json"
+    try:
+        alike, of = read_json(path)
+        if len(alike) == len(of) and all(0 <= i < len(split) for i in alike) and all(0 <= j < len(train) for j in of):
+            return np.array(alike, np.int64), np.array(of, np.int64)
+    except (OSError, ValueError, TypeError, InputError):  # not there, or damaged
+        pass
+    alike, of = find_alike(image_looks(split), split.store, image_looks(train), train.store)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, [alike.tolist(), of.tolist()])
+    return alike, of
+
+
+def image_looks(split: Split) -> np.ndarray:
+    """`keras_cifar.data.looks.perceptual_hashes` of a split's images."""
+    if split.looks is not None:
+        return split.looks
+    return np.concatenate([perceptual_hashes(block) for block in blocks(split.store)])
+
+
+def _names(source, name, split, split_seed):
+    """The name of each image of a split; empty where they have none, or some were left out."""
+    files = source.folder.files(name, split_seed) if source.folder else None
+    return [file.name for file in files] if files and len(files) == len(split) else []

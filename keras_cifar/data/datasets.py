@@ -36,11 +36,13 @@ class Split:
         labels: (N,) int64 in [0, C).
         digests: (N, 16) uint8 that tell each image from others without reading its pixels, see `image_digests`; None
             for images whose pixels are at hand anyway.
+        looks: (N,) uint64 that are alike for images that look alike, see `keras_cifar.data.looks`; None as above.
     """
 
     store: ImageStore
     labels: np.ndarray
     digests: np.ndarray | None = None
+    looks: np.ndarray | None = None
 
     @classmethod
     def of(cls, images: np.ndarray, labels: np.ndarray) -> "Split":
@@ -57,8 +59,8 @@ class Split:
 
     def take(self, index: np.ndarray) -> "Split":
         """Some images, by their numbers (K,), and their labels."""
-        digests = None if self.digests is None else self.digests[index]
-        return Split(select(self.store, index), self.labels[index], digests)
+        digests, looks = (None if array is None else array[index] for array in (self.digests, self.looks))
+        return Split(select(self.store, index), self.labels[index], digests, looks)
 
     def fingerprint(self) -> str:
         """Hex SHA-256 of shape, labels and pixels or, with `_BY_DIGESTS` behind it, the images' digests."""
@@ -101,10 +103,12 @@ def image_digests(images: np.ndarray, salts: np.ndarray | None = None) -> np.nda
 
 def joined(first: Split, second: Split) -> Split:
     """The images of two splits, one after the other."""
-    has_digests = first.digests is not None and second.digests is not None
-    digests = np.concatenate([first.digests, second.digests]) if has_digests else None
+    digests, looks = (
+        None if one is None or other is None else np.concatenate([one, other])
+        for one, other in ((first.digests, second.digests), (first.looks, second.looks))
+    )
     labels = np.concatenate([first.labels, second.labels])
-    return Split(Joined((first.store, second.store)), labels, digests)
+    return Split(Joined((first.store, second.store)), labels, digests, looks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +123,7 @@ class Source:
             cut from it for "val".
         folder: the listed files of a folder, or None for other sources.
         has_test: whether there is a test split, as is known without reading it.
+        are_symbols: whether the images are symbols of a few strokes, of which many look alike by nature.
         notes: lines for people, not yet said, on what was found and left out; those on unreadable images come when
             their split is read.
     """
@@ -130,6 +135,7 @@ class Source:
     folder: ImageFolder | None = None
     notes: list[str] = dataclasses.field(default_factory=list)
     has_test: bool = True
+    are_symbols: bool = False
 
     def load(self, split: str, division: Division = CHOOSING, limit: int | None = None) -> Split:
         """Reads one split, and the pixels of no other.

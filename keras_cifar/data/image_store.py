@@ -21,6 +21,7 @@ from keras_cifar.checks import Choice, Number, number_setting
 from keras_cifar.data.datasets import DIGEST_BYTES, image_digests
 from keras_cifar.data.images import decode_image, error_text
 from keras_cifar.data.listing import ImageFile
+from keras_cifar.data.looks import perceptual_hashes
 from keras_cifar.data.specs import STORES
 from keras_cifar.data.stores import MEMORY_COPIES, ImageStore, MemoryStore, block_size
 from keras_cifar.environment import cpu_count, free_memory
@@ -29,7 +30,7 @@ from keras_cifar.errors import InputError
 _SAMPLE = 64  # files that are compared with what was read of them earlier
 _FILES_A_TASK = 8
 _CACHE_SETTING = "KERAS_CIFAR_IMAGE_CACHE_GB"
-_INDEX = np.dtype([("digest", np.uint8, DIGEST_BYTES), ("readable", np.bool_)])
+_INDEX = np.dtype([("digest", np.uint8, DIGEST_BYTES), ("look", np.uint64), ("readable", np.bool_)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,12 +142,13 @@ class Opened:
 
     Attributes:
         store: N images; unreadable ones are black, or fail when they are read.
-        digests: (N, 16) uint8, see `keras_cifar.data.datasets.image_digests`.
+        digests, looks: (N, 16) uint8 and (N,) uint64, see `keras_cifar.data.datasets.Split`.
         bad: position -> why of unreadable ones.
     """
 
     store: ImageStore
     digests: np.ndarray
+    looks: np.ndarray
     bad: dict[int, str]
 
 
@@ -215,7 +217,7 @@ class ImageCache(ArrayCache):
         except NoRoomError as error:
             raise self._no_room(f"the disk is full ({error.strerror})") from error
         bad = [int(i) for i in np.flatnonzero(~index["readable"])]
-        return Opened(store, np.array(index["digest"]), _reasons(files, decoder, bad))
+        return Opened(store, np.array(index["digest"]), np.array(index["look"]), _reasons(files, decoder, bad))
 
     def _read(self, files, decoder, kind, verify):
         """The store, the index, and whether this call read all files."""
@@ -247,7 +249,8 @@ class ImageCache(ArrayCache):
 
 def decode_all(files: Sequence[ImageFile], decoder: Decoder) -> Opened:
     """Files decoded in memory, with a progress bar; of N files the K readable ones are the store's."""
-    images, bad, digests = np.empty((len(files), *decoder.shape), np.uint8), {}, []
+    images, bad = np.empty((len(files), *decoder.shape), np.uint8), {}
+    rows = []
     count, block = 0, block_size(decoder.shape)
     with _bar(len(files)) as bar:
         for start in range(0, len(files), block):
@@ -256,11 +259,12 @@ def decode_all(files: Sequence[ImageFile], decoder: Decoder) -> Opened:
             readable = _readable(part, unread)
             kept = found[readable] if unread else found
             images[count : count + len(kept)] = kept
-            digests.append(image_digests(kept))
+            rows.append(_indexed(kept, np.ones(len(kept), bool)))
             count += len(kept)
             bad.update({start + i: reason for i, reason in unread.items()})
             bar.update(len(part))
-    return Opened(MemoryStore(images[:count]), np.concatenate(digests), bad)
+    index = np.concatenate(rows)
+    return Opened(MemoryStore(images[:count]), index["digest"], index["look"], bad)
 
 
 def _by_blocks(files, compute):
@@ -296,6 +300,9 @@ def _rows(row, pixels, bad):
 
 def _indexed(pixels, readable):
     rows = np.zeros(len(pixels), _INDEX)
+    tasks = [slice(start, start + _FILES_A_TASK) for start in range(0, len(pixels), _FILES_A_TASK)]
+    for part, looks in zip(tasks, _threads().map(lambda part: perceptual_hashes(pixels[part]), tasks), strict=True):
+        rows["look"][part] = looks
     rows["digest"], rows["readable"] = image_digests(pixels), readable
     return rows
 

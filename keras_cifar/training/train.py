@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from keras_cifar.checks import Number, number_setting
-from keras_cifar.data.copies import describe_copies, image_keys
+from keras_cifar.data.copies import describe_alike, describe_copies, image_keys
 from keras_cifar.data.datasets import Source, Split
 from keras_cifar.data.record import absolute_data, check_changes, data_changes, describe_data, is_same_place
 from keras_cifar.environment import describe_environment, thread_count, utc_now
@@ -130,7 +130,10 @@ def _prepare(recipe, run, job):
     train_split, val = _load(recipe, source)
     weights = class_weights(recipe, train_split.labels, source.class_names)
     start = _Beginning(recipe, run, job, source, model, train_split, val, changes, weights)
-    for line in describe_copies(source, "val", val, start.seen, recipe.split_seed):
+    for line in (
+        *describe_copies(source, "val", val, start.seen, recipe.split_seed),
+        *describe_alike(source, "val", val, train_split, recipe.split_seed),
+    ):
         job.say(line)
     return start
 

@@ -1,5 +1,6 @@
 """Images that training sees are named where they come again in val or test."""
 
+import io
 import shutil
 
 import numpy as np
@@ -7,9 +8,12 @@ import pytest
 from conftest import job, tiny_recipe
 from PIL import Image
 
-from keras_cifar.data.copies import describe_copies, image_keys
+from keras_cifar.data import copies
+from keras_cifar.data.copies import describe_alike, describe_copies, image_keys
 from keras_cifar.data.datasets import Source, Split, open_data
+from keras_cifar.data.looks import find_alike, perceptual_hashes
 from keras_cifar.data.specs import Reading
+from keras_cifar.data.stores import MemoryStore
 from keras_cifar.evaluation.evaluate_run import evaluate
 from keras_cifar.training.train import train
 
@@ -36,11 +40,11 @@ def test_test_images_that_training_saw_are_named(splits, tmp_path, capsys, store
     assert not any("among the training images" in line for line in said)
     known = {int(key) for key in run.seen()}
     source = open_data(f"folder:{splits}", image_size=32, reading=Reading(store=store))
-    copies = known & {int(key) for key in image_keys(source.load("test"))}
+    same = known & {int(key) for key in image_keys(source.load("test"))}
     capsys.readouterr()
     evaluate(run, "test")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "among the training images" in line]
-    assert line.startswith(f"{len(copies)} of 25 test image") and "set/test/" in line and 1 <= len(copies) <= 2
+    assert line.startswith(f"{len(same)} of 25 test image") and "set/test/" in line and 1 <= len(same) <= 2
     run.file("seen.npy").unlink()  # as in a run of an earlier version
     evaluate(run, "test")
     assert "among the training images" not in capsys.readouterr().out
@@ -65,3 +69,58 @@ def test_arrays_without_digests():
     (line,) = describe_copies(source, "val", val, image_keys(train_split), 0)
     assert line.startswith("1 of 3 val image is among the training images too, pixel for pixel: ")
     assert not describe_copies(source, "val", val.take(np.array([1, 2])), image_keys(train_split), 0)
+
+
+def pictures(count, seed):
+    """Photograph-like images, (N, 48, 48, 3) uint8, none like another."""
+    random = np.random.default_rng(seed)
+    return np.stack([
+        np.asarray(Image.fromarray(random.integers(0, 256, (6, 6, 3), np.uint8)).resize((48, 48), 3))
+        for _ in range(count)
+    ])  # fmt: skip
+
+
+def changed_copies(images):
+    """As people make them: scaled down and up, brighter, compressed."""
+    small = Image.fromarray(images[0]).resize((20, 20)).resize((48, 48))
+    bright = np.clip(images[1] * 1.2 + 10, 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(images[2]).save(file, "JPEG", quality=20)
+    return np.stack([np.asarray(small), bright, np.asarray(Image.open(file))])
+
+
+def test_changed_copies_are_found_and_nothing_else():
+    images = pictures(60, seed=0)
+    flat = np.full((2, 48, 48, 3), 9, np.uint8)
+    others = np.concatenate([pictures(20, seed=1), changed_copies(images[[7, 30, 52]]), flat])
+    stores = [MemoryStore(each) for each in (others, np.concatenate([images, flat]))]
+    looks = [perceptual_hashes(store.array) for store in stores]
+    found, of = find_alike(looks[0], stores[0], looks[1], stores[1])
+    assert found.tolist() == [20, 21, 22] and of.tolist() == [7, 30, 52], "and none of a single shade"
+
+
+@pytest.mark.parametrize("store", ["memory", "stream"])
+def test_val_images_that_look_like_training_images_are_named_in_training(tmp_path, monkeypatch, store):
+    monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path / "cache"))
+    images = pictures(24, seed=0)
+    for split, found in (("train", images[:20]), ("val", np.concatenate([images[20:], changed_copies(images[:3])]))):
+        for i, image in enumerate(found):
+            path = tmp_path / "set" / split / "ab"[i % 2] / f"{i:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    said, recipe = [], tiny_recipe(1, data=f"folder:{tmp_path / 'set'}", limit=None, batch_size=4)
+    train(recipe, job(tmp_path / "run", say=said.append, store=store))
+    (line,) = [line for line in said if "look like" in line]
+    assert line.startswith("3 of 7 val images look like training images") and line.count(" and ") == 3
+    assert f"{tmp_path}/set/val/a/04.png and {tmp_path}/set/train/a/00.png" in line
+    monkeypatch.setattr(copies, "find_alike", None)  # what was found is in the cache
+    again = []
+    train(recipe, job(tmp_path / "again", say=again.append, store=store))
+    assert line in again
+
+
+def test_splits_that_are_too_large_are_not_compared(monkeypatch):
+    monkeypatch.setattr(copies, "_MOST_PAIRS", 10)
+    split = Split.of(pictures(4, seed=0), np.zeros(4, np.int64))
+    source = Source("spy", ["a", "b"], (48, 48, 3), lambda split, seed: None)
+    assert "too many to look for near copies (4 x 4)" in describe_alike(source, "val", split, split, 0)[0]

@@ -25,4 +25,4 @@ def open_digits(request: DataRequest) -> Source:
         index = held if split == "test" else kept
         return whole.take(index)
 
-    return Source("scikit-learn digits", [str(d) for d in range(10)], (32, 32, 3), with_cut_val(read))
+    return Source("scikit-learn digits", [str(d) for d in range(10)], (32, 32, 3), with_cut_val(read), are_symbols=True)

@@ -121,7 +121,7 @@ class _Images:
         if opened.bad:
             self._check_bad(split, files, [(files[i], reason) for i, reason in opened.bad.items()])
         labels = [self.folder.label(file) for i, file in enumerate(files) if i not in opened.bad]
-        return Split(opened.store, np.array(labels, np.int64), opened.digests)
+        return Split(opened.store, np.array(labels, np.int64), opened.digests, opened.looks)
 
     def _part(self, files, given):
         """Some files of a split as the folder gives it, before val is cut from it."""
@@ -129,7 +129,7 @@ class _Images:
         places = np.array([i for i, file in enumerate(self.folder.given[given]) if id(file) in chosen], np.int64)
         bad = {position: whole.bad[i] for position, i in enumerate(places.tolist()) if i in whole.bad}
         good = np.delete(places, list(bad))
-        return Opened(Selection(whole.store, good), whole.digests[good], bad)
+        return Opened(Selection(whole.store, good), whole.digests[good], whole.looks[good], bad)
 
     def _check_bad(self, split, files, bad):
         if not self.reading.skip_bad_images:
