@@ -250,7 +250,7 @@ class ImageCache(ArrayCache):
 def decode_all(files: Sequence[ImageFile], decoder: Decoder) -> Opened:
     """Files decoded in memory, with a progress bar; of N files the K readable ones are the store's."""
     images, bad = np.empty((len(files), *decoder.shape), np.uint8), {}
-    rows = []
+    rows = [np.zeros(0, _INDEX)]
     count, block = 0, block_size(decoder.shape)
     with _bar(len(files)) as bar:
         for start in range(0, len(files), block):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pathlib
+import shutil
 import types
 
 import numpy as np
@@ -159,6 +160,14 @@ def test_a_file_that_goes_while_it_is_streamed(image_folder):
     memory = MemoryStore(np.zeros((2, 3), np.uint8))
     with guarded(memory) as store:
         assert store is memory
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_split_without_images(image_folder, tmp_path, kind):
+    shutil.copytree(image_folder, tmp_path / "set" / "train")
+    (tmp_path / "set" / "test" / "cat").mkdir(parents=True)
+    with pytest.raises(InputError, match="Expected test images"):
+        opened(tmp_path / "set", kind).load("test")
 
 
 def test_blocks_have_a_bounded_size():

@@ -114,7 +114,7 @@ class _Images:
         files = self.folder.files(split, split_seed)
         if files is None:
             return None
-        if self.kind == "memory":
+        if self.kind == "memory" or not files:
             opened = decode_all(files, self.decoder)
         else:
             opened = self._part(files, split if split in self.folder.given else "train")
