@@ -187,14 +187,12 @@ class ImageCache(ArrayCache):
             )
         has_room = self.has_room(size)
         if asked == "mapped" and not has_room:
-            raise self._no_room(text)
+            raise InputError(
+                f"Expected room in {self.folder} for --store mapped, but {text}, and {_CACHE_SETTING} "
+                f"({self.max_bytes / 1e9:g}) or half of the free disk is less; free some, set it, or pass --store "
+                "stream."
+            )
         return "mapped" if has_room else "stream", f"{text}, and {_gigabytes(free)} of memory are free"
-
-    def _no_room(self, text):
-        return InputError(
-            f"Expected room in {self.folder} for what is kept of the images, but {text}, and {_CACHE_SETTING} "
-            f"({self.max_bytes / 1e9:g}) or half of the free disk is less; free some, set it, or pass --store stream."
-        )
 
     def open(self, files: Sequence[ImageFile], decoder: Decoder, kind: str, verify: bool, say: Callable) -> Opened:
         """Files that need not fit into memory; read whole once, and later only a sample of them.
@@ -215,7 +213,10 @@ class ImageCache(ArrayCache):
                 say(f"{changed} has changed, its size and time have not: reading all images again")
                 store, index, _ = self._read(files, decoder, kind, verify=True)
         except NoRoomError as error:
-            raise self._no_room(f"the disk is full ({error.strerror})") from error
+            raise InputError(
+                f"Expected room in {self.folder} for what is kept of the images, but the disk is full "
+                f"({error.strerror}); free some, name another folder with KERAS_CIFAR_CACHE, or pass --store memory."
+            ) from error
         bad = [int(i) for i in np.flatnonzero(~index["readable"])]
         return Opened(store, np.array(index["digest"]), np.array(index["look"]), _reasons(files, decoder, bad))
 

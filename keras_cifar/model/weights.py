@@ -72,12 +72,16 @@ def write_timm_folder(folder: str | os.PathLike, architecture: str, tensors: dic
     Returns:
         The folder's path.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     folder = pathlib.Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder("weights", folder.parent) as partial:
-        save_file({n: np.ascontiguousarray(t) for n, t in tensors.items()}, f"{partial}/model.safetensors")
+        try:
+            save_file({n: np.ascontiguousarray(t) for n, t in tensors.items()}, f"{partial}/model.safetensors")
+        except SafetensorError as error:  # as on a full disk
+            raise OSError(None, first_line(error), str(folder)) from error
         # `pretrained_cfg` marks the folder as timm's for KerasHub.
         config = {"architecture": architecture, "num_classes": 1000, "pretrained_cfg": {"tag": "local"}}
         pathlib.Path(partial, "config.json").write_text(json.dumps(config), encoding="utf-8")

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pathlib
+import resource
 import shutil
 import types
 
@@ -160,6 +161,18 @@ def test_a_file_that_goes_while_it_is_streamed(image_folder):
     memory = MemoryStore(np.zeros((2, 3), np.uint8))
     with guarded(memory) as store:
         assert store is memory
+
+
+@pytest.mark.parametrize("kind", ["mapped", "stream"])
+def test_full_disk_is_one_sentence_and_leaves_nothing(image_folder, tmp_path, kind):
+    source, before = opened(image_folder, kind), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # no file may be longer
+    try:
+        with pytest.raises(InputError, match="the disk is full"):
+            source.load("train")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {path.suffix for path in (tmp_path / "cache" / "images").iterdir()} == {".lock"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
