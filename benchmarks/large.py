@@ -64,7 +64,11 @@ def _run(command, is_far_enough):
                 process.send_signal(signal.SIGKILL)
                 process.wait()
         output.seek(0)
-        lines = [line for line in output.read().splitlines() if line.startswith(("val top-1", "Resuming", "wrote"))]
+        lines = [
+            line.partition(";")[0]
+            for line in output.read().splitlines()
+            if line.startswith(("val top-1", "Resuming", "wrote"))
+        ]
     expected = 0 if is_far_enough is None else -signal.SIGKILL
     if process.returncode != expected:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
