@@ -11,7 +11,7 @@ import numpy as np
 from keras_cifar.environment import free_memory
 from keras_cifar.errors import InputError
 
-MEMORY_COPIES = 2.5  # of images in memory: the array, what TensorFlow makes of it, and some room
+MEMORY_COPIES = 4  # of train and val: the array, its padded copy, and those of TensorFlow, see benchmarks/stores.py
 _BLOCK_BYTES = 2**26
 
 

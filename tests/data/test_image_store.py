@@ -120,7 +120,7 @@ def test_an_interrupted_reading_goes_on_where_it_was(image_folder, decoded, monk
 
 def test_auto_takes_the_fastest_store_that_there_is_room_for(image_folder, monkeypatch):
     size = 24 * 25 * 25 * 3
-    for memory, disk, kind in ((6 * size, 0, "memory"), (4 * size, 3 * size, "mapped"), (4 * size, size, "stream")):
+    for memory, disk, kind in ((8 * size, 0, "memory"), (7 * size, 3 * size, "mapped"), (7 * size, size, "stream")):
         monkeypatch.setattr(image_store, "free_memory", lambda memory=memory: memory)
         monkeypatch.setattr(array_cache.shutil, "disk_usage", lambda folder, d=disk: types.SimpleNamespace(free=d))
         source = opened(image_folder, "auto")
