@@ -134,6 +134,12 @@ def _add_other_commands(add):
     report.add_argument("runs", nargs="*", default=["runs"], metavar="RUN", help="run folders, or folders of them")
     report.add_argument("--output", metavar="FILE", help="default: report.md in the first folder")
 
+    check = add("check", _check, "look for copies, odd images and uneven classes before training", _CHECK_EXAMPLES)
+    check.add_argument("--data", required=True, help="see `train`")
+    check.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
+    check.add_argument("--output", metavar="FILE.csv", help="also write what was found, a row each")
+    check.add_argument("--store", choices=STORES, default="auto", help="see `train`")
+
     doctor = add("doctor", _doctor, "say what this machine has, what is missing and how to get it")
     doctor.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
 
@@ -215,6 +221,9 @@ _BENCHMARK_EXAMPLES = """examples:
 _SHOW_EXAMPLES = """examples:
   python cli.py show 3
   python cli.py show 4 --backbone efficientnet_lite0"""
+_CHECK_EXAMPLES = """examples:
+  python cli.py check --data folder:photos
+  python cli.py check --data cifar10 --output findings.csv"""
 _REPORT_EXAMPLES = """examples:
   python cli.py report runs/cifar10-resnet18-seed0
   python cli.py report runs --output report.md"""
@@ -472,6 +481,24 @@ def _report(args):
     path = write_report(runs, args.output or os.path.join(args.runs[0], "report.md"))
     print(markdown_tables(runs))
     print(f"written to {path}")
+
+
+def _check(args):
+    from keras_cifar.data.check import check_data, write_findings
+    from keras_cifar.data.datasets import open_data
+    from keras_cifar.data.specs import Reading
+    from keras_cifar.files import check_output
+
+    if args.output:
+        check_output(args.output)
+    source = open_data(args.data, args.data_dir, reading=Reading(skip_bad_images=True, store=args.store))
+    source.say_notes(print)
+    lines, findings = check_data(source)
+    source.say_notes(print)
+    print("\n".join(lines))
+    if args.output:
+        write_findings(args.output, findings)
+        print(f"{len(findings):,} findings, written to {args.output}")
 
 
 def _doctor(args):

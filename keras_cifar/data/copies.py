@@ -36,9 +36,8 @@ def describe_copies(source: Source, name: str, split: Split, trained_on: np.ndar
     copies = np.flatnonzero(np.isin(image_keys(split), trained_on))
     if not len(copies):
         return []
-    names = _names(source, name, split, split_seed)
-    named = ", ".join(names[i] for i in copies[:_NAMED] if names) + ", ..." * (len(copies) > _NAMED and bool(names))
-    named = f" ({named})" if named else ""
+    names = image_names(source, name, split, split_seed)
+    named = f" ({', '.join(names[i] for i in copies[:_NAMED])}{', ...' * (len(copies) > _NAMED)})"
     which = "image is" if len(copies) == 1 else "images are"
     return [
         f"{len(copies):,} of {len(split):,} {name} {which} among the training images too, pixel for pixel{named}: "
@@ -67,9 +66,9 @@ def describe_alike(source: Source, name: str, split: Split, train: Split, split_
     alike, of = alike[new], of[new]
     if not len(alike):
         return []
-    names = [_names(source, kind, part, split_seed) for kind, part in ((name, split), ("train", train))]
-    pairs = [f"{names[0][i]} and {names[1][j]}" for i, j in zip(alike[:_NAMED], of, strict=False) if all(names)]
-    named = f" ({'; '.join(pairs)}{'; ...' * (len(alike) > _NAMED)})" if pairs else ""
+    names, others = (image_names(source, kind, part, split_seed) for kind, part in ((name, split), ("train", train)))
+    pairs = [f"{names[i]} and {others[j]}" for i, j in zip(alike[:_NAMED], of, strict=False)]
+    named = f" ({'; '.join(pairs)}{'; ...' * (len(alike) > _NAMED)})"
     return [
         f"{len(alike):,} of {len(split):,} {name} images look like training images{named}: their accuracy says less "
         "about new images"
@@ -99,7 +98,9 @@ def image_looks(split: Split) -> np.ndarray:
     return np.concatenate([perceptual_hashes(block) for block in blocks(split.store)])
 
 
-def _names(source, name, split, split_seed):
-    """The name of each image of a split; empty where they have none, or some were left out."""
-    files = source.folder.files(name, split_seed) if source.folder else None
-    return [file.name for file in files] if files and len(files) == len(split) else []
+def image_names(source: Source, name: str, split: Split, split_seed: int) -> list[str]:
+    """The name of each image of a split, as "train 17" by its number where it has none."""
+    files = source.readable(name, split_seed)
+    if files is None or len(files) != len(split):
+        return [f"{name} {i}" for i in range(len(split))]
+    return [file.name for file in files]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_cifar.data.folders import VAL_FRACTION, ImageFolder
-from keras_cifar.data.listing import listing_digest
+from keras_cifar.data.listing import ImageFile, listing_digest
 from keras_cifar.data.specs import (
     CHOOSING,
     REFIT_FRACTION,
@@ -123,6 +123,8 @@ class Source:
             cut from it for "val".
         folder: the listed files of a folder, or None for other sources.
         has_test: whether there is a test split, as is known without reading it.
+        readable: split and split_seed -> the files of its images, without unreadable ones; None for images that are
+            not in files.
         are_symbols: whether the images are symbols of a few strokes, of which many look alike by nature.
         notes: lines for people, not yet said, on what was found and left out; those on unreadable images come when
             their split is read.
@@ -136,6 +138,7 @@ class Source:
     notes: list[str] = dataclasses.field(default_factory=list)
     has_test: bool = True
     are_symbols: bool = False
+    readable: Callable[[str, int], list[ImageFile] | None] = lambda split, split_seed: None
 
     def load(self, split: str, division: Division = CHOOSING, limit: int | None = None) -> Split:
         """Reads one split, and the pixels of no other.

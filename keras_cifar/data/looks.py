@@ -28,23 +28,28 @@ def perceptual_hashes(images: np.ndarray) -> np.ndarray:
 
 
 def find_alike(
-    looks: np.ndarray, store: ImageStore, other_looks: np.ndarray, other_store: ImageStore
+    looks: np.ndarray, store: ImageStore, other_looks: np.ndarray | None = None, other_store: ImageStore | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images that look like one of others: their hashes differ in few bits and their grey thumbnails correlate.
 
     Args:
         looks: (N,) uint64, see `perceptual_hashes`.
         store: the N images.
-        other_looks: (M,) uint64.
+        other_looks: (M,) uint64; None to compare each image with those before it.
         other_store: the M images.
 
     Returns:
         Numbers in [0, N), sorted, and of each the number in [0, M) of the image that it is most like.
     """
+    among = other_looks is None or other_store is None
+    if other_looks is None or other_store is None:
+        other_looks, other_store = looks, store
     nearest, bits = np.empty(len(looks), np.int64), np.empty(len(looks), np.int64)
     rows = max(1, _PAIRS_AT_ONCE // max(1, len(other_looks)))
     for start in range(0, len(looks), rows):
         differing = np.bitwise_count(looks[start : start + rows, None] ^ other_looks[None])
+        if among:
+            differing[np.arange(len(looks)) >= np.arange(start, start + len(differing))[:, None]] = 64
         nearest[start : start + rows] = differing.argmin(axis=1)
         bits[start : start + rows] = differing.min(axis=1)
     found = np.flatnonzero(bits <= _MOST_BITS)

@@ -67,7 +67,7 @@ def test_arrays_without_digests():
     train_split, val = Split.of(images[:4], np.zeros(4, np.int64)), Split.of(images[3:], np.zeros(3, np.int64))
     source = Source("spy", ["a", "b"], (2, 2, 3), lambda split, seed: None)
     (line,) = describe_copies(source, "val", val, image_keys(train_split), 0)
-    assert line.startswith("1 of 3 val image is among the training images too, pixel for pixel: ")
+    assert line.startswith("1 of 3 val image is among the training images too, pixel for pixel (val 0): ")
     assert not describe_copies(source, "val", val.take(np.array([1, 2])), image_keys(train_split), 0)
 
 

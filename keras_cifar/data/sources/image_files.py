@@ -59,6 +59,7 @@ def files_source(label: str, folder: ImageFolder, request: DataRequest) -> Sourc
         folder,
         images.notes,
         folder.files("test") is not None,
+        readable=images.readable,
     )
 
 
@@ -100,6 +101,7 @@ class _Images:
     def __init__(self, folder, decoder, reading, notes):
         self.folder, self.decoder, self.reading = folder, decoder, reading
         self.cache, self.notes = ImageCache.of_user(), notes
+        self._bad: dict[tuple[str, int], dict[int, str]] = {}
         counts = {split: len(files) for split, files in folder.given.items()}
         most = max(counts.get("test", 0), counts.get("train", 0) + counts.get("val", 0))
         self.kind, text = self.cache.choose(reading.store, most, decoder.side)
@@ -120,8 +122,14 @@ class _Images:
             opened = self._part(files, split if split in self.folder.given else "train")
         if opened.bad:
             self._check_bad(split, files, [(files[i], reason) for i, reason in opened.bad.items()])
+        self._bad[split, split_seed] = opened.bad
         labels = [self.folder.label(file) for i, file in enumerate(files) if i not in opened.bad]
         return Split(opened.store, np.array(labels, np.int64), opened.digests, opened.looks)
+
+    def readable(self, split, split_seed):
+        """See `Source.readable`; of a split that was read."""
+        bad = self._bad.get((split, split_seed), {})
+        return [file for i, file in enumerate(self.folder.files(split, split_seed) or ()) if i not in bad]
 
     def _part(self, files, given):
         """Some files of a split as the folder gives it, before val is cut from it."""

@@ -1,0 +1,64 @@
+"""What `check` says of a data set before anything is trained."""
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_copies import changed_copies, pictures
+
+import cli
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes in train and test, with a copy, an image that looks alike, and odd ones."""
+    images = pictures(30, seed=0)
+    for i, image in enumerate(images):
+        path = tmp_path / "set" / ("train", "train", "test")[i % 3] / "ab"[i % 2] / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    folder = tmp_path / "set"
+    Image.fromarray(images[0]).save(folder / "test" / "b" / "copy.bmp")
+    Image.fromarray(changed_copies(images[[3, 4, 6]])[0]).save(folder / "test" / "b" / "scaled.png")
+    Image.new("RGB", (300, 60), (7, 7, 7)).save(folder / "train" / "a" / "bar.png")
+    Image.fromarray(pictures(1, seed=5)[0]).resize((20, 20)).save(folder / "train" / "b" / "dot.png")
+    (folder / "train" / "a" / "bad.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.mark.parametrize("store", ["memory", "stream"])
+def test_what_is_found_and_nothing_else(photos, tmp_path, capsys, store):
+    out = tmp_path / "findings.csv"
+    assert cli.main(["check", "--data", f"folder:{photos}", "--output", str(out), "--store", store]) == 0
+    with open(out, newline="", encoding="utf-8") as file:
+        rows = {(row["finding"], row["image"].rpartition("/")[2]): row for row in csv.DictReader(file)}
+    assert set(rows) == {
+        ("long", "bar.png"), ("one shade", "bar.png"), ("tiny", "dot.png"), ("copy", "copy.bmp"),
+        ("alike", "scaled.png"),
+    }  # fmt: skip
+    copy, alike = rows["copy", "copy.bmp"], rows["alike", "scaled.png"]
+    assert copy["split"] == "test" and copy["other_image"].endswith("/a/00.png") and copy["other_label"] == "a"
+    assert copy["other_split"] in ("train", "val") and alike["other_image"].endswith("/b/03.png")
+    said = capsys.readouterr().out
+    assert "bad.png (not an image" in said
+    assert "pixel for pixel: 1, 1 under two classes (" in said and "5 findings, written to" in said
+    assert "test: 12 images of 2 classes, from 5 (a) to 7 (b)" in said
+
+
+def test_arrays_have_numbers_for_names(tmp_path, capsys):
+    images = pictures(12, seed=0)
+    np.savez(tmp_path / "a.npz", images=np.concatenate([images, images[:1]]), labels=np.arange(13) % 2)
+    assert cli.main(["check", "--data", f"npz:{tmp_path / 'a.npz'}"]) == 0
+    said = capsys.readouterr().out
+    assert "the same image, pixel for pixel: 1 (" in said and ("train " in said or "val " in said)
+
+
+def test_symbols_that_look_alike_are_no_finding(capsys):
+    assert cli.main(["check", "--data", "digits"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "nothing else was found"
+
+
+def test_data_that_is_not_there(tmp_path, capsys):
+    assert cli.main(["check", "--data", f"folder:{tmp_path / 'none'}"]) == 2
+    assert capsys.readouterr().err.startswith("error: Expected a folder of images")
