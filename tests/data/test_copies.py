@@ -32,7 +32,7 @@ def splits(image_folder, tmp_path):
     return tmp_path / "set"
 
 
-@pytest.mark.parametrize("store", ["memory", "stream"])
+@pytest.mark.parametrize("store", ["memory", pytest.param("stream", marks=pytest.mark.slow)])
 def test_test_images_that_training_saw_are_named(splits, tmp_path, capsys, store):
     recipe = tiny_recipe(1, data=f"folder:{splits}", limit=None, batch_size=4)
     said = []
@@ -99,7 +99,7 @@ def test_changed_copies_are_found_and_nothing_else():
     assert found.tolist() == [20, 21, 22] and of.tolist() == [7, 30, 52], "and none of a single shade"
 
 
-@pytest.mark.parametrize("store", ["memory", "stream"])
+@pytest.mark.parametrize("store", ["memory", pytest.param("stream", marks=pytest.mark.slow)])
 def test_val_images_that_look_like_training_images_are_named_in_training(tmp_path, monkeypatch, store):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path / "cache"))
     images = pictures(24, seed=0)

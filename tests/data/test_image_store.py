@@ -14,6 +14,7 @@ from PIL import Image
 
 from keras_cifar import array_cache
 from keras_cifar.data import image_store, stores
+from keras_cifar.data.augment import Augmentation, make_batch_fn, make_train_dataset
 from keras_cifar.data.datasets import open_data
 from keras_cifar.data.record import data_changes
 from keras_cifar.data.specs import STORES, Reading
@@ -187,6 +188,17 @@ def test_blocks_have_a_bounded_size():
     assert block_size((224, 224, 3)) == 445 and block_size((30_000, 30_000, 3)) == 1 and block_size((8,), 4) == 2**21
 
 
+def test_batches_are_the_same_from_every_store(image_folder):
+    splits, augmentation = (opened(image_folder, kind).load("train") for kind in KINDS), Augmentation(True, 2)
+    batches = [
+        list(make_train_dataset(make_batch_fn(s.store, s.labels, 4, augmentation, 1), 2, 9).as_numpy_iterator())
+        for s in splits
+    ]
+    for first, *others in zip(*batches, strict=True):
+        for other in others:
+            assert all(np.array_equal(ours, theirs) for ours, theirs in zip(other, first, strict=True))
+
+
 def trained(tmp_path, name, folder, **options):
     from keras_cifar.training.train import train
 
@@ -194,6 +206,7 @@ def trained(tmp_path, name, folder, **options):
     return train(recipe, job(tmp_path / name, say=lambda line: None, **options))
 
 
+@pytest.mark.slow
 def test_training_is_the_same_from_every_store_and_goes_on_with_another(tmp_path, image_folder):
     runs = {kind: trained(tmp_path, kind, image_folder, store=kind) for kind in KINDS}
     with pytest.raises(KeyboardInterrupt):
