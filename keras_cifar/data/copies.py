@@ -3,11 +3,12 @@
 import hashlib
 
 import numpy as np
+from tqdm import tqdm
 
 from keras_cifar.cache import cache_dir
 from keras_cifar.data.datasets import Source, Split, image_digests
 from keras_cifar.data.looks import find_alike, perceptual_hashes
-from keras_cifar.data.stores import blocks
+from keras_cifar.data.stores import block_size, blocks
 from keras_cifar.errors import InputError
 from keras_cifar.files import read_json, write_json
 
@@ -95,7 +96,11 @@ def image_looks(split: Split) -> np.ndarray:
     """`keras_cifar.data.looks.perceptual_hashes` of a split's images."""
     if split.looks is not None:
         return split.looks
-    return np.concatenate([perceptual_hashes(block) for block in blocks(split.store)])
+    size = block_size(split.store.shape[1:])
+    parts = tqdm(
+        blocks(split.store, size), desc="looking at images", total=-(-len(split) // size), disable=None, leave=False
+    )
+    return np.concatenate([perceptual_hashes(block) for block in parts])
 
 
 def image_names(source: Source, name: str, split: Split, split_seed: int) -> list[str]:

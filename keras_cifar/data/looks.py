@@ -2,6 +2,7 @@
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from keras_cifar.data.stores import ImageStore
 
@@ -46,7 +47,7 @@ def find_alike(
         other_looks, other_store = looks, store
     nearest, bits = np.empty(len(looks), np.int64), np.empty(len(looks), np.int64)
     rows = max(1, _PAIRS_AT_ONCE // max(1, len(other_looks)))
-    for start in range(0, len(looks), rows):
+    for start in tqdm(range(0, len(looks), rows), desc="comparing images", disable=None, leave=False):
         differing = np.bitwise_count(looks[start : start + rows, None] ^ other_looks[None])
         if among:
             differing[np.arange(len(looks)) >= np.arange(start, start + len(differing))[:, None]] = 64
