@@ -46,7 +46,9 @@ def describe_copies(source: Source, name: str, split: Split, trained_on: np.ndar
     ]
 
 
-def describe_alike(source: Source, name: str, split: Split, train: Split, split_seed: int) -> list[str]:
+def describe_alike(
+    source: Source, name: str, split: Split, train: Split, trained_on: np.ndarray, split_seed: int
+) -> list[str]:
     """A line on the images of a split that look like training images, exact copies and symbols apart, or none.
 
     What was found is kept in the cache.
@@ -56,6 +58,7 @@ def describe_alike(source: Source, name: str, split: Split, train: Split, split_
         name: of the split.
         split: N images.
         train: M training images; where N x M is very large nothing is compared, which is said.
+        trained_on: their `image_keys`.
         split_seed: that the splits were cut by.
     """
     if source.are_symbols:
@@ -63,8 +66,9 @@ def describe_alike(source: Source, name: str, split: Split, train: Split, split_
     if len(split) * len(train) > _MOST_PAIRS:
         return [f"{name} and training images are too many to look for near copies ({len(split):,} x {len(train):,})"]
     alike, of = _alike(split, train)
-    new = ~np.isin(image_keys(split)[alike], image_keys(train))
-    alike, of = alike[new], of[new]
+    if len(alike):
+        new = ~np.isin(image_keys(split.take(alike)), trained_on)
+        alike, of = alike[new], of[new]
     if not len(alike):
         return []
     names, others = (image_names(source, kind, part, split_seed) for kind, part in ((name, split), ("train", train)))

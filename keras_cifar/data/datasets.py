@@ -35,7 +35,7 @@ class Split:
         store: N images (H, W, 3) uint8.
         labels: (N,) int64 in [0, C).
         digests: (N, 16) uint8 that tell each image from others without reading its pixels, see `image_digests`; None
-            for images whose pixels are at hand anyway.
+            for images whose pixels are in memory already.
         looks: (N,) uint64 that are alike for images that look alike, see `keras_cifar.data.looks`; None as above.
     """
 

@@ -132,7 +132,7 @@ def _prepare(recipe, run, job):
     start = _Beginning(recipe, run, job, source, model, train_split, val, changes, weights)
     for line in (
         *describe_copies(source, "val", val, start.seen, recipe.split_seed),
-        *describe_alike(source, "val", val, train_split, recipe.split_seed),
+        *describe_alike(source, "val", val, train_split, start.seen, recipe.split_seed),
     ):
         job.say(line)
     return start

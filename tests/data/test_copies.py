@@ -123,4 +123,7 @@ def test_splits_that_are_too_large_are_not_compared(monkeypatch):
     monkeypatch.setattr(copies, "_MOST_PAIRS", 10)
     split = Split.of(pictures(4, seed=0), np.zeros(4, np.int64))
     source = Source("spy", ["a", "b"], (48, 48, 3), lambda split, seed: None)
-    assert "too many to look for near copies (4 x 4)" in describe_alike(source, "val", split, split, 0)[0]
+    assert (
+        "too many to look for near copies (4 x 4)"
+        in describe_alike(source, "val", split, split, image_keys(split), 0)[0]
+    )
