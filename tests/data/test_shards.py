@@ -31,7 +31,7 @@ def write_tar(path, members, mode="w"):
     with tarfile.open(path, mode) as tar:
         for name, content in members:
             info = tarfile.TarInfo(name)
-            info.size = len(content)
+            info.size, info.type = len(content), tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
             tar.addfile(info, io.BytesIO(content))
     return path
 
@@ -93,6 +93,7 @@ def test_patterns_mean_what_a_shell_means(tmp_path, kind):
 def test_folders_inside_a_tar_are_classes_and_splits(tmp_path):
     members = [(f"set/{split}/{name}/{i}.jpg", encoded(i, "JPEG")) for split in ("train", "val") for name in "ab"
                for i in range(3)]  # fmt: skip
+    members += [("set/train/", b""), ("set/.cache/", b"")]
     members += [("set/train/a/.hidden.jpg", b""), ("set/readme.txt", b"text"), ("./set/test/b/0.png", encoded(9))]
     source = open_data(f"tar:{write_tar(tmp_path / 'set.tar', members)}")
     counts = [source.counts(split) for split in ("train", "val", "test")]

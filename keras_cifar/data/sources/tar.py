@@ -61,14 +61,16 @@ def _images(shard, left_out):
     suffixes = image_suffixes()
     with readable("tar", shard), open_shard(shard.path) as file:
         for member in _members(file, shard.path):
-            folder, base = os.path.split(member.name.removeprefix("./"))
+            folder, base = os.path.split(_path(member))
             stem, dot, suffix = base.partition(".")
-            if any(map(is_ignored, member.name.removeprefix("./").split("/"))):
-                left_out[HIDDEN] += not member.isdir()
+            if member.isdir():
+                continue
+            if any(map(is_ignored, _path(member).split("/"))):
+                left_out[HIDDEN] += 1
             elif member.isfile():
                 samples[f"{folder}/{stem}"][(dot + suffix).lower()] = member
             else:
-                left_out["link{s} or special file{s}"] += not member.isdir()
+                left_out["link{s} or special file{s}"] += 1
         for place, parts in samples.items():
             label = _label_beside(file, place, parts, shard.path)
             for suffix, member in parts.items():
@@ -76,6 +78,10 @@ def _images(shard, left_out):
                     yield _image(shard, member, label)
                 elif suffix not in _LABEL_SUFFIXES:
                     left_out[suffix or "file{s} without a suffix"] += 1
+
+
+def _path(member):
+    return member.name.removeprefix("./")
 
 
 def _members(file, path):
@@ -122,7 +128,7 @@ def _label_in_json(values):
 
 def _image(shard, member, label):
     """(split, image)."""
-    *folders, base = member.name.removeprefix("./").split("/")
+    *folders, base = _path(member).split("/")
     split = shard.split()
     if label is None:
         if not folders:
@@ -132,6 +138,6 @@ def _image(shard, member, label):
             )
         label, above = folders[-1], folders[:-1]
         split = next((found for part in reversed(above) if (found := split_of(part))), split)
-    key = f"{quoted(label)}/{shard.name}/{member.name.removeprefix('./')}"
+    key = f"{quoted(label)}/{shard.name}/{_path(member)}"
     place = member.offset_data, member.size
     return split, _TarImage(key, shard.path, shard.size, shard.modified, place)
