@@ -8,7 +8,7 @@ import os
 import numpy as np
 from tqdm import tqdm
 
-from keras_cifar.data.copies import image_keys, image_looks, image_names
+from keras_cifar.data.copies import are_too_many, image_keys, image_looks, image_names
 from keras_cifar.data.datasets import Source, Split, joined
 from keras_cifar.data.images import shown_size
 from keras_cifar.data.looks import find_alike
@@ -61,7 +61,9 @@ def check_data(source: Source, split_seed: int = 0) -> tuple[list[str], list[Fin
     lines = [_describe_classes(name, split, source.class_names) for name, split in splits.items()]
     images = _Images(source, splits, split_seed)
     findings = [*_odd_sizes(images), *_shades(images), *_copies(images)]
-    if not source.are_symbols:
+    if are_too_many(images.whole, images.whole):
+        lines.append(f"{len(images.whole):,} images are too many to look for near copies")
+    elif not source.are_symbols:
         findings += _alike(images, {(each.split, each.image) for each in findings if each.finding == "copy"})
     return [*lines, *_summary(findings)], findings
 

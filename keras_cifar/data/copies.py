@@ -46,6 +46,11 @@ def describe_copies(source: Source, name: str, split: Split, trained_on: np.ndar
     ]
 
 
+def are_too_many(split: Split, other: Split) -> bool:
+    """Whether comparing each image of one split with each of the other would take minutes."""
+    return len(split) * len(other) > _MOST_PAIRS
+
+
 def describe_alike(
     source: Source, name: str, split: Split, train: Split, trained_on: np.ndarray, split_seed: int
 ) -> list[str]:
@@ -63,7 +68,7 @@ def describe_alike(
     """
     if source.are_symbols:
         return []
-    if len(split) * len(train) > _MOST_PAIRS:
+    if are_too_many(split, train):
         return [f"{name} and training images are too many to look for near copies ({len(split):,} x {len(train):,})"]
     alike, of = _alike(split, train)
     if len(alike):

@@ -8,6 +8,7 @@ from PIL import Image
 from test_copies import changed_copies, pictures
 
 import cli
+from keras_cifar.data import copies
 
 
 @pytest.fixture
@@ -52,6 +53,13 @@ def test_arrays_have_numbers_for_names(tmp_path, capsys):
     assert cli.main(["check", "--data", f"npz:{tmp_path / 'a.npz'}"]) == 0
     said = capsys.readouterr().out
     assert "the same image, pixel for pixel: 1 (" in said and ("train " in said or "val " in said)
+
+
+def test_near_copies_are_not_looked_for_among_too_many_images(photos, monkeypatch, capsys):
+    monkeypatch.setattr(copies, "_MOST_PAIRS", 10)
+    assert cli.main(["check", "--data", f"folder:{photos}"]) == 0
+    said = capsys.readouterr().out
+    assert "34 images are too many to look for near copies" in said and "look alike" not in said
 
 
 def test_symbols_that_look_alike_are_no_finding(capsys):
