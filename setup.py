@@ -9,6 +9,7 @@ KERAS = ["keras>=3.15,<3.16", "tensorflow>=2.21,<2.22"]
 TUNE = ["keras-tuner>=1.4.8,<1.5"]
 HEIC = ["pillow-heif>=1.1"]
 MLFLOW = ["mlflow-skinny>=3.4", "sqlalchemy>=2", "alembic>=1.13"]
+JAX = ["jax>=0.10"]
 NOTEBOOK = ["nbclient>=0.10", "ipykernel>=6.29"]
 TEST = [
     *LITE,
@@ -16,6 +17,7 @@ TEST = [
     *TUNE,
     *HEIC,
     *MLFLOW,
+    *JAX,
     "hypothesis>=6",
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -60,6 +62,7 @@ setup(
         "tune": TUNE,
         "heic": HEIC,
         "mlflow": MLFLOW,
+        "jax": JAX,
         "test": TEST,
     },
 )
