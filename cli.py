@@ -534,7 +534,7 @@ def _embedder(backbone):
     """What `check` finds cropped and mirrored copies by; None without a backbone, which is said."""
     if backbone == "none":
         return None
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    _import_quietly()
     if backbone is not None:
         resolve_recipe(3, backbone=backbone)  # known, or one sentence before images are read
     from keras_cifar.evaluation.inspection import embed, packaged_backbone
@@ -543,6 +543,7 @@ def _embedder(backbone):
     if backbone is None:
         print(f"Cropped and mirrored copies are not looked for: pass --backbone NAME, or {install_hint('offline')}")
         return None
+    print(f"Cropped and mirrored copies are looked for by the features of {backbone} (--backbone)")
     return lambda split: embed(split, backbone, say=print)
 
 

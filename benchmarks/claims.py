@@ -32,8 +32,9 @@ NO_MEASUREMENTS = {
     r"The goal of 1\.3 times": "goal",
     r"\b20 %(?= of (?:train|them))|below 20 %": "setting: how much of train becomes val",
     r"\(quality 75,\s+4:2:0\)": "property of the data set's files",
-    r"\bat most 8 of 64 bits\b|\bcorrelate by 0\.9\b": "limits of keras_cifar/data/looks.py",
+    r"\bat most 8 of 64 bits\b|\bcorrelate by 0\.9\b|a cosine of 0\.7|correlates by 0\.85": "limits of keras_cifar/data/looks.py",
     r"up to 32 steps|as many steps as 32 MB": "limits of keras_cifar/training/feeds.py and fit.py",
+    r"counts 325 test images": "of ciFAIR's authors",
     r"a sample of 64|\bdefault 50\b": "settings of keras_cifar/data/image_store.py",
     r"trial 0": "name of a trial",
     r"^\d+\. ": "number of an item in a list",
@@ -523,8 +524,15 @@ def alike(read: Reader) -> Iterator[Claim]:
         "holds for {} of {:,} val images, whose twins in train are all of the same class, and for {} of {:,} test "
         "images",
         (val["alike"], val["images"], test["alike"], test["images"]),
-        holds=val["alike"] == val["same_class"],
+        holds=val["alike"] == val["alike_same_class"],
     )
+    yield Claim(
+        _DATA_PAGE,
+        "find {} of {:,} val images that are like training images, {} of them of one class, and {} of {:,} test images "
+        "that are like others, {} of one class",
+        (val["either"], val["images"], val["either_same_class"], test["either"], test["images"],
+         test["either_same_class"]),
+    )  # fmt: skip
 
 
 SOURCES = (
