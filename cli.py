@@ -543,8 +543,12 @@ def _embedder(backbone):
     if backbone is None:
         print(f"Cropped and mirrored copies are not looked for: pass --backbone NAME, or {install_hint('offline')}")
         return None
-    print(f"Cropped and mirrored copies are looked for by the features of {backbone} (--backbone)")
-    return lambda split: embed(split, backbone, say=print)
+
+    def say_and_embed(split):
+        print(f"Cropped and mirrored copies are looked for by the features of {backbone} (--backbone)", flush=True)
+        return embed(split, backbone, say=print)
+
+    return say_and_embed
 
 
 def _doctor(args):
