@@ -29,7 +29,6 @@ from typing import Any
 from keras_cifar.checks import UNSET, Number, Weights, parse_number
 from keras_cifar.data.specs import STORES, source_of
 from keras_cifar.errors import InputError
-from keras_cifar.files import is_onnx_name
 from keras_cifar.names import visible
 from keras_cifar.program import as_started, install_hint, program
 from keras_cifar.recipes import (
@@ -141,6 +140,8 @@ def _add_other_commands(add):
     check.add_argument("--store", choices=STORES, default="auto", help="see `train`")
 
     doctor = add("doctor", _doctor, "say what this machine has, what is missing and how to get it")
+    text = "an exported file: does it compute here what it did where it was exported, on each runtime?"
+    doctor.add_argument("file", nargs="?", metavar="FILE", help=text)
     doctor.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
 
     demo = add("demo", _demo, "train and evaluate all levels on scikit-learn's digits, offline")
@@ -345,9 +346,10 @@ def _tune(args):
 
 
 def _evaluate(args):
+    from export.kinds import is_exported_name
     from keras_cifar.evaluation.evaluate_split import describe_evaluation
 
-    if is_onnx_name(args.model):
+    if is_exported_name(args.model):
         result, owner, written = _evaluate_file(args)
     else:
         result, owner, written = _evaluate_run(args)
@@ -368,10 +370,10 @@ def _evaluate_run(args):
 
 def _evaluate_file(args):
     from export.card import card_path, is_edited
-    from export.classifier import OnnxClassifier
     from export.evaluate_onnx import evaluate_onnx, evaluation_paths
+    from export.open_file import open_file
 
-    classifier = OnnxClassifier(args.model, args.provider)
+    classifier = open_file(args.model, args.provider)
     data = args.data or classifier.metadata.recipe["data"]
     if (source := source_of(data)) and source.needs_tensorflow:
         _import_quietly()
@@ -511,8 +513,20 @@ def _doctor(args):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from keras_cifar.doctor import diagnose
 
+    if args.file is not None:
+        return _doctor_of_file(args.file)
     for state, name, text in diagnose(args.data_dir):
         print(f"{state:8} {name:28} {text}", flush=True)
+
+
+def _doctor_of_file(path):
+    from export.doctor import diagnose_file
+
+    has_failed = False
+    for state, name, text in diagnose_file(path):
+        print(f"{state:8} {name:28} {text}", flush=True)
+        has_failed |= state == "failed"
+    return int(has_failed)
 
 
 def _demo(args):
