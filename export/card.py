@@ -260,6 +260,11 @@ def _parity(metadata):
         f"TTA and without, the float32 graph's logits differ from those of Keras by at most {worst:.1e}; "
         f"{sum(check['mismatches'] for check in parity['checks'])} predictions differ beyond ties."
     )
+    if metadata.golden:
+        text += (
+            " The file carries its answers to 16 generated images: `keras-cifar doctor FILE` says whether it gives the "
+            "same on another machine."
+        )
     if int8 := metadata.quantization:
         text += (
             f" INT8 was made from it, calibrated on {int8['calibrated_on']} training images, with "
