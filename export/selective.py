@@ -50,8 +50,8 @@ def select(by_view: np.ndarray, temperature: float, threshold: float) -> np.ndar
 
 
 def choose_threshold(by_view: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> Selective:
-    """The lowest threshold that makes as many images of val right as TTA of all, and gives nearly all images whose class
-    the second view changes that view.
+    """The lowest threshold that makes as many images of val right as TTA of all, and leaves out almost no image whose
+    class the second view changes.
 
     Accuracy alone would do with a threshold that fits val by luck: TTA's gain is a few images. Those that it changes
     are many more, and say without labels where a second view matters. The threshold is in the middle between the
