@@ -29,7 +29,6 @@ from typing import Any
 from keras_cifar.checks import UNSET, Number, Weights, parse_number
 from keras_cifar.data.specs import STORES, source_of
 from keras_cifar.errors import InputError
-from keras_cifar.files import is_onnx_name
 from keras_cifar.names import visible
 from keras_cifar.program import as_started, install_hint, program
 from keras_cifar.recipes import (
@@ -154,6 +153,8 @@ def _add_other_commands(add):
     check.add_argument("--store", choices=STORES, default="auto", help="see `train`")
 
     doctor = add("doctor", _doctor, "say what this machine has, what is missing and how to get it")
+    text = "an exported file: does it compute here what it did where it was exported, on each runtime?"
+    doctor.add_argument("file", nargs="?", metavar="FILE", help=text)
     doctor.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
 
     demo = add("demo", _demo, "train and evaluate all levels on scikit-learn's digits, offline")
@@ -167,10 +168,14 @@ def _add_export_commands(add):
     export.add_argument("run", metavar="RUN", help="run folder")
     export.add_argument("--output", metavar="PATH", help="an .onnx file or a folder; default: the run folder")
     export.add_argument("--target", metavar="NAME", default="onnx", help="kind of file; default: onnx")
-    export.add_argument("--tta", action=argparse.BooleanOptionalAction, default=None, help="default: as the level")
+    text = "flip TTA, or selective: the second view only of images that it is not sure of; default: as the level"
+    export.add_argument("--tta", nargs="?", const="all", choices=("all", "selective"), help=text)
+    export.add_argument("--no-tta", action="store_const", const="none", dest="tta", help="one view")
     export.add_argument("--int8", action="store_true", help="quantise, within --max-drop")
     export.add_argument("--all", action="store_true", help="float32 and INT8, each plain and with TTA")
     export.add_argument("--temperature", action="store_true", help="calibrate the probabilities on val")
+    text = "say unsure where the confidence is lower than that of this fraction of val, such as 0.05"
+    export.add_argument("--reject", type=parse_number, metavar="FRACTION", help=text)
     export.add_argument(
         "--max-drop", type=parse_number, default=0.5, metavar="POINTS", help="val top-1 that INT8 may lose"
     )
@@ -191,7 +196,7 @@ def _add_export_commands(add):
     predict.add_argument("--provider", metavar="NAME", default="onnxruntime", help="for a file: or openvino")
 
     benchmark = add("benchmark", _benchmark, "measure exported files in turns", _BENCHMARK_EXAMPLES)
-    benchmark.add_argument("files", nargs="+", metavar="FILE.onnx")
+    benchmark.add_argument("files", nargs="+", metavar="FILE", help="of any kind that `export` writes")
     benchmark.add_argument("--run", metavar="RUN", help="also this run on Keras, as a SavedModel and on PyTorch")
     benchmark.add_argument("--output", metavar="FILE.json", default="benchmark.json", help="default: benchmark.json")
 
@@ -222,7 +227,8 @@ _EVALUATE_EXAMPLES = """examples:
 _EXPORT_EXAMPLES = """examples:
   python cli.py export runs/cifar10-resnet18-seed0/level4
   python cli.py export runs/cifar10-resnet18-seed0/level4 --int8 --temperature --output classifier.onnx
-  python cli.py export runs/cifar10-resnet18-seed0/level4 --all --output exported --triton models"""
+  python cli.py export runs/cifar10-resnet18-seed0/level4 --all --output exported --triton models
+  python cli.py export runs/cifar10-resnet18-seed0/level4 --tta selective --reject 0.05 --temperature"""
 _PREDICT_EXAMPLES = """examples:
   python cli.py predict photo.jpg
   python cli.py predict runs/cifar10-resnet18-seed0/level4/level4_int8_tta.onnx photos --top-k 3
@@ -356,9 +362,10 @@ def _tune(args):
 
 
 def _evaluate(args):
+    from export.kinds import is_exported_name
     from keras_cifar.evaluation.evaluate_split import describe_evaluation
 
-    if is_onnx_name(args.model):
+    if is_exported_name(args.model):
         result, owner, written = _evaluate_file(args)
     else:
         result, owner, written = _evaluate_run(args)
@@ -379,10 +386,10 @@ def _evaluate_run(args):
 
 def _evaluate_file(args):
     from export.card import card_path, is_edited
-    from export.classifier import OnnxClassifier
     from export.evaluate_onnx import evaluate_onnx, evaluation_paths
+    from export.open_file import open_file
 
-    classifier = OnnxClassifier(args.model, args.provider)
+    classifier = open_file(args.model, args.provider)
     data = args.data or classifier.metadata.recipe["data"]
     if (source := source_of(data)) and source.needs_tensorflow:
         _import_quietly()
@@ -399,8 +406,9 @@ def _export(args):
     from export.plan import ExportPlan
     from keras_cifar.runs.run import open_run
 
-    plan = ExportPlan(args.output, args.target, args.tta, args.int8, args.all, args.temperature, args.max_drop,
-                      args.force, args.triton, args.overwrite)  # fmt: skip
+    tta = {"all": True, "none": False}.get(args.tta, args.tta)
+    plan = ExportPlan(args.output, args.target, tta, args.int8, args.all, args.temperature, args.max_drop,
+                      args.force, args.triton, args.overwrite, args.reject)  # fmt: skip
     run = open_run(args.run)
     paths = export_run(run, plan, _access(args))
     print(_next_evaluation(run, paths[-1]))
@@ -555,8 +563,20 @@ def _doctor(args):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from keras_cifar.doctor import diagnose
 
+    if args.file is not None:
+        return _doctor_of_file(args.file)
     for state, name, text in diagnose(args.data_dir):
         print(f"{state:8} {name:28} {text}", flush=True)
+
+
+def _doctor_of_file(path):
+    from export.doctor import diagnose_file
+
+    has_failed = False
+    for state, name, text in diagnose_file(path):
+        print(f"{state:8} {name:28} {text}", flush=True)
+        has_failed |= state == "failed"
+    return int(has_failed)
 
 
 def _demo(args):
@@ -597,9 +617,18 @@ def main(argv: Any = None) -> int:
         return _run(argv)
 
 
+def _with_tta_spelled_out(words):
+    """`export --tta RUN` is `export --tta=all RUN`: an option whose value may be missing would take RUN for it."""
+    if words[:1] == ["export"]:
+        pairs = zip(words, [*words[1:], ""], strict=True)
+        bare = [word == "--tta" and after not in ("all", "selective") for word, after in pairs]
+        return ["--tta=all" if is_bare else word for word, is_bare in zip(words, bare, strict=True)]
+    return words
+
+
 def _run(argv):
     try:
-        args = _parser().parse_args(argv)
+        args = _parser().parse_args(_with_tta_spelled_out(sys.argv[1:] if argv is None else list(argv)))
         code = args.function(args)
     except InputError as error:
         print(visible(f"error: {error}"), file=sys.stderr)

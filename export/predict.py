@@ -12,12 +12,13 @@ import pathlib
 import numpy as np
 from tqdm import tqdm
 
-from export.classifier import Classifier, OnnxClassifier
+from export.classifier import Classifier
+from export.kinds import is_exported_name
+from export.open_file import open_file
 from keras_cifar.checks import Number
 from keras_cifar.data.images import decode_image, error_text
 from keras_cifar.data.listing import is_ignored, list_images
 from keras_cifar.errors import InputError
-from keras_cifar.files import is_onnx_name
 from keras_cifar.names import visible
 
 _BATCH = 64
@@ -32,11 +33,13 @@ class Prediction:
         path: of the image.
         classes: (name, probability) of the most likely classes, best first; empty where it could not be read.
         error: why not, or None.
+        unsure: whether the classifier has a reject threshold and is less sure than that.
     """
 
     path: str
     classes: list[tuple[str, float]]
     error: str | None = None
+    unsure: bool = False
 
 
 def split_model(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -47,9 +50,9 @@ def split_model(arguments: list[str]) -> tuple[str | None, list[str]]:
     """
     first, *rest = arguments
     for other in rest:
-        if is_onnx_name(other) or is_run(other):
+        if is_exported_name(other) or is_run(other):
             raise InputError(f"Expected the model before the images, and one, but got {other} after them; move it.")
-    if not is_onnx_name(first) and not is_run(first):
+    if not is_exported_name(first) and not is_run(first):
         _refuse_other_model(first)
         return None, arguments
     if not rest:
@@ -74,7 +77,7 @@ def is_run(path: str | None) -> bool:
 def open_classifier(model: str | None, provider: str = "onnxruntime") -> Classifier:
     """Opens an exported file, a run folder, or, with None, the classifier that comes with the package."""
     if model is None or not is_run(model):
-        return OnnxClassifier(model, provider)
+        return open_file(model, provider)
     from export.keras_classifier import KerasClassifier
     from keras_cifar.runs.run import open_run
 
@@ -168,15 +171,17 @@ def _decode(path, side, resize):
 
 def _predict_batch(classifier, paths, decoded, top_k):
     pixels = [item for item in decoded if not isinstance(item, str)]
-    probabilities = iter(classifier.predict_proba(np.stack(pixels)) if pixels else [])
+    found = classifier.predict_proba(np.stack(pixels)) if pixels else np.empty((0, len(classifier.class_names)))
+    probabilities = zip(found, classifier.unsure(found), strict=True)
     rows = []
     for path, item in zip(paths, decoded, strict=True):
         if isinstance(item, str):
             rows.append(Prediction(path, [], item))
             continue
-        row = next(probabilities)
+        row, unsure = next(probabilities)
         best = np.argsort(-row, kind="stable")[:top_k]
-        rows.append(Prediction(path, [(classifier.class_names[i], float(row[i])) for i in best]))
+        classes = [(classifier.class_names[i], float(row[i])) for i in best]
+        rows.append(Prediction(path, classes, unsure=bool(unsure)))
     return rows
 
 
@@ -193,13 +198,19 @@ def _table(rows):
     lines = []
     for path, row in zip(paths, rows, strict=True):
         classes = "  ".join(f"{name} {100 * probability:.1f} %" for name, probability in row.classes)
+        classes = f"unsure ({classes})" if row.unsure else classes
         lines.append(f"{path:{width}}  {visible(classes or f'cannot be read: {row.error}')}")
     return "\n".join(lines) + "\n"
 
 
 def _json(rows):
     values = [
-        {"path": row.path, "classes": [{"name": n, "probability": p} for n, p in row.classes], "error": row.error}
+        {
+            "path": row.path,
+            "classes": [{"name": n, "probability": p} for n, p in row.classes],
+            "unsure": row.unsure,
+            "error": row.error,
+        }
         for row in rows
     ]
     return json.dumps(values, indent=2) + "\n"
@@ -210,8 +221,9 @@ def _csv(rows):
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [f"{name}_{i + 1}" for i in range(max(count, 1)) for name in ("class", "probability")]
-    writer.writerow(["path", *columns, "error"])
+    writer.writerow(["path", *columns, "unsure", "error"])
     for row in rows:
         cells = [cell for name, probability in row.classes for cell in (name, f"{probability:.6f}")]
-        writer.writerow([row.path, *cells, *[""] * (len(columns) - len(cells)), row.error or ""])
+        unsure = str(row.unsure).lower() if row.classes else ""
+        writer.writerow([row.path, *cells, *[""] * (len(columns) - len(cells)), unsure, row.error or ""])
     return text.getvalue()

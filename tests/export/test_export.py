@@ -15,7 +15,8 @@ import cli
 from export import pipeline as module
 from export.card import is_edited
 from export.classifier import OnnxClassifier
-from export.graph import finish, float32_model
+from export.cores import Core, Gated, check_faster
+from export.graph import core_of, finish, float32_model
 from export.parity import BATCH_SIZES, TOLERANCE, check_parity, compare_logits, onnx_logits_by_view
 from export.plan import VARIANTS, ExportPlan, Variant
 from export.runtimes import RUNTIMES, OnnxSession, register_runtime
@@ -172,13 +173,14 @@ def test_failed_gate_leaves_no_file(exported, tmp_path, monkeypatch, capsys):
 
 
 def test_int8_not_faster_is_refused_unless_forced():
-    table = [{"name": "int8", "speedup": 0.9}]
+    table, chosen = [{"name": "int8", "speedup": 0.9}, {"name": "int8_tta", "speedup": 1.2}], [Variant(True, False)]
     lines = []
     with pytest.raises(InputError, match=r"int8 x0\.90"):
-        module._check_faster(table, False, lines.append)
-    module._check_faster(table, True, lines.append)
+        check_faster(table, chosen, ExportPlan(), lines.append)
+    check_faster(table, chosen, ExportPlan(force=True), lines.append)
     assert len(lines) == 1 and "--force" in lines[0]
-    module._check_faster([{"name": "int8", "speedup": 1.2}], False, lines.append)
+    for faster in (Variant(True, True), Variant(False, False)):
+        check_faster(table, [faster], ExportPlan(), lines.append)
 
 
 def test_model_of_another_precision_is_rebuilt_in_float32(exported, val):
@@ -246,7 +248,7 @@ def test_an_export_that_is_killed_is_completed_by_the_same_command(exported, val
     metadata = open_file(exported, "fp32").metadata
     core = onnx.load(exported["core"])
     by_view = onnx_logits_by_view(finish(core, tta=True, by_view=True).SerializeToString(), val.images, 64, "")
-    paths, cores = {variant: folder / "m.onnx"}, {False: module._Core(core, by_view)}
+    paths, gated = {variant: folder / "m.onnx"}, Gated(None, by_view, metadata.parity, {False: Core(core, by_view)})
     given, replace = [], os.replace
 
     def replace_or_die(old, new):
@@ -257,7 +259,7 @@ def test_an_export_that_is_killed_is_completed_by_the_same_command(exported, val
 
     def write():
         os.replace = replace_or_die
-        module._write(paths, cores, {variant: metadata}, val, ExportPlan(), lambda line: None)
+        module._write(paths, gated, {variant: metadata}, val, ExportPlan(), lambda line: None)
 
     process = multiprocessing.get_context("fork").Process(target=write)
     process.start()
@@ -265,12 +267,12 @@ def test_an_export_that_is_killed_is_completed_by_the_same_command(exported, val
     assert process.exitcode == -signal.SIGKILL and not paths[variant].exists()
     assert len(list(folder.glob("[!.]*"))) == names_given and list(folder.glob(".partial-m-*.onnx"))
     for path in paths.values():  # what the command looks at first
-        module._check_free(path, None, bool(leftovers(path)))
-    module._write(paths, cores, {variant: metadata}, val, ExportPlan(), lambda line: None)
+        module._check_free(path, ExportPlan(), bool(leftovers(path)))
+    module._write(paths, gated, {variant: metadata}, val, ExportPlan(), lambda line: None)
     assert {path.name for path in folder.iterdir()} == {"m.onnx", "m.md", "labels.txt"}
     assert not is_edited(paths[variant], OnnxClassifier(paths[variant]).metadata)
     with pytest.raises(InputError, match="--overwrite"):
-        module._check_free(paths[variant], None, bool(leftovers(paths[variant])))
+        module._check_free(paths[variant], ExportPlan(), bool(leftovers(paths[variant])))
 
 
 def test_other_backends_are_told_which_one_exports(exported, tmp_path, capsys, monkeypatch):
@@ -320,5 +322,16 @@ def test_a_runtime_from_outside_is_one_registration(exported, val, added):
     path = exported["folder"] / "level4_fp32.onnx"
     found = OnnxClassifier(path, provider="backwards").predict_logits(val.images[:8])
     assert np.allclose(found, OnnxClassifier(path).predict_logits(val.images[:8]), atol=1e-4)
-    with pytest.raises(InputError, match="--provider among onnxruntime, openvino, backwards"):
+    with pytest.raises(InputError, match="--provider among onnxruntime, onnxruntime-exact, openvino, backwards"):
         OnnxClassifier(path, provider="cuda")
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp32_tta", "int8_tta"])
+def test_a_file_has_its_core_inside(exported, val, name):
+    file = onnx.load(exported["folder"] / f"level4_{name}.onnx")
+    core = core_of(file)
+    images, tta = val.images[:8], name.endswith("_tta")
+    again = OnnxSession(finish(core, tta=tta).SerializeToString()).run(images, "logits")
+    assert np.array_equal(again, OnnxSession(file.SerializeToString()).run(images, "logits"))
+    onnx.checker.check_model(core, full_check=True)
+    assert not any(tensor.name.startswith("core/") for tensor in core.graph.initializer)
