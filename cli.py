@@ -11,6 +11,7 @@ examples:
   python cli.py tune --level 3                         search the learning rate
   python cli.py export runs/cifar10-resnet18-seed0/level4 --int8
   python cli.py predict photo.jpg                      with the classifier that comes with the package
+  python cli.py serve                                  a server and a page with it, on this machine alone
   python cli.py doctor                                 what is installed and what is missing
 """
 
@@ -71,6 +72,7 @@ def _parser():
     _add_training_commands(add)
     _add_tuning_commands(add)
     _add_export_commands(add)
+    _add_serve_command(add)
     _add_other_commands(add)
     return parser
 
@@ -183,6 +185,32 @@ def _add_export_commands(add):
     benchmark.add_argument("--output", metavar="FILE.json", default="benchmark.json", help="default: benchmark.json")
 
 
+def _add_serve_command(add):
+    serve = add("serve", _serve, "answer images and tensors over HTTP, with a page at /", _SERVE_EXAMPLES)
+    text = "files that `export` wrote, each a model of its name; default: the package's CIFAR-10 classifier"
+    serve.add_argument("files", nargs="*", metavar="FILE.onnx", help=text)
+    text = "address to listen on; default: 127.0.0.1, which other machines do not reach"
+    serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=text)
+    text = "file with a token that requests must bring (Authorization: Bearer TOKEN); default: KERAS_CIFAR_TOKEN, or none"
+    serve.add_argument("--token-file", metavar="FILE", help=text)
+    for name, default, metavar, text in _SERVE_LIMITS:
+        serve.add_argument(
+            f"--{name}", type=parse_number, default=default, metavar=metavar, help=f"{text}; default: {default}"
+        )
+    serve.add_argument("--provider", metavar="NAME", default="onnxruntime", help="or openvino")
+
+
+_SERVE_LIMITS = (
+    ("port", 8000, "PORT", "0 for any that is free"),
+    ("batch", 64, "N", "images of one call of the runtime at most"),
+    ("batch-delay", 5, "MS", "milliseconds that a call waits at most for images that are on their way"),
+    ("queue", 1024, "N", "images of a model that wait at most; 503 beyond"),
+    ("max-body", 16, "MIB", "size of a request at most; 413 beyond"),
+    ("max-megapixels", 36, "N", "of an image that is decoded whole; a larger JPEG is decoded smaller, others get 400"),
+    ("timeout", 30, "SECONDS", "in which headers and then body must have come; 408 beyond"),
+    ("max-connections", 1000, "N", "at a time; 503 beyond"),
+    ("threads", 0, "N", "of one call of the runtime, 0 for its own choice"),
+)
 _TRAIN_EXAMPLES = """examples:
   python cli.py train --level 2
   python cli.py train --level 1 --backbone efficientnet_lite0 --limit 2000
@@ -215,6 +243,13 @@ _PREDICT_EXAMPLES = """examples:
   python cli.py predict runs/cifar10-resnet18-seed0/level4/level4_int8_tta.onnx photos --top-k 3
   python cli.py predict runs/cifar10-resnet18-seed0/level4 "photos/*.png" --format csv --output predictions.csv
 An image that cannot be read is a row with its reason; the exit code is then 1."""
+_SERVE_EXAMPLES = """examples:
+  python cli.py serve                                  then open http://127.0.0.1:8000
+  python cli.py serve level4_int8_tta.onnx level5_int8.onnx --port 8080
+  curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
+  curl -F a=@one.jpg -F b=@two.png "http://127.0.0.1:8000/predict?top_k=3"
+A file that changes is loaded again while requests go on. Ctrl-C or SIGTERM answers what has come, then stops.
+/openapi.json describes the requests, /metrics is for Prometheus, and /v2 is the Open Inference Protocol."""
 _BENCHMARK_EXAMPLES = """examples:
   python cli.py benchmark level4_fp32.onnx level4_int8.onnx level4_int8_tta.onnx
   python cli.py benchmark level4_fp32.onnx level4_int8.onnx --run runs/cifar10-resnet18-seed0/level4"""
@@ -448,6 +483,15 @@ def _benchmark(args):
     result, written = benchmark_files(args.files, args.run, args.output)
     print(describe_benchmark(result), end="")
     print(f"written to {written[0]} and {written[1]}")
+
+
+def _serve(args):
+    from export.serve.server import serve
+    from export.serve.settings import ServeSettings, read_token
+
+    limits = {name.replace("-", "_"): getattr(args, name.replace("-", "_")) for name, *_ in _SERVE_LIMITS}
+    settings = ServeSettings(host=args.host, token=read_token(args.token_file), provider=args.provider, **limits)
+    serve(args.files, settings)
 
 
 def _show(args):

@@ -9,6 +9,9 @@ KERAS = ["keras>=3.15,<3.16", "tensorflow>=2.21,<2.22"]
 TUNE = ["keras-tuner>=1.4.8,<1.5"]
 HEIC = ["pillow-heif>=1.1"]
 MLFLOW = ["mlflow-skinny>=3.4", "sqlalchemy>=2", "alembic>=1.13"]
+# uvicorn's HTTP protocol is subclassed, see export/serve/connections.py.
+SERVE = ["starlette>=1.0", "uvicorn>=0.50,<0.60", "prometheus-client>=0.21"]
+BROWSER = ["selenium>=4.25"]  # of tests; with Chromium and its driver from the system
 NOTEBOOK = ["nbclient>=0.10", "ipykernel>=6.29"]
 TEST = [
     *LITE,
@@ -16,6 +19,9 @@ TEST = [
     *TUNE,
     *HEIC,
     *MLFLOW,
+    *SERVE,
+    *BROWSER,
+    "tritonclient[http]>=2.50",
     "hypothesis>=6",
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -31,7 +37,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["keras_cifar", "keras_cifar.*", "tuning", "export", "export.*"]),
-    package_data={"export": ["pretrained/*", "py.typed"], "keras_cifar": ["py.typed"], "tuning": ["py.typed"]},
+    package_data={"export": ["pretrained/*", "web/static/*", "py.typed"], "keras_cifar": ["py.typed"], "tuning": ["py.typed"]},
     py_modules=["cli"],
     entry_points={"console_scripts": ["keras-cifar=cli:main"]},
     install_requires=[
@@ -60,6 +66,7 @@ setup(
         "tune": TUNE,
         "heic": HEIC,
         "mlflow": MLFLOW,
+        "serve": SERVE,
         "test": TEST,
     },
 )

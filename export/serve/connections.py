@@ -1,0 +1,58 @@
+"""Connections of clients that never finish what they send: uvicorn's own limits start only after a first answer."""
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+class TimedProtocol(H11Protocol):
+    """HTTP/1.1 whose requests must have sent their headers, and whose refused bodies must end, in `seconds`."""
+
+    seconds = 30.0
+    _timer = None
+
+    def connection_made(self, transport) -> None:
+        """Starts to wait for the first request."""
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc) -> None:
+        """Forgets the connection."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Waits on where headers are not complete; the application has a limit of its own for a body."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            if self.conn.our_state not in (h11.DONE, h11.MUST_CLOSE):
+                self._stop_waiting()
+        elif self.timeout_keep_alive_task is None:
+            self._wait()
+
+    def on_response_complete(self) -> None:
+        """Waits for the rest of a body that was answered before it had all come."""
+        super().on_response_complete()
+        self._stop_waiting()
+        if self.conn.their_state is h11.SEND_BODY:
+            self._wait()
+
+    def _wait(self):
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.seconds, self._expire)
+
+    def _stop_waiting(self):
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self):
+        self._timer = None
+        if self.transport.is_closing():
+            return
+        if self.conn.their_state is h11.IDLE and self.conn.our_state is h11.IDLE:
+            text = f"Expected the headers of a request within {self.seconds:g} s, but they have not come; send them faster."
+            body = b'{"error": "%s"}' % text.encode()
+            headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
+            self.transport.write(self.conn.send(h11.Response(status_code=408, headers=headers, reason=b"Request Timeout")))
+            self.transport.write(self.conn.send(h11.Data(data=body)) + self.conn.send(h11.EndOfMessage()))
+        self.transport.close()
