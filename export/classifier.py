@@ -9,19 +9,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from export.golden import SelfCheck, check_golden
 from export.metadata import OPSET, read_metadata
 from export.opset import read_opset
 from export.runtimes import RUNTIMES, OnnxSession
+from export.selective import selective_logits
 from keras_cifar.checks import Choice, Number, show
 from keras_cifar.data.images import decode_image, error_text, fit_square, is_encoded, is_path, read_whole, upright_rgb
 from keras_cifar.data.specs import RESIZES
 from keras_cifar.errors import InputError
+from keras_cifar.metrics import softmax
 
 PRETRAINED = pathlib.Path(__file__).parent / "pretrained" / "cifar10_efficientnet_lite0_int8.onnx"
 BATCH_SIZE = 64
 _MAX_BYTES = 2**30
 _MAX_THREADS = 1024
-_OUTPUTS = ["logits", "probabilities"]
+LOGITS, PROBABILITIES = _OUTPUTS = ["logits", "probabilities"]
 
 
 class Classifier(abc.ABC):
@@ -32,12 +35,14 @@ class Classifier(abc.ABC):
         side: of the images that the model takes, in pixels.
         resize: how images that are not square become so, see `keras_cifar.data.images.fit_square`.
         sha256: of the model, in hex.
+        reject_threshold: of the top probability, below which a prediction is unsure; None for none.
     """
 
     class_names: list[str]
     side: int
     resize: str
     sha256: str
+    reject_threshold: float | None = None
 
     @abc.abstractmethod
     def _run(self, images: np.ndarray, output: str) -> np.ndarray:
@@ -58,15 +63,30 @@ class Classifier(abc.ABC):
         Raises:
             InputError: not uint8 RGB, or an encoded image that cannot be read.
         """
-        return self._predict(images, "logits", batch_size)
+        return self._predict(images, LOGITS, batch_size)
 
     def predict_proba(self, images: Any, batch_size: int = BATCH_SIZE) -> np.ndarray:
         """Probabilities (N, C), rows summing to 1; see `predict_logits`."""
-        return self._predict(images, "probabilities", batch_size)
+        return self._predict(images, PROBABILITIES, batch_size)
 
-    def predict(self, images: Any, batch_size: int = BATCH_SIZE) -> list[str]:
-        """The most likely class name of each image; see `predict_logits`."""
-        return [self.class_names[i] for i in self.predict_logits(images, batch_size).argmax(axis=1)]
+    def predict(self, images: Any, batch_size: int = BATCH_SIZE) -> list[str | None]:
+        """The most likely class name of each image, None where the file is unsure (`unsure`); see `predict_logits`."""
+        probabilities = self.predict_proba(images, batch_size)
+        names = [self.class_names[i] for i in probabilities.argmax(axis=1)]
+        return [None if unsure else name for name, unsure in zip(names, self.unsure(probabilities), strict=True)]
+
+    def unsure(self, probabilities: np.ndarray) -> np.ndarray:
+        """Which predictions are below the reject threshold: "none of these", or not sure which.
+
+        Args:
+            probabilities: (N, C), of `predict_proba`.
+
+        Returns:
+            (N,) bool; all False where there is no threshold.
+        """
+        if self.reject_threshold is None:
+            return np.zeros(len(probabilities), bool)
+        return np.asarray(probabilities).max(axis=1) < self.reject_threshold
 
     def _predict(self, images, output, batch_size):
         batch_size = Number(1, whole=True, example=BATCH_SIZE).check("batch_size", batch_size)
@@ -127,18 +147,21 @@ class OnnxClassifier(Classifier):
         provider: a name in `export.runtimes.RUNTIMES`: "onnxruntime", or "openvino" where installed (extra `fast`),
             which runs in float32 or the file's INT8.
         threads: of one call; 0 for the runtime's own choice.
+        self_check: refuse a file that does not compute here what it did where it was exported, see `self_check`.
 
     Attributes:
         path: of the file; None where bytes or an open file were given.
         metadata: what `export` stored, see `export.metadata.Metadata`.
         has_tta: whether the file averages an image and its mirror image itself.
+        selective_threshold: of the top probability, below which an image gets a second view, its mirror image, whose
+            logits are averaged with the first's; None where no image does so here.
         session: what runs the file.
 
     Raises:
-        InputError: the file is missing, damaged, too large, or not one that `export` wrote.
+        InputError: the file is missing, damaged, too large, not one that `export` wrote, or fails the check.
     """
 
-    def __init__(self, path: Any = None, provider: str = "onnxruntime", threads: int = 0):
+    def __init__(self, path: Any = None, provider: str = "onnxruntime", threads: int = 0, self_check: bool = False):
         start = RUNTIMES[provider]
         threads = Number(0, _MAX_THREADS, whole=True).check("threads", threads)
         path = PRETRAINED if path is None or (isinstance(path, str) and not path) else path
@@ -148,12 +171,34 @@ class OnnxClassifier(Classifier):
         self.class_names, self.side = self.metadata.class_names, self.metadata.input_size[0]
         self.resize = Choice(RESIZES).check("--resize in the file's metadata", self.metadata.resize)
         self.has_tta, self.provider = self.metadata.tta, provider
+        self.selective_threshold = _threshold("--tta selective", self.metadata.selective)
+        self.reject_threshold = _threshold("--reject", self.metadata.rejection)
         self.session = session if provider == "onnxruntime" else start(model, threads)
         source, self.sha256 = self.path.absolute() if self.path else model, hashlib.sha256(model).hexdigest()
         self._origin = source, provider, threads, self.sha256
+        if self_check and (found := self.self_check()).state != "ok":
+            raise InputError(f"Expected a file that proves itself, but {found.text}")
+
+    def self_check(self) -> SelfCheck:
+        """Compares the logits of 16 golden images with those that the file gave where it was exported.
+
+        Raises:
+            InputError: what the file carries for this is damaged.
+        """
+        about, owner = self.metadata, f"{self.path or 'the model'} on {self.provider}"
+        size = about.input_size[0], about.input_size[1]
+        return check_golden(
+            about.golden, about.precision, size, len(self.class_names), lambda x: self.session.run(x, LOGITS), owner
+        )
 
     def _run(self, images, output):
-        return self.session.run(images, output)
+        if self.selective_threshold is None:
+            return self.session.run(images, output)
+        temperature = self.metadata.temperature
+        logits = selective_logits(
+            lambda views: self.session.run(views, LOGITS), images, temperature, self.selective_threshold
+        )
+        return softmax(logits / temperature) if output == PROBABILITIES else logits
 
     def __reduce__(self):
         return _reopen, (type(self), *self._origin)
@@ -165,6 +210,14 @@ class OnnxClassifier(Classifier):
 
     def __deepcopy__(self, memo):
         return self.__copy__()
+
+
+def _threshold(option, found):
+    """A threshold of the file's metadata, which came from outside."""
+    if found is None:
+        return None
+    value = found.get("threshold") if isinstance(found, dict) else found
+    return Number(0, 1).check(f"the threshold of {option} in the file's metadata", value)
 
 
 def _reopen(kind, source, provider, threads, digest):

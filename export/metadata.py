@@ -4,6 +4,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from export.golden import Golden
 from keras_cifar.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ OPSET = 17
 FORMAT = 1
 # Without these a file is not one that `export` wrote.
 _REQUIRED = ("class_names", "input_size", "recipe", "tta")
+# These are left out where they would say nothing.
+_OPTIONAL = ("changed_data", "golden", "selective", "rejection")
 
 
 class Parity(TypedDict):
@@ -57,6 +60,34 @@ class VariantFigures(TypedDict):
     speedup: float
 
 
+class Selective(TypedDict):
+    """When a second view is worth it, see `export.selective.choose_threshold`; figures are of val.
+
+    `threshold` is of the plain view's top probability; `views` an image are needed on average.
+    """
+
+    split: str
+    threshold: float
+    views: float
+    top1: float
+    top1_plain: float
+    top1_tta: float
+
+
+class Rejection(TypedDict):
+    """Below which top probability a prediction counts as unsure, see `export.rejection.choose_rejection`.
+
+    `fraction` was asked for; `coverage` of val is above the threshold, with `top1` there.
+    """
+
+    split: str
+    fraction: float
+    threshold: float
+    coverage: float
+    top1: float
+    top1_interval: list[float]
+
+
 @dataclasses.dataclass(frozen=True)
 class Metadata:
     """What a file knows. Files of earlier versions lack some of it, which then has its default.
@@ -65,7 +96,7 @@ class Metadata:
         class_names: C names; index of the logit.
         input_size: (H, W, 3) of the images that it takes.
         recipe: of its run, as JSON values.
-        tta: whether it averages an image and its mirror image itself.
+        tta: whether its graph averages an image and its mirror image.
         level, title: of the recipe.
         precision: "float32" or "int8".
         temperature: that divides the logits before the softmax.
@@ -81,6 +112,10 @@ class Metadata:
         license: of the pretrained weights; None where it is not known.
         exported: when, in UTC.
         cpu, cpu_kind: that exported it.
+        golden: logits of images that anybody can make, see `export.golden`; None in old files.
+        selective: when `OnnxClassifier` adds the mirror image's view to that of a file without TTA inside; None for
+            never.
+        rejection: below which top probability a prediction is unsure; None for none.
         format: of these values.
         opset: of the graph.
     """
@@ -110,6 +145,9 @@ class Metadata:
     exported: str | None = None
     cpu: str | None = None
     cpu_kind: str | None = None
+    golden: Golden | None = None
+    selective: Selective | None = None
+    rejection: Rejection | None = None
     format: int = FORMAT
     opset: int = OPSET
 
@@ -118,10 +156,15 @@ class Metadata:
         """How images that are not square become so, see `keras_cifar.data.images.fit_square`; "crop" in old files."""
         return self.recipe.get("resize", "crop")
 
+    @property
+    def view(self) -> str:
+        """What a prediction is made of: "plain", "tta" (both views) or "selective" (the second where it is needed)."""
+        return "selective" if self.selective else "tta" if self.tta else "plain"
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; what would say nothing is left out."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in values.items() if name != "changed_data" or value}
+        return {name: value for name, value in values.items() if name not in _OPTIONAL or value}
 
     def store(self, model: "onnx.ModelProto") -> None:
         """Stores each value in a model, as JSON under its name."""

@@ -22,7 +22,8 @@ from export.card import (
     write_triton,
 )
 from export.evaluate_onnx import evaluation_paths
-from export.graph import PROBABILITIES, build_core, finish, float32_model
+from export.golden import make_golden
+from export.graph import LOGITS, PROBABILITIES, build_core, finish, float32_model
 from export.metadata import Metadata, VariantFigures
 from export.parity import BATCH_SIZES, TOLERANCE, check_parity, compare_logits, keras_logits_by_view
 from export.plan import VARIANTS, ExportPlan, Variant
@@ -253,7 +254,9 @@ def _write(paths, cores, metadata, val, plan, say):
         partials = {path: stack.enter_context(atomic_path(path)) for path in paths.values()}
         for variant, path in paths.items():
             core, about = cores[variant.int8], metadata[variant]
-            target.write(finish(core.graph, variant.tta, about.temperature), about, partials[path])
+            graph = finish(core.graph, variant.tta, about.temperature)
+            about = metadata[variant] = dataclasses.replace(about, golden=_golden(graph, about))
+            target.write(graph, about, partials[path])
             _check_written(target, partials[path], core.logits(variant), val)
         for variant, path in paths.items():
             _write_beside(path, partials[path], metadata[variant], plan.triton, say)
@@ -262,6 +265,12 @@ def _write(paths, cores, metadata, val, plan, say):
             before, after = found["error_before"], found["error_after"]
             say(f"temperature {found['temperature']:.3f}: calibration error on val {before:.4f} -> {after:.4f}")
         say(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB), with {path.stem}.md and labels.txt next to it")
+
+
+def _golden(graph, about):
+    """The answers by which the file proves itself elsewhere."""
+    session = OnnxSession(graph.SerializeToString())
+    return make_golden(lambda images: session.run(images, LOGITS), *about.input_size[:2])
 
 
 def _write_beside(path, partial, metadata, triton, say):
