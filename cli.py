@@ -191,7 +191,9 @@ def _add_serve_command(add):
     serve.add_argument("files", nargs="*", metavar="FILE.onnx", help=text)
     text = "address to listen on; default: 127.0.0.1, which other machines do not reach"
     serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=text)
-    text = "file with a token that requests must bring (Authorization: Bearer TOKEN); default: KERAS_CIFAR_TOKEN, or none"
+    text = (
+        "file with a token that requests must bring (Authorization: Bearer TOKEN); default: KERAS_CIFAR_TOKEN, or none"
+    )
     serve.add_argument("--token-file", metavar="FILE", help=text)
     for name, default, metavar, text in _SERVE_LIMITS:
         serve.add_argument(

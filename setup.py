@@ -37,7 +37,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["keras_cifar", "keras_cifar.*", "tuning", "export", "export.*"]),
-    package_data={"export": ["pretrained/*", "web/static/*", "py.typed"], "keras_cifar": ["py.typed"], "tuning": ["py.typed"]},
+    package_data={
+        "export": ["pretrained/*", "web/static/*", "py.typed"],
+        "keras_cifar": ["py.typed"],
+        "tuning": ["py.typed"],
+    },
     py_modules=["cli"],
     entry_points={"console_scripts": ["keras-cifar=cli:main"]},
     install_requires=[

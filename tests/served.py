@@ -45,7 +45,9 @@ class Server:
         found, _, body = self.request(*args, **options)
         assert found == status and list(body) == ["error"], (found, body)
         text = body["error"]
-        assert re.fullmatch(r"Expected [^\n]+, but [^\n]+; [^\n]+\.", text) and not re.search(r"/(tmp|home|root|usr)\b|Traceback|0x", text)
+        assert re.fullmatch(r"Expected [^\n]+, but [^\n]+; [^\n]+\.", text) and not re.search(
+            r"/(tmp|home|root|usr)\b|Traceback|0x", text
+        )
         return text
 
     def raw(self, data=b""):
@@ -82,7 +84,9 @@ def serving(*args, env=None):
         pytest.importorskip(name, reason="needs the extra `serve`")
     command = [sys.executable, str(ROOT / "cli.py"), "serve", "--port", "0", *map(str, args)]
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **(env or {})})
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **(env or {})}
+        )
         try:
             for line in process.stdout:
                 if found := re.search(r"listening on http://.*:(\d+)", line):

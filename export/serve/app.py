@@ -4,7 +4,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import hmac
-import json
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -132,7 +131,7 @@ class Service:
     async def _server(self, request):
         return JSONResponse({"name": "keras_cifar", "version": VERSION, "extensions": EXTENSIONS})
 
-    def _model(self, request) -> ServedModel:
+    def _model(self, request: Request) -> ServedModel:
         version = request.path_params.get("version", VERSION)
         if version != VERSION:
             raise Refused(404, f"Expected version {VERSION}, which every model has, but got another; leave it out.")
@@ -226,15 +225,10 @@ def _description(model):
         "side": classifier.side,
         "resize": classifier.resize,
         "precision": about.precision,
-        "tta": classifier.has_tta,
+        "view": about.view,
         "backbone": about.recipe.get("backbone"),
         "level": about.level,
         "data": about.data,
-        "threshold": getattr(classifier, "reject_threshold", None),
+        "threshold": classifier.reject_threshold,
         "sha256": classifier.sha256,
     }
-
-
-def app_json(path: str) -> Any:
-    """A JSON file of the page's folder."""
-    return json.loads(page_file(path)[0])

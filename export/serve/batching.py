@@ -136,7 +136,8 @@ class Batcher:
 
     def _compute(self, batch):
         """One dictionary of outputs for each request; runs in the model's thread."""
-        classifier, found = batch[0].classifier, [{} for _ in batch]
+        classifier: Classifier = batch[0].classifier
+        found: list[dict[str, np.ndarray]] = [{} for _ in batch]
         started, total = time.perf_counter(), 0
         for output in ("probabilities", "logits"):
             chosen = [i for i, one in enumerate(batch) if output in one.outputs]

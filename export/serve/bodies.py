@@ -1,4 +1,4 @@
-"""The bodies of requests: read within limits of size, time and memory, and taken apart where they hold several files."""
+"""The bodies of requests: read within limits of size, time and memory; and the files that a form holds."""
 
 import asyncio
 import contextlib
@@ -85,7 +85,7 @@ def files_of(content_type: str, body: bytes) -> list[tuple[str | None, bytes]] |
     boundary = header.get_param("boundary")
     if not isinstance(boundary, str) or not re.fullmatch(r"[\x20-\x7e]{1,200}", boundary):
         raise _damaged("it names no boundary")
-    start, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode())
+    _, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode())
     if not parts or not parts[-1].startswith(b"--"):
         raise _damaged("its end is missing")
     return [(name, content) for name, content in map(_part, parts[:-1]) if name is not None]

@@ -1,5 +1,8 @@
 """Connections of clients that never finish what they send: uvicorn's own limits start only after a first answer."""
 
+import json
+from typing import Any
+
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -8,14 +11,14 @@ class TimedProtocol(H11Protocol):
     """HTTP/1.1 whose requests must have sent their headers, and whose refused bodies must end, in `seconds`."""
 
     seconds = 30.0
-    _timer = None
+    _timer: Any = None
 
-    def connection_made(self, transport) -> None:
+    def connection_made(self, transport: Any) -> None:
         """Starts to wait for the first request."""
         super().connection_made(transport)
         self._wait()
 
-    def connection_lost(self, exc) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """Forgets the connection."""
         self._stop_waiting()
         super().connection_lost(exc)
@@ -50,9 +53,18 @@ class TimedProtocol(H11Protocol):
         if self.transport.is_closing():
             return
         if self.conn.their_state is h11.IDLE and self.conn.our_state is h11.IDLE:
-            text = f"Expected the headers of a request within {self.seconds:g} s, but they have not come; send them faster."
-            body = b'{"error": "%s"}' % text.encode()
-            headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
-            self.transport.write(self.conn.send(h11.Response(status_code=408, headers=headers, reason=b"Request Timeout")))
-            self.transport.write(self.conn.send(h11.Data(data=body)) + self.conn.send(h11.EndOfMessage()))
+            for event in _too_late(self.seconds):
+                self.transport.write(self.conn.send(event))
         self.transport.close()
+
+
+def _too_late(seconds):
+    """The events of an answer to headers that have not come."""
+    text = f"Expected the headers of a request within {seconds:g} s, but they have not come; send them faster."
+    body = json.dumps({"error": text}).encode()
+    kinds = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+    return (
+        h11.Response(status_code=408, headers=list(kinds.items()), reason=b"Request Timeout"),
+        h11.Data(data=body),
+        h11.EndOfMessage(),
+    )

@@ -73,12 +73,15 @@ class Models:
             self._metrics.loads.labels(name).inc()
             self._metrics.failures.labels(name)
             self._metrics.broken.labels(name).set(0)
-            about = classifier.metadata
-            views = "with TTA" if classifier.has_tta else "one view"
-            say(f"{visible(name)}: {len(classifier.class_names)} classes, {classifier.side} px, {about.precision}, {views}")
+            say(_summary(name, classifier))
 
     def _open(self, path):
-        return OnnxClassifier(path, self._settings.provider, self._settings.threads)
+        """A classifier that proved itself, or carries nothing to prove itself with."""
+        classifier = OnnxClassifier(path, self._settings.provider, self._settings.threads)
+        check = classifier.self_check()
+        if check.state == "failed":
+            raise InputError(f"Expected a file that proves itself, but {check.text}")
+        return classifier
 
     def find(self, name: str | None) -> ServedModel:
         """A model by its name, or the first one.
@@ -125,7 +128,7 @@ def named_paths(files: Sequence[str]) -> dict[str, pathlib.Path]:
         InputError: one is no .onnx file, or two have one name.
     """
     found: dict[str, pathlib.Path] = {}
-    for path in map(pathlib.Path, files or [PRETRAINED]):
+    for path in [pathlib.Path(file) for file in files] or [PRETRAINED]:
         if not is_onnx_name(path.name):
             kind = "a run folder; export it first" if (path / "recipe.json").is_file() else "not one; name such a file"
             raise InputError(f"Expected .onnx files that `export` wrote, but {path} is {kind}.")
@@ -136,6 +139,14 @@ def named_paths(files: Sequence[str]) -> dict[str, pathlib.Path]:
             )
         found[path.stem] = path
     return found
+
+
+def _summary(name, classifier):
+    about = classifier.metadata
+    proof = "self check missing in this file" if about.golden is None else "self check passed"
+    unsure = "" if classifier.reject_threshold is None else f", unsure below {classifier.reject_threshold:.2f}"
+    size = f"{len(classifier.class_names)} classes, {classifier.side} px"
+    return f"{visible(name)}: {size}, {about.precision}, view {about.view}{unsure}; {proof}"
 
 
 def _signature(path):

@@ -80,7 +80,7 @@ def _decoded(content, side, resize, pixels):
 
 def _rows(classifier, probabilities, top_k):
     """One dictionary an image: label, unsure, and the best classes."""
-    unsure = classifier.unsure(probabilities) if hasattr(classifier, "unsure") else np.zeros(len(probabilities), bool)
+    unsure = classifier.unsure(probabilities)
     for row, is_unsure in zip(probabilities, unsure, strict=True):
         best = np.argsort(-row, kind="stable")[:top_k]
         classes = [{"name": classifier.class_names[i], "probability": float(row[i])} for i in best]

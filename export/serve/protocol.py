@@ -159,7 +159,11 @@ def _from_json(data, shape):
         values = np.array(data)
     except (ValueError, OverflowError, RecursionError) as error:
         raise _wrong("data as numbers, flat or nested as the shape says", "lists of uneven lengths") from error
-    if values.dtype.kind not in "iu" or values.size != math.prod(shape) or values.shape not in ((values.size,), tuple(shape)):
+    if (
+        values.dtype.kind not in "iu"
+        or values.size != math.prod(shape)
+        or values.shape not in ((values.size,), tuple(shape))
+    ):
         found = f"shape {list(values.shape)} of {values.dtype.name}" if isinstance(data, list) else type(data).__name__
         raise _wrong(f"data as {math.prod(shape)} whole numbers for shape {shape}", found)
     if values.min() < 0 or values.max() > 255:
@@ -198,7 +202,7 @@ def format_infer(
         kind = "FP32"
         if wanted.classes:
             values, kind = _best_classes(values, wanted.classes, class_names), "BYTES"
-        output = {"name": wanted.name, "datatype": kind, "shape": list(values.shape)}
+        output: dict[str, Any] = {"name": wanted.name, "datatype": kind, "shape": list(values.shape)}
         if wanted.binary:
             tail.append(_as_bytes(values))
             output["parameters"] = {"binary_data_size": len(tail[-1])}

@@ -33,8 +33,12 @@ def serve(files: Sequence[str], settings: ServeSettings, say: Callable[[str], No
     """
     settings.check()
     check_installed()
+    import prometheus_client
+
     from export.serve.metrics import ServeMetrics
     from export.serve.models import Models
+
+    prometheus_client.disable_created_metrics()
 
     _start_logging()
     metrics = ServeMetrics()

@@ -143,17 +143,20 @@ def test_many_clients_share_calls_and_each_gets_its_own(server, classifier):
 
 def bomb(side):
     """A PNG of few bytes that stands for side x side pixels."""
+
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(
     ("body", "says"),
-    [(b"", "no bytes"), (b"not an image", "not an image"), (picture()[:200], "cannot be read"), (bomb(40_000), "pixels"),
-     (bomb(2_000), "1,000,000")],
+    [(b"", "no bytes"), (b"not an image", "not an image"), (picture()[:200], "cannot be read"),
+     (bomb(40_000), "pixels"), (bomb(2_000), "1,000,000")],
 )  # fmt: skip
 def test_what_is_no_image_is_one_sentence(server, body, says):
     assert says in server.sentence(400, "/predict", body, method="POST")
@@ -261,6 +264,7 @@ def test_what_is_no_http_is_refused(server):
 
 def test_a_full_queue_says_when_to_come_again():
     with serving("--queue", 2, "--batch", 1) as server:
+
         def ask(i):
             status, headers, _ = server.request(*infer(random_images(1, i), True))
             assert status == 200 or (status == 503 and int(headers["retry-after"]) >= 1)
