@@ -3,6 +3,7 @@
 import { decodeImage, fitSquare } from "./pixels.js";
 
 export const place = "in this browser";
+export const lead = "Images are classified in this browser and never leave this device.";
 export const atOnce = 1;
 const opened = new Map(); // name of a model -> promise of its session
 let runtime;

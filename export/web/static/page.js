@@ -1,6 +1,6 @@
 // The page: images come in by file, drop, paste or camera, and each gets a card.
 
-import { atOnce, classify, openModels, place } from "./engine.js";
+import { atOnce, classify, lead, openModels, place } from "./engine.js";
 import { makeCard, percent, showError, showPrediction } from "./show.js";
 
 const MOST_CARDS = 200;
@@ -150,7 +150,7 @@ async function start() {
   const select = find("model");
   select.replaceChildren(...models.map((model) => new Option(model.name)));
   select.disabled = models.length < 2;
-  find("place").textContent = place;
+  find("lead").textContent = lead;
   showModel();
   listen();
   find("files").disabled = find("camera").disabled = false;

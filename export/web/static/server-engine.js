@@ -2,6 +2,7 @@
 
 const KEY = "keras_cifar token";
 export const place = "on the server";
+export const lead = "Images are classified by the server of this page and sent nowhere else.";
 export const atOnce = 4;
 
 // {models}; asks for the token where the server wants one.
