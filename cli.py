@@ -153,7 +153,8 @@ def _add_other_commands(add):
 
 def _add_export_commands(add):
     export = add("export", _export, "turn a finished run into one ONNX file, compared with Keras", _EXPORT_EXAMPLES)
-    export.add_argument("run", metavar="RUN", help="run folder")
+    text = "run folder; or files that `export` wrote, or none for the package's, where only places are written to"
+    export.add_argument("run", metavar="RUN|FILE.onnx", nargs="*", help=text)
     export.add_argument("--output", metavar="PATH", help="an .onnx file or a folder; default: the run folder")
     export.add_argument("--target", metavar="NAME", default="onnx", help="kind of file; default: onnx")
     export.add_argument("--tta", action=argparse.BooleanOptionalAction, default=None, help="default: as the level")
@@ -165,6 +166,8 @@ def _add_export_commands(add):
     )
     export.add_argument("--force", action="store_true", help="write INT8 even where it is not faster")
     export.add_argument("--triton", metavar="DIR", help="also write into this Triton model repository")
+    for name, metavar, text in _PLACES:
+        export.add_argument(f"--{name}", metavar=metavar, help=text)
     export.add_argument("--overwrite", action="store_true", help="replace files that are already there")
     export.add_argument("--data", help="see `train`; default: where the run was trained from")
     export.add_argument("--data-dir", metavar="DIR", help="default: where the run was trained from")
@@ -183,6 +186,19 @@ def _add_export_commands(add):
     benchmark.add_argument("files", nargs="+", metavar="FILE.onnx")
     benchmark.add_argument("--run", metavar="RUN", help="also this run on Keras, as a SavedModel and on PyTorch")
     benchmark.add_argument("--output", metavar="FILE.json", default="benchmark.json", help="default: benchmark.json")
+
+
+_PLACES = (
+    ("ovms", "DIR", "also write a folder for OpenVINO Model Server"),
+    (
+        "web",
+        "DIR",
+        "also write a page that classifies in the browser, for any static host; a RUN: of --all's files",
+    ),
+    ("web-single", "FILE.html", "the same page as one file, which opens from the disk"),
+    ("ort-web", "PATH", "archive or folder of onnxruntime-web; default: the cache, or npm's registry"),
+    ("docker", "DIR", "also write a Dockerfile and a compose file that serve"),
+)
 
 
 def _add_serve_command(add):
@@ -239,7 +255,10 @@ _EVALUATE_EXAMPLES = """examples:
 _EXPORT_EXAMPLES = """examples:
   python cli.py export runs/cifar10-resnet18-seed0/level4
   python cli.py export runs/cifar10-resnet18-seed0/level4 --int8 --temperature --output classifier.onnx
-  python cli.py export runs/cifar10-resnet18-seed0/level4 --all --output exported --triton models"""
+  python cli.py export runs/cifar10-resnet18-seed0/level4 --all --output exported --triton models
+  python cli.py export runs/cifar10-resnet18-seed0/level4 --web page
+  python cli.py export level4_int8_tta.onnx --docker container
+  python cli.py export --web-single page.html          the package's own classifier, on a page"""
 _PREDICT_EXAMPLES = """examples:
   python cli.py predict photo.jpg
   python cli.py predict runs/cifar10-resnet18-seed0/level4/level4_int8_tta.onnx photos --top-k 3
@@ -415,16 +434,37 @@ def _evaluate_file(args):
 
 
 def _export(args):
+    from export.packing import Packing, files_to_pack
+
+    files = files_to_pack(args.run)
+    packing = Packing(args.web, args.web_single, args.ort_web, args.docker, args.ovms, None, args.overwrite)
+    if files is not None:
+        packing = dataclasses.replace(packing, triton=args.triton)
+        if packing.is_empty:
+            raise InputError(
+                "Expected a run, or with .onnx files a place to put them (--web, --web-single, --docker, --triton, "
+                "--ovms), but got none; name one."
+            )
+    packing.check()
+    files = _exported(args, packing) if files is None else files
+    if files and not packing.is_empty:
+        packing.write(files)
+
+
+def _exported(args, packing):
+    """Exports a run; of a page without a choice of files, all of them, from which the page takes those of one view."""
     _import_quietly()
     from export.pipeline import export_run
     from export.plan import ExportPlan
     from keras_cifar.runs.run import open_run
 
-    plan = ExportPlan(args.output, args.target, args.tta, args.int8, args.all, args.temperature, args.max_drop,
-                      args.force, args.triton, args.overwrite)  # fmt: skip
-    run = open_run(args.run)
+    is_free = packing.has_page and args.tta is None and not args.int8 and not is_onnx_name(args.output or "")
+    plan = ExportPlan(args.output, args.target, args.tta, args.int8, args.all or is_free, args.temperature,
+                      args.max_drop, args.force or is_free, args.triton, args.overwrite)  # fmt: skip
+    run = open_run(args.run[0])
     paths = export_run(run, plan, _access(args))
     print(_next_evaluation(run, paths[-1]))
+    return paths
 
 
 def _predict(args):

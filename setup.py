@@ -38,7 +38,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["keras_cifar", "keras_cifar.*", "tuning", "export", "export.*"]),
     package_data={
-        "export": ["pretrained/*", "web/static/*", "py.typed"],
+        "export": ["pretrained/*", "web/static/*", "templates/*", "py.typed"],
         "keras_cifar": ["py.typed"],
         "tuning": ["py.typed"],
     },

@@ -9,13 +9,13 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from export.classifier import PRETRAINED, OnnxClassifier
+from export.classifier import OnnxClassifier
 from export.serve.answers import Refused
 from export.serve.batching import Batcher
 from export.serve.metrics import ServeMetrics
+from export.serve.names import named_paths
 from export.serve.settings import ServeSettings
 from keras_cifar.errors import InputError, first_line
-from keras_cifar.files import is_onnx_name
 from keras_cifar.names import visible
 
 _POLL_SECONDS = 1.0
@@ -119,26 +119,6 @@ class Models:
         self._metrics.loads.labels(model.name).inc()
         self._metrics.broken.labels(model.name).set(0)
         LOG.warning("%s: the changed file is loaded, sha256 %s", model.name, classifier.sha256)
-
-
-def named_paths(files: Sequence[str]) -> dict[str, pathlib.Path]:
-    """Model name -> file.
-
-    Raises:
-        InputError: one is no .onnx file, or two have one name.
-    """
-    found: dict[str, pathlib.Path] = {}
-    for path in [pathlib.Path(file) for file in files] or [PRETRAINED]:
-        if not is_onnx_name(path.name):
-            kind = "a run folder; export it first" if (path / "recipe.json").is_file() else "not one; name such a file"
-            raise InputError(f"Expected .onnx files that `export` wrote, but {path} is {kind}.")
-        if path.stem in found:
-            raise InputError(
-                f"Expected models of different names, but {found[path.stem]} and {path} are both called {path.stem}; "
-                "rename one."
-            )
-        found[path.stem] = path
-    return found
 
 
 def _summary(name, classifier):

@@ -71,8 +71,8 @@ def runtime_files(source: str | None = None, say: Callable[[str], None] = print)
     kept = cache_dir() / f"onnxruntime-web-{VERSION}"
     if all((kept / name).is_file() for name in FILES):
         return _checked(_of_folder(kept), kept)
-    address = f"{os.environ.get('npm_config_registry') or _REGISTRY}".rstrip("/")
-    address += f"/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"
+    registry = os.environ.get("npm_config_registry") or _REGISTRY  # noqa: SIM112 - npm's own name for it
+    address = f"{registry.rstrip('/')}/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"
     say(f"Fetching {address}")
     found = _checked(_of_archive(_fetch(address), address), address)
     for name, content in found.items():
@@ -96,7 +96,9 @@ def _read(path):
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"Expected onnxruntime-web in {path}, but it cannot be read ({error.strerror}); {_INSTEAD}") from error
+        raise InputError(
+            f"Expected onnxruntime-web in {path}, but it cannot be read ({error.strerror}); {_INSTEAD}"
+        ) from error
 
 
 def _of_archive(content, where):
@@ -106,7 +108,7 @@ def _of_archive(content, where):
             for member in archive:
                 name = member.name.removeprefix("package/dist/")
                 if name in FILES and member.isfile() and member.size < _MAX_BYTES:
-                    found[name] = archive.extractfile(member).read()
+                    found[name] = archive.extractfile(member).read()  # type: ignore[union-attr] # it is a file
     except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(f"Expected an archive of onnxruntime-web in {where}, but it is damaged; {_INSTEAD}") from error
     for name in FILES:
@@ -137,4 +139,6 @@ def _fetch(address):
     return content
 
 
-_INSTEAD = f"run `npm pack onnxruntime-web@{VERSION}` where npm's registry can be reached, and pass its file to --ort-web."
+_INSTEAD = (
+    f"run `npm pack onnxruntime-web@{VERSION}` where npm's registry can be reached, and pass its file to --ort-web."
+)

@@ -1,4 +1,4 @@
-"""The page as files that classify in the browser: a folder for any static host, or one file that opens from the disk."""
+"""The page as files that classify in the browser: a folder for any static host, or one that opens from the disk."""
 
 import base64
 import gzip
@@ -26,8 +26,8 @@ PAGE = {
 # In the order in which they need each other.
 _SCRIPTS = ("pixels.js", "browser-engine.js", "show.js", "page.js")
 _POLICY = (
-    "default-src 'none'; script-src {scripts} 'wasm-unsafe-eval' blob:; style-src {styles}; img-src 'self' blob: data:; "
-    "media-src blob:; connect-src {connect}; base-uri 'none'; form-action 'none'"
+    "default-src 'none'; script-src {scripts} 'wasm-unsafe-eval' blob:; style-src {styles}; "
+    "img-src 'self' blob: data:; media-src blob:; connect-src {connect}; base-uri 'none'; form-action 'none'"
 )
 _HEAD = '<meta name="color-scheme" content="light dark">'
 
@@ -71,7 +71,9 @@ def write_single(
         packed = base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
         blocks.append(f'<script type="text/plain" id="{_attribute(name)}">{packed}</script>')
     blocks.append(f'<script type="module">\n{_one_script()}</script>')
-    page = _with_policy(_text("index.html"), _POLICY.format(scripts="'unsafe-inline'", styles="'unsafe-inline'", connect="'none'"))
+    page = _with_policy(
+        _text("index.html"), _POLICY.format(scripts="'unsafe-inline'", styles="'unsafe-inline'", connect="'none'")
+    )
     icon = base64.b64encode(_text("icon.svg").encode()).decode()
     page = page.replace('href="page/icon.svg"', f'href="data:image/svg+xml;base64,{icon}"')
     page = _replaced(page, '<link rel="stylesheet" href="page/page.css">', f"<style>\n{_text('page.css')}</style>")
@@ -79,7 +81,7 @@ def write_single(
     page = _replaced(page, "</body>", "\n".join(blocks) + "\n</body>")
     write_text(path, page)
     size = pathlib.Path(path).stat().st_size
-    say(f"written to {path} ({size / 1e6:.1f} MB): {len(models)} models, onnxruntime-web {VERSION}; open it in a browser")
+    say(f"written to {path} ({size / 1e6:.1f} MB): {len(models)} models, onnxruntime-web {VERSION}; open it")
     return pathlib.Path(path)
 
 
@@ -99,7 +101,7 @@ def check_places(folder: str | None, single: str | None, overwrite: bool) -> Non
         check_output(path)
         if path.exists() and not overwrite:
             raise InputError(
-                f"Expected {path} to be free, but it is there already; pass --overwrite to replace it, or choose another."
+                f"Expected {path} to be free, but it is there already; pass --overwrite, or choose another."
             )
     if single is not None and pathlib.Path(single).suffix.lower() not in (".html", ".htm"):
         raise InputError(f"Expected a name that ends in .html for --web-single, but got {single}; choose another.")
