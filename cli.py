@@ -157,10 +157,14 @@ def _add_export_commands(add):
     export.add_argument("run", metavar="RUN|FILE.onnx", nargs="*", help=text)
     export.add_argument("--output", metavar="PATH", help="an .onnx file or a folder; default: the run folder")
     export.add_argument("--target", metavar="NAME", default="onnx", help="kind of file; default: onnx")
-    export.add_argument("--tta", action=argparse.BooleanOptionalAction, default=None, help="default: as the level")
+    text = "flip TTA, or selective: the second view only of images that it is not sure of; default: as the level"
+    export.add_argument("--tta", nargs="?", const="all", choices=("all", "selective"), help=text)
+    export.add_argument("--no-tta", action="store_const", const="none", dest="tta", help="one view")
     export.add_argument("--int8", action="store_true", help="quantise, within --max-drop")
     export.add_argument("--all", action="store_true", help="float32 and INT8, each plain and with TTA")
     export.add_argument("--temperature", action="store_true", help="calibrate the probabilities on val")
+    text = "say unsure where the confidence is lower than that of this fraction of val, such as 0.05"
+    export.add_argument("--reject", type=parse_number, metavar="FRACTION", help=text)
     export.add_argument(
         "--max-drop", type=parse_number, default=0.5, metavar="POINTS", help="val top-1 that INT8 may lose"
     )
@@ -258,7 +262,8 @@ _EXPORT_EXAMPLES = """examples:
   python cli.py export runs/cifar10-resnet18-seed0/level4 --all --output exported --triton models
   python cli.py export runs/cifar10-resnet18-seed0/level4 --web page
   python cli.py export level4_int8_tta.onnx --docker container
-  python cli.py export --web-single page.html          the package's own classifier, on a page"""
+  python cli.py export --web-single page.html          the package's own classifier, on a page
+  python cli.py export runs/cifar10-resnet18-seed0/level4 --tta selective --reject 0.05 --temperature"""
 _PREDICT_EXAMPLES = """examples:
   python cli.py predict photo.jpg
   python cli.py predict runs/cifar10-resnet18-seed0/level4/level4_int8_tta.onnx photos --top-k 3
@@ -458,9 +463,10 @@ def _exported(args, packing):
     from export.plan import ExportPlan
     from keras_cifar.runs.run import open_run
 
-    is_free = packing.has_page and args.tta is None and not args.int8 and not is_onnx_name(args.output or "")
-    plan = ExportPlan(args.output, args.target, args.tta, args.int8, args.all or is_free, args.temperature,
-                      args.max_drop, args.force or is_free, args.triton, args.overwrite)  # fmt: skip
+    tta = {"all": True, "none": False}.get(args.tta, args.tta)
+    is_free = packing.has_page and tta is None and not args.int8 and not is_onnx_name(args.output or "")
+    plan = ExportPlan(args.output, args.target, tta, args.int8, args.all or is_free, args.temperature, args.max_drop,
+                      args.force or is_free, args.triton, args.overwrite, args.reject)  # fmt: skip
     run = open_run(args.run[0])
     paths = export_run(run, plan, _access(args))
     print(_next_evaluation(run, paths[-1]))
@@ -633,9 +639,18 @@ def main(argv: Any = None) -> int:
         return _run(argv)
 
 
+def _with_tta_spelled_out(words):
+    """`export --tta RUN` is `export --tta=all RUN`: an option whose value may be missing would take RUN for it."""
+    if words[:1] == ["export"]:
+        pairs = zip(words, [*words[1:], ""], strict=True)
+        bare = [word == "--tta" and after not in ("all", "selective") for word, after in pairs]
+        return ["--tta=all" if is_bare else word for word, is_bare in zip(words, bare, strict=True)]
+    return words
+
+
 def _run(argv):
     try:
-        args = _parser().parse_args(argv)
+        args = _parser().parse_args(_with_tta_spelled_out(sys.argv[1:] if argv is None else list(argv)))
         code = args.function(args)
     except InputError as error:
         print(visible(f"error: {error}"), file=sys.stderr)

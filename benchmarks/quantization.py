@@ -13,8 +13,8 @@ import sys
 import numpy as np
 
 from benchmarks.run_int8 import BATCH
+from export.cores import calibration_images
 from export.graph import build_core, float32_model
-from export.pipeline import calibration_images
 from export.qdq import PAIR_SAFE, WeightGrid, channels_that_may_saturate
 from export.quantize import Quantizer
 from keras_cifar.data.access import DataAccess

@@ -1,18 +1,15 @@
-"""What goes with an exported file: model card, labels and a Triton model repository."""
+"""What goes with an exported file: its model card and its labels."""
 
 import dataclasses
 import pathlib
 import shlex
-import shutil
 
 from export.metadata import Metadata, VariantFigures
 from keras_cifar.errors import InputError
-from keras_cifar.files import atomic_path, write_text
+from keras_cifar.files import write_text
 from keras_cifar.metrics import format_top1, read_confusion
-from keras_cifar.names import file_name, markdown, markdown_code, one_line, protobuf_text
+from keras_cifar.names import markdown, markdown_code, one_line
 from keras_cifar.runs.evaluation_file import read_evaluation
-
-MAX_BATCH = 256
 
 
 def card_path(path: pathlib.Path) -> pathlib.Path:
@@ -28,7 +25,7 @@ def labels_path(path: pathlib.Path) -> pathlib.Path:
 def check_labels(path: pathlib.Path, class_names: list[str]) -> None:
     """Raises InputError where the folder's labels.txt belongs to something else."""
     labels = labels_path(path)
-    if labels.exists() and not _holds(labels, _labels_text(class_names)):
+    if labels.exists() and not _holds(labels, labels_text(class_names)):
         raise InputError(
             f"Expected {labels} to be free, but it lists other classes; choose a folder of its own as --output."
         )
@@ -36,10 +33,11 @@ def check_labels(path: pathlib.Path, class_names: list[str]) -> None:
 
 def write_labels(path: pathlib.Path, class_names: list[str]) -> None:
     """Writes labels.txt next to a file."""
-    write_text(labels_path(path), _labels_text(class_names))
+    write_text(labels_path(path), labels_text(class_names))
 
 
-def _labels_text(class_names):
+def labels_text(class_names: list[str]) -> str:
+    """Class names, one per line; a line end within a name is written as `\\n`."""
     return "".join(f"{one_line(name)}\n" for name in class_names)
 
 
@@ -86,13 +84,13 @@ def _card_text(path, metadata, new_size=None):
         f"# {markdown(path.name)}",
         _summary(metadata, path, size),
         "## Use\n\n" + _use(path.name),
+        *([f"## When it is unsure\n\n{_thresholds(metadata)}"] if metadata.selective or metadata.rejection else []),
         "## Trained on\n\n" + _training(metadata),
         "## Metrics\n\n" + _metrics(metadata, evaluation),
         "## Classes it is worst at\n\n" + _weaknesses(metadata, evaluation),
         "## Same as Keras\n\n" + _parity(metadata),
         "## Variants\n\n" + variants_table(metadata.variants),
-        "## Intended use\n\n"
-        + _INTENDED.format(data=metadata.data, classes=", ".join(map(markdown, metadata.class_names))),
+        "## Intended use\n\n" + _intended(metadata),
         "## Licence\n\n" + _licence(metadata),
     ]
     return "\n\n".join(section.strip() for section in sections) + "\n"
@@ -105,9 +103,17 @@ _SHAPED = {
 }
 
 
+_LOOKS = {
+    "plain": "looks at the image once",
+    "tta": "averages the logits of the image and its mirror image",
+    "selective": "looks at the image once; where it is not sure, `OnnxClassifier` lets it look at the mirror image, "
+    "too, and averages both",
+}
+
+
 def _summary(metadata, path, size):
     recipe, side = metadata.recipe, metadata.input_size[0]
-    views = "averages the logits of the image and its mirror image" if metadata.tta else "looks at the image once"
+    views = _LOOKS[metadata.view]
     return (
         f"An image classifier for {len(metadata.class_names)} classes: {recipe['backbone']}, level "
         f"{metadata.level} ({metadata.title}), as one ONNX file ({size / 1e6:.1f} MB, opset "
@@ -135,6 +141,28 @@ From the command line: {command}. With onnxruntime alone: feed `images`
 (batch, height, width, 3) uint8 and read `probabilities`; the classes are in `labels.txt`. From version 1.29 on,
 onnxruntime reports to Microsoft unless the environment variable `ORT_DISABLE_TELEMETRY=1` is set before its import;
 `OnnxClassifier` and the command line set it themselves."""
+
+
+def _thresholds(metadata):
+    """What its thresholds do on val, and what a runtime alone does without them."""
+    texts = []
+    if kept := metadata.rejection:
+        texts.append(
+            f"A prediction whose probability is below {kept['threshold']:.4f} counts as unsure: none of these classes, "
+            f"or not clear which. On val that is {100 * (1 - kept['coverage']):.2f} % of the images, where "
+            f"{100 * kept['fraction']:g} % were asked for; of the other {100 * kept['coverage']:.2f} % it is right for "
+            f"{format_top1(kept)}, of all for {format_top1(metadata.val)}. `OnnxClassifier.predict` answers None for "
+            "them, and the command line `unsure`. A runtime alone gives probabilities only: compare the largest with "
+            "the threshold, which is in the file's metadata under `rejection`."
+        )
+    if found := metadata.selective:
+        texts.append(
+            f"The mirror image is looked at where the first view's probability is below {found['threshold']:.4f}. On "
+            f"val that takes {found['views']:.2f} views an image and gives top-1 {100 * found['top1']:.2f} % (one view "
+            f"{100 * found['top1_plain']:.2f} %, both views of every image {100 * found['top1_tta']:.2f} %). The graph "
+            "has one view: a runtime alone gives that one, unless it does the same (metadata `selective`)."
+        )
+    return "\n\n".join(texts)
 
 
 def _training(metadata):
@@ -179,7 +207,7 @@ def _metrics(metadata, evaluation):
 
 
 def _views(metadata):
-    return "flip TTA" if metadata.tta else "one view"
+    return "one view" if metadata.view == "plain" else "flip TTA"
 
 
 def _row(what, split, metrics):
@@ -224,8 +252,19 @@ def _parity(metadata):
     return text
 
 
-_INTENDED = """Telling apart {classes} in pictures like those of {data}. Every image gets one of these classes: the
-model has no way to say "none of them". It has not been tested on other kinds of pictures, for fairness, or against
+def _intended(metadata):
+    known = ", ".join(map(markdown, metadata.class_names))
+    return _INTENDED.format(data=metadata.data, classes=known, none=_NONE[metadata.rejection is not None])
+
+
+_NONE = {
+    False: """Every image gets one of these classes: the
+model has no way to say "none of them".""",
+    True: """What it is not sure of, it
+leaves unanswered; but it can be sure of an image that is none of them.""",
+}
+_INTENDED = """Telling apart {classes} in pictures like those of {data}. {none} """
+_INTENDED += """It has not been tested on other kinds of pictures, for fairness, or against
 attacks, and should not decide alone where an error does harm."""
 
 
@@ -249,72 +288,3 @@ def variants_table(variants: list[VariantFigures]) -> str:
             f"{row['speedup']:.2f} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def check_triton(root: str | None) -> None:
-    """Raises InputError where a Triton model repository cannot be written to."""
-    if root and pathlib.Path(root).exists() and not pathlib.Path(root).is_dir():
-        raise InputError(f"Expected a folder for --triton, but {root} is a file; choose another.")
-
-
-def triton_path(root: str, path: pathlib.Path) -> pathlib.Path:
-    """The copy of an ONNX file in a Triton model repository."""
-    return pathlib.Path(root) / file_name(path.stem) / "1" / "model.onnx"
-
-
-def write_triton(root: str, path: pathlib.Path, metadata: Metadata, file: pathlib.Path | None = None) -> pathlib.Path:
-    """Writes a folder of a Triton model repository: config.pbtxt, labels.txt and 1/model.onnx.
-
-    Args:
-        root: the repository.
-        path: of the ONNX file; its stem is the model's name, but for characters that make no name of a folder.
-        metadata: of the file.
-        file: to copy; None for `path`.
-
-    Returns:
-        The model's folder.
-    """
-    copy = triton_path(root, path)
-    folder = copy.parent.parent
-    with atomic_path(copy) as partial:
-        shutil.copyfile(file or path, partial)
-    write_text(folder / "labels.txt", _labels_text(metadata.class_names))
-    size, classes = ", ".join(map(str, metadata.input_size)), len(metadata.class_names)
-    name = protobuf_text(folder.name)
-    write_text(folder / "config.pbtxt", _TRITON.format(name=name, batch=MAX_BATCH, size=size, classes=classes))
-    return folder
-
-
-_TRITON = """name: "{name}"
-platform: "onnxruntime_onnx"
-max_batch_size: {batch}
-input [
-  {{
-    name: "images"
-    data_type: TYPE_UINT8
-    dims: [ {size} ]
-  }}
-]
-output [
-  {{
-    name: "logits"
-    data_type: TYPE_FP32
-    dims: [ {classes} ]
-    label_filename: "labels.txt"
-  }},
-  {{
-    name: "probabilities"
-    data_type: TYPE_FP32
-    dims: [ {classes} ]
-    label_filename: "labels.txt"
-  }}
-]
-dynamic_batching {{
-  max_queue_delay_microseconds: 1000
-}}
-instance_group [
-  {{
-    kind: KIND_CPU
-  }}
-]
-"""

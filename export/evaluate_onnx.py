@@ -5,7 +5,7 @@ import os
 import pathlib
 
 from export.card import card_path, is_edited, write_card
-from export.classifier import BATCH_SIZE, OnnxClassifier
+from export.classifier import BATCH_SIZE, LOGITS, OnnxClassifier
 from keras_cifar.data.access import DataAccess
 from keras_cifar.data.datasets import open_data
 from keras_cifar.data.record import data_changes
@@ -28,7 +28,8 @@ def evaluate_onnx(
     Args:
         classifier: the opened file.
         split: "val" or "test".
-        tta: of a file without TTA inside, evaluate flip TTA too.
+        tta: of a file without TTA inside, evaluate flip TTA too. Of a selective file, all three are: one view, both
+            views of every image, and the second where it is needed.
         access: its data is by default what the run was trained on. Of a folder the file's classes count, of which some
             may be missing, and it need not have train; class folders alone are a test set, unless the run was trained
             on them. Data that may have changed is val since the training, or what the last evaluation read.
@@ -40,9 +41,10 @@ def evaluate_onnx(
     path, metadata = classifier.path, classifier.metadata
     if path is None:
         raise InputError("Expected a classifier opened by its path, but it was opened from bytes; name the file.")
-    if classifier.has_tta and not tta:
+    if metadata.view != "plain" and not tta:
         raise InputError(
-            f"Expected a file without TTA for --no-tta, but {path} has TTA inside; evaluate one without _tta."
+            f"Expected a file without TTA for --no-tta, but {path} has TTA inside; evaluate one without _tta or "
+            "_selective."
         )
     access, (figures, picture, _) = access or DataAccess(), evaluation_paths(path, split)
     check_output(figures)
@@ -53,17 +55,19 @@ def evaluate_onnx(
     if split == "val":
         changes = data_changes(metadata.data_record, source, recipe_from_dict(metadata.recipe), ("val",))
     subject = Subject(
-        lambda images: classifier.predict_logits(images) / metadata.temperature,
+        lambda images: classifier.session.run(images, LOGITS) / metadata.temperature,
         BATCH_SIZE,
         Division(metadata.recipe["split_seed"], metadata.recipe.get("refit", False)),
         views="tta" if classifier.has_tta else "both" if tta else "plain",
-        headline="tta" if classifier.has_tta else "plain",
+        headline=metadata.view,
         engine=classifier.provider,
         precision=metadata.precision,
         figures=figures,
         picture=picture,
         owner=path,
         is_bound=access.data is None,
+        selective_threshold=classifier.selective_threshold,
+        reject_threshold=classifier.reject_threshold,
     )
     result = evaluate_split(subject, source, split, changes, access)
     if has_own_card:

@@ -5,7 +5,7 @@ import json
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from export.golden import Golden
-from keras_cifar.metrics import Metrics
+from keras_cifar.metrics import Metrics, Rejection
 
 if TYPE_CHECKING:
     import onnx
@@ -74,18 +74,14 @@ class Selective(TypedDict):
     top1_tta: float
 
 
-class Rejection(TypedDict):
+class ChosenRejection(Rejection):
     """Below which top probability a prediction counts as unsure, see `export.rejection.choose_rejection`.
 
-    `fraction` was asked for; `coverage` of val is above the threshold, with `top1` there.
+    `fraction` was asked for; the other figures are of val.
     """
 
     split: str
     fraction: float
-    threshold: float
-    coverage: float
-    top1: float
-    top1_interval: list[float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +143,7 @@ class Metadata:
     cpu_kind: str | None = None
     golden: Golden | None = None
     selective: Selective | None = None
-    rejection: Rejection | None = None
+    rejection: ChosenRejection | None = None
     format: int = FORMAT
     opset: int = OPSET
 

@@ -4,11 +4,11 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 
-from export.card import check_triton, write_triton
 from export.classifier import PRETRAINED, OnnxClassifier
 from export.containers import check_docker, write_docker
 from export.layouts import check_ovms, write_ovms
 from export.serve.names import named_paths
+from export.triton import check_triton, write_triton
 from export.web.runtime_files import runtime_files
 from export.web.site import check_places, write_single, write_site
 from keras_cifar.errors import InputError

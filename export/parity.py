@@ -6,6 +6,7 @@ import numpy as np
 from tqdm import tqdm
 
 from export.graph import BY_VIEW
+from export.metadata import Parity
 from export.runtimes import OnnxSession
 from keras_cifar.data.stores import ImageStore, as_store, blocks
 from keras_cifar.errors import InputError
@@ -52,7 +53,7 @@ def onnx_logits_by_view(model: bytes, images: np.ndarray | ImageStore, batch_siz
 
 def check_parity(
     model: bytes, images: np.ndarray | ImageStore, expected: np.ndarray, split: str
-) -> tuple[dict, np.ndarray]:
+) -> tuple[Parity, np.ndarray]:
     """Compares a float file with Keras.
 
     Args:
@@ -75,7 +76,7 @@ def check_parity(
         for tta in (False, True):
             pair = (mean_logits(*views) if tta else views[0] for views in (expected, found))
             rows.append({"batch_size": batch_size, "tta": tta, **compare_logits(*pair)})
-    figures = {"split": split, "images": len(images), "tolerance": TOLERANCE, "tie": TIE, "checks": rows}
+    figures: Parity = {"split": split, "images": len(images), "tolerance": TOLERANCE, "tie": TIE, "checks": rows}
     worst = max(row["max_difference"] for row in rows)
     mismatches = sum(row["mismatches"] for row in rows)
     if not worst < TOLERANCE or mismatches:

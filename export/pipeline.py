@@ -4,61 +4,40 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import time
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
-from export.card import (
-    card_path,
-    check_labels,
-    labels_path,
-    new_card_text,
-    triton_path,
-    variants_table,
-    write_labels,
-    write_triton,
-)
+from export.card import card_path, check_labels, labels_path, new_card_text, write_labels
+from export.cores import check_faster, gate_cores, measure_variants
 from export.evaluate_onnx import evaluation_paths
 from export.golden import make_golden
-from export.graph import LOGITS, PROBABILITIES, build_core, finish, float32_model
-from export.metadata import Metadata, VariantFigures
-from export.parity import BATCH_SIZES, TOLERANCE, check_parity, compare_logits, keras_logits_by_view
-from export.plan import VARIANTS, ExportPlan, Variant
-from export.quantize import CALIBRATION_IMAGES, quantize_within_budget
+from export.graph import LOGITS, finish
+from export.metadata import Metadata
+from export.parity import TOLERANCE, compare_logits
+from export.plan import ExportPlan
+from export.rejection import choose_rejection
 from export.runtimes import OnnxSession
+from export.selective import choose_threshold
 from export.targets import TARGETS
 from export.temperature import calibration, fit_temperature
+from export.triton import triton_path, write_triton
 from keras_cifar.data.access import DataAccess
-from keras_cifar.data.datasets import Source, Split, stratified_split
+from keras_cifar.data.datasets import Split
 from keras_cifar.data.record import IDENTITY, check_changes
 from keras_cifar.environment import cpu_kind, cpu_name, package_versions, utc_now
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.evaluate_run import load_run, run_data_changes
-from keras_cifar.evaluation.tta import mean_logits
 from keras_cifar.files import atomic_path, check_output, leftovers, sweep_partials, write_text
-from keras_cifar.metrics import classification_metrics, top1, wilson_interval
+from keras_cifar.metrics import classification_metrics
 from keras_cifar.model.specs import backbone_spec
 from keras_cifar.model.weights import file_sha256
 from keras_cifar.recipes import recipe_to_dict
 from keras_cifar.runs.run import Run
-from keras_cifar.timing import interleaved_seconds, median_rates
 
 _BATCH = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class _Core:
-    """A core that passed its gate: graph, logits (2, N, C) on val, figures of the INT8 budget."""
-
-    graph: object
-    by_view: np.ndarray
-    quantization: dict | None = None
-
-    def logits(self, variant):
-        return mean_logits(*self.by_view) if variant.tta else self.by_view[0]
 
 
 def export_run(
@@ -98,17 +77,16 @@ def export_run(
     changes = [change for split in ("val", "train") for change in run_data_changes(run, source, split)]
     changes = list(dict.fromkeys(changes))
     check_changes(changes, run.path, access.allow_changed, say)
-    cores, parity = _gated_cores(run, float32_model(model), source, chosen, plan.max_drop, say)
-    val = source.load("val", run.recipe.division)
-    table = _measure(cores, val, say)
-    _check_faster([row for row in table if row["name"] in {v.name for v in chosen if v.int8}], plan.force, say)
-    common = _common_metadata(run, source, changes) | {"parity": parity, "variants": table}
+    gated = gate_cores(run, model, source, any(variant.int8 for variant in chosen), plan.max_drop, say)
+    val, cores = source.load("val", run.recipe.division), gated.cores
+    table = measure_variants(cores, any(variant.selective for variant in chosen), val, say)
+    check_faster(table, chosen, plan, say)
+    common = _common_metadata(run, source, changes) | {"parity": gated.parity, "variants": table}
     test = run.evaluation("test")
     metadata = {}
     for variant in paths:
-        core, degree = cores[variant.int8], plan.temperature
-        about = common | {"test": test and test.view("tta" if variant.tta else "plain")}
-        metadata[variant] = _metadata(core, variant, val, about, degree)
+        about = common | {"test": test and test.view("plain" if variant.name in ("fp32", "int8") else "tta")}
+        metadata[variant] = _metadata(cores[variant.int8], variant, val, about, plan)
     _write(paths, cores, metadata, val, plan, say)
     return list(paths.values())
 
@@ -137,75 +115,6 @@ def _check_free(path, triton, overwrite):
             )
 
 
-def _gated_cores(run, model, source, chosen, max_drop, say):
-    """The float core, and the INT8 one where a file needs it, each by whether it is INT8; and the gate's figures."""
-    val = source.load("val", run.recipe.division)
-    source.say_notes(say)
-    say(f"Converting level {run.recipe.level} and comparing it with Keras on the {len(val)} images of val")
-    core = build_core(model)
-    file = finish(core, tta=True, by_view=True).SerializeToString()
-    started = time.perf_counter()
-    expected = keras_logits_by_view(model, val.store)
-    seconds = time.perf_counter() - started
-    say(f"Keras took {seconds:.0f} s; onnxruntime at {len(BATCH_SIZES)} batch sizes follows, about as long each")
-    parity, by_view = check_parity(file, val.store, expected, "val")
-    for line in _parity_lines(parity):
-        say(line)
-    cores = {False: _Core(core, by_view)}
-    if any(variant.int8 for variant in chosen):
-        images = calibration_images(run, source)
-        cores[True] = _Core(*quantize_within_budget(core, images, val, by_view, max_drop, say))
-    return cores, parity
-
-
-def calibration_images(run: Run, source: Source) -> np.ndarray:
-    """(N, H, W, 3) uint8 training images, stratified, that INT8 is calibrated on."""
-    train, seed = source.load("train", run.recipe.division), run.recipe.split_seed
-    _, chosen = stratified_split(train.labels, min(1, CALIBRATION_IMAGES / len(train)), seed)
-    return train.store.read(chosen)
-
-
-def _parity_lines(parity):
-    for check in parity["checks"]:
-        yield (
-            f"batch {check['batch_size']:3}, {'TTA on ' if check['tta'] else 'TTA off'}: logits differ by at most "
-            f"{check['max_difference']:.2g}, {check['mismatches']} predictions differ beyond {check['ties']} ties"
-        )
-
-
-def _measure(cores, val, say):
-    """Size, val top-1 and speed of every variant, one row each."""
-    variants = [variant for variant in VARIANTS if variant.int8 in cores]
-    images = val.store.read(np.arange(_BATCH) % len(val))
-    files = {v: finish(cores[v.int8].graph, v.tta).SerializeToString() for v in variants}
-    sessions = {v: OnnxSession(file) for v, file in files.items()}
-    ways = {v: lambda session=session: session.run(images, PROBABILITIES) for v, session in sessions.items()}
-    rates = median_rates(interleaved_seconds(ways, rounds=5, calls=2), _BATCH)
-    rows = []
-    for v in variants:
-        accuracy = top1(cores[v.int8].logits(v), val.labels)
-        figures: VariantFigures = {"name": v.name, "bytes": len(files[v]), "top1": accuracy,
-                                   "top1_interval": list(wilson_interval(accuracy, len(val))),
-                                   "images_per_second": rates[v],
-                                   "speedup": rates[v] / rates[Variant(False, v.tta)]}  # fmt: skip
-        rows.append(figures)
-    say(variants_table(rows))
-    return rows
-
-
-def _check_faster(table, force, say):
-    slow = [row for row in table if row["speedup"] <= 1]
-    if not slow:
-        return
-    text = ", ".join(f"{row['name']} x{row['speedup']:.2f}" for row in slow)
-    if not force:
-        raise InputError(
-            f"Expected INT8 to be faster than float32, but on this machine it is not ({text}); leave --int8 out, or "
-            "pass --force to write it for another machine."
-        )
-    say(f"INT8 is not faster here ({text}); written because of --force")
-
-
 def _common_metadata(run, source, changes):
     recipe, environment = run.recipe, run.environment
     return {
@@ -228,18 +137,26 @@ def _common_metadata(run, source, changes):
     }
 
 
-def _metadata(core, variant, val, common, has_temperature):
+def _metadata(core, variant, val, common, plan):
     """What one file says of itself."""
-    logits = core.logits(variant)
-    degree = fit_temperature(logits, val.labels) if has_temperature else 1.0
+    labels, degree, selective = val.labels, 1.0, None
+    if variant.selective:
+        selective = choose_threshold(core.by_view, labels)
+    if plan.temperature:
+        degree = fit_temperature(core.logits(variant, threshold=selective["threshold"] if selective else 0.0), labels)
+    if selective and degree != 1:  # with the temperature, images are sure in another order
+        selective = choose_threshold(core.by_view, labels, degree)
+    logits = core.logits(variant, degree, selective["threshold"] if selective else 0.0)
     return Metadata(
         **common,
         tta=variant.tta,
         precision="int8" if variant.int8 else "float32",
         temperature=degree,
-        calibration=calibration(logits, val.labels, degree) if has_temperature else None,
+        calibration=calibration(logits, labels, degree) if plan.temperature else None,
         quantization=core.quantization,
-        val=classification_metrics(logits / degree, val.labels, common["class_names"]),
+        val=classification_metrics(logits / degree, labels, common["class_names"]),
+        selective=selective,
+        rejection=None if plan.reject is None else choose_rejection(logits, labels, plan.reject, degree),
     )
 
 
@@ -257,13 +174,16 @@ def _write(paths, cores, metadata, val, plan, say):
             graph = finish(core.graph, variant.tta, about.temperature)
             about = metadata[variant] = dataclasses.replace(about, golden=_golden(graph, about))
             target.write(graph, about, partials[path])
-            _check_written(target, partials[path], core.logits(variant), val)
+            threshold = about.selective["threshold"] if about.selective else 0.0
+            _check_written(target, partials[path], core.logits(variant, about.temperature, threshold), val)
         for variant, path in paths.items():
             _write_beside(path, partials[path], metadata[variant], plan.triton, say)
     for variant, path in paths.items():
         if found := metadata[variant].calibration:
             before, after = found["error_before"], found["error_after"]
             say(f"temperature {found['temperature']:.3f}: calibration error on val {before:.4f} -> {after:.4f}")
+        for line in _threshold_lines(metadata[variant]):
+            say(line)
         say(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB), with {path.stem}.md and labels.txt next to it")
 
 
@@ -271,6 +191,20 @@ def _golden(graph, about):
     """The answers by which the file proves itself elsewhere."""
     session = OnnxSession(graph.SerializeToString())
     return make_golden(lambda images: session.run(images, LOGITS), *about.input_size[:2])
+
+
+def _threshold_lines(metadata):
+    if found := metadata.selective:
+        yield (
+            f"selective TTA: {found['views']:.2f} views an image, a second one where the first is below "
+            f"{found['threshold']:.3f}; val top-1 {found['top1']:.2%} (plain {found['top1_plain']:.2%}, TTA of all "
+            f"{found['top1_tta']:.2%})"
+        )
+    if found := metadata.rejection:
+        yield (
+            f"unsure below {found['threshold']:.3f}: {1 - found['coverage']:.2%} of val; top-1 of the rest "
+            f"{found['top1']:.2%}"
+        )
 
 
 def _write_beside(path, partial, metadata, triton, say):

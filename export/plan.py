@@ -2,11 +2,14 @@
 
 import dataclasses
 import os
+from typing import Literal
 
-from export.card import check_triton
 from export.targets import TARGETS
-from keras_cifar.checks import Number
+from export.triton import check_triton
+from keras_cifar.checks import Choice, Number
 from keras_cifar.errors import InputError
+
+SELECTIVE: Literal["selective"] = "selective"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,11 +18,12 @@ class Variant:
 
     int8: bool
     tta: bool
+    selective: bool = False
 
     @property
     def name(self) -> str:
-        """`fp32`, `fp32_tta`, `int8` or `int8_tta`."""
-        return ("int8" if self.int8 else "fp32") + ("_tta" if self.tta else "")
+        """`fp32` or `int8`, with `_tta` (both views in the graph) or `_selective` (see `export.selective`) after it."""
+        return ("int8" if self.int8 else "fp32") + ("_tta" if self.tta else "_selective" if self.selective else "")
 
 
 VARIANTS = tuple(Variant(int8, tta) for int8 in (False, True) for tta in (False, True))
@@ -32,10 +36,12 @@ class ExportPlan:
     Attributes:
         output: a file with the target's suffix, or a folder; None for the run's folder.
         target: kind of file, a name in `export.targets.TARGETS`.
-        tta: flip TTA inside the file; None for what the level evaluates with.
+        tta: flip TTA inside the file; "selective" for a file of one view that `OnnxClassifier` takes a second time
+            for images that it is not sure of, see `export.selective`; None for what the level evaluates with.
         int8: quantise, within `max_drop`.
         all_variants: write fp32 and INT8, each plain and with TTA, into the folder.
         temperature: divide the logits by a temperature fitted on val before the softmax.
+        reject: fraction of val, in [0, 1), of which the file is to say that it is unsure; None for none.
         max_drop: points of val top-1 that INT8 may lose, from 0 to 100.
         force: write INT8 even if it is not faster than float here.
         triton: folder of a Triton model repository to write into, too.
@@ -45,7 +51,7 @@ class ExportPlan:
 
     output: str | os.PathLike | None = None
     target: str = "onnx"
-    tta: bool | None = None
+    tta: bool | Literal["selective"] | None = None
     int8: bool = False
     all_variants: bool = False
     temperature: bool = False
@@ -53,10 +59,15 @@ class ExportPlan:
     force: bool = False
     triton: str | None = None
     overwrite: bool = False
+    reject: float | None = None
 
     def check(self) -> None:
         """Raises InputError for the first thing that makes no sense."""
         Number(0, 100, example=0.5).check("--max-drop", self.max_drop)
+        Number(0, 0.99, optional=True, example=0.05).check("--reject", self.reject)
+        Choice((True, False, None, SELECTIVE)).check("--tta", self.tta)
+        if self.all_variants and self.tta == SELECTIVE:
+            raise InputError("Expected --all or --tta selective, but got both; leave one of them out.")
         TARGETS[self.target]
         check_triton(self.triton)
         if self.triton and self.target != "onnx":
@@ -67,4 +78,6 @@ class ExportPlan:
     def variants(self, level_has_tta: bool) -> list[Variant]:
         """The files to write of a level that evaluates with TTA or without."""
         tta = level_has_tta if self.tta is None else self.tta
-        return list(VARIANTS) if self.all_variants else [Variant(self.int8, tta)]
+        if self.all_variants:
+            return list(VARIANTS)
+        return [Variant(self.int8, tta is True, tta == SELECTIVE)]

@@ -32,11 +32,13 @@ class Prediction:
         path: of the image.
         classes: (name, probability) of the most likely classes, best first; empty where it could not be read.
         error: why not, or None.
+        unsure: whether the classifier has a reject threshold and is less sure than that.
     """
 
     path: str
     classes: list[tuple[str, float]]
     error: str | None = None
+    unsure: bool = False
 
 
 def split_model(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -168,15 +170,17 @@ def _decode(path, side, resize):
 
 def _predict_batch(classifier, paths, decoded, top_k):
     pixels = [item for item in decoded if not isinstance(item, str)]
-    probabilities = iter(classifier.predict_proba(np.stack(pixels)) if pixels else [])
+    found = classifier.predict_proba(np.stack(pixels)) if pixels else np.empty((0, len(classifier.class_names)))
+    probabilities = zip(found, classifier.unsure(found), strict=True)
     rows = []
     for path, item in zip(paths, decoded, strict=True):
         if isinstance(item, str):
             rows.append(Prediction(path, [], item))
             continue
-        row = next(probabilities)
+        row, unsure = next(probabilities)
         best = np.argsort(-row, kind="stable")[:top_k]
-        rows.append(Prediction(path, [(classifier.class_names[i], float(row[i])) for i in best]))
+        classes = [(classifier.class_names[i], float(row[i])) for i in best]
+        rows.append(Prediction(path, classes, unsure=bool(unsure)))
     return rows
 
 
@@ -193,13 +197,19 @@ def _table(rows):
     lines = []
     for path, row in zip(paths, rows, strict=True):
         classes = "  ".join(f"{name} {100 * probability:.1f} %" for name, probability in row.classes)
+        classes = f"unsure ({classes})" if row.unsure else classes
         lines.append(f"{path:{width}}  {visible(classes or f'cannot be read: {row.error}')}")
     return "\n".join(lines) + "\n"
 
 
 def _json(rows):
     values = [
-        {"path": row.path, "classes": [{"name": n, "probability": p} for n, p in row.classes], "error": row.error}
+        {
+            "path": row.path,
+            "classes": [{"name": n, "probability": p} for n, p in row.classes],
+            "unsure": row.unsure,
+            "error": row.error,
+        }
         for row in rows
     ]
     return json.dumps(values, indent=2) + "\n"
@@ -210,8 +220,9 @@ def _csv(rows):
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [f"{name}_{i + 1}" for i in range(max(count, 1)) for name in ("class", "probability")]
-    writer.writerow(["path", *columns, "error"])
+    writer.writerow(["path", *columns, "unsure", "error"])
     for row in rows:
         cells = [cell for name, probability in row.classes for cell in (name, f"{probability:.6f}")]
-        writer.writerow([row.path, *cells, *[""] * (len(columns) - len(cells)), row.error or ""])
+        unsure = str(row.unsure).lower() if row.classes else ""
+        writer.writerow([row.path, *cells, *[""] * (len(columns) - len(cells)), unsure, row.error or ""])
     return text.getvalue()

@@ -20,6 +20,7 @@ _SCHEMA = pyarrow.schema(
     [
         pyarrow.field("path", pyarrow.string(), nullable=False),
         ("class", pyarrow.string()),
+        ("unsure", pyarrow.bool_()),
         ("probability", pyarrow.float32()),
         ("classes", pyarrow.list_(pyarrow.string())),
         ("probabilities", pyarrow.list_(pyarrow.float32())),
@@ -33,7 +34,8 @@ def predict_to_parquet(
 ) -> int:
     """Predicts files and writes a Parquet file for each `rows` of them; files that are there already are kept.
 
-    The columns are `path`, `class` and `probability` of the most likely class, `classes` and `probabilities`, lists of
+    The columns are `path`, `class` and `probability` of the most likely class, `unsure`, whether that is below the
+    file's reject threshold, `classes` and `probabilities`, lists of
     the `top_k` most likely ones, best first, and `error`, why an image could not be read; else null.
 
     Args:
@@ -57,6 +59,7 @@ def predict_to_parquet(
         "of": _digest(paths),
         "top_k": top_k,
         "rows": rows,
+        "columns": _SCHEMA.names,
     }
     parts = list(_parts(folder, paths, rows))
     _check_folder(folder, identity, {path.name for path, _ in parts})
@@ -102,7 +105,12 @@ def _check_folder(folder, identity, names):
     elif _MANIFEST not in found or found - names - {_MANIFEST}:
         raise InputError(f"Expected an empty folder or one of predictions in {folder}, but it holds others; empty it.")
     elif changed := [name for name, value in identity.items() if read_json(manifest).get(name) != value]:
-        what = {"model": "another model", "top_k": "another --top-k", "rows": "another number of rows a file"}
+        what = {
+            "model": "another model",
+            "top_k": "another --top-k",
+            "rows": "another number of rows a file",
+            "columns": "another version, with other columns",
+        }
         raise InputError(
             f"Expected predictions of the same command in {folder}, but they are of "
             f"{what.get(changed[0], 'other images')}; choose another --output, or remove it."
@@ -113,6 +121,7 @@ def _write(path, predictions):
     values = {
         "path": [row.path.encode("utf-8", "backslashreplace").decode() for row in predictions],
         "class": [row.classes[0][0] if row.classes else None for row in predictions],
+        "unsure": [row.unsure if row.classes else None for row in predictions],
         "probability": [row.classes[0][1] if row.classes else None for row in predictions],
         "classes": [[name for name, _ in row.classes] or None for row in predictions],
         "probabilities": [[probability for _, probability in row.classes] or None for row in predictions],

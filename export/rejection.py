@@ -2,11 +2,13 @@
 
 import numpy as np
 
-from export.metadata import Rejection
-from keras_cifar.metrics import softmax, top1, wilson_interval
+from export.metadata import ChosenRejection
+from keras_cifar.metrics import rejection, softmax
 
 
-def choose_rejection(logits: np.ndarray, labels: np.ndarray, fraction: float, temperature: float = 1.0) -> Rejection:
+def choose_rejection(
+    logits: np.ndarray, labels: np.ndarray, fraction: float, temperature: float = 1.0
+) -> ChosenRejection:
     """The threshold of the top probability below which a fraction of val is.
 
     Args:
@@ -17,13 +19,4 @@ def choose_rejection(logits: np.ndarray, labels: np.ndarray, fraction: float, te
     """
     confidence = softmax(logits / temperature).max(axis=1)
     threshold = float(np.quantile(confidence, fraction, method="higher"))
-    kept = confidence >= threshold
-    accuracy = top1(logits[kept], labels[kept])
-    return {
-        "split": "val",
-        "fraction": fraction,
-        "threshold": threshold,
-        "coverage": float(kept.mean()),
-        "top1": accuracy,
-        "top1_interval": list(wilson_interval(accuracy, int(kept.sum()))),
-    }
+    return {"split": "val", "fraction": fraction, **rejection(logits / temperature, labels, threshold)}

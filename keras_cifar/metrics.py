@@ -32,6 +32,15 @@ class Metrics(TypedDict):
     confusion: list
 
 
+class Rejection(TypedDict):
+    """See `rejection`."""
+
+    threshold: float
+    coverage: float
+    top1: float
+    top1_interval: list[float]
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Logits (N, C) -> probabilities (N, C), rows summing to 1."""
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -41,6 +50,24 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def top1(logits: np.ndarray, labels: np.ndarray) -> float:
     """Fraction of rows whose largest logit is at the label, in [0, 1]."""
     return float(np.mean(logits.argmax(axis=1) == labels))
+
+
+def rejection(logits: np.ndarray, labels: np.ndarray, threshold: float) -> Rejection:
+    """What becomes of predictions whose top probability is below a threshold when they count as unsure.
+
+    Args:
+        logits: (N, C) float.
+        labels: (N,) int.
+        threshold: of the top probability, in [0, 1].
+
+    Returns:
+        `threshold`; `coverage`, the fraction that is kept; `top1` of what is kept with `top1_interval` (95 %, Wilson),
+        0 where nothing is.
+    """
+    kept = softmax(logits).max(axis=1) >= threshold
+    accuracy = top1(logits[kept], labels[kept]) if kept.any() else 0.0
+    interval = list(wilson_interval(accuracy, max(1, int(kept.sum()))))
+    return {"threshold": threshold, "coverage": float(kept.mean()), "top1": accuracy, "top1_interval": interval}
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -152,7 +152,8 @@ def exported(tmp_path_factory, worker_id):
 
 
 def _export_tiny_run(root):
-    from export import pipeline as module
+    from export import cores as module
+    from export.pipeline import export_run
     from export.plan import ExportPlan
     from keras_cifar.training.train import train
 
@@ -171,5 +172,5 @@ def _export_tiny_run(root):
         patch.setattr(module, "build_core", build_and_keep)
         plan = ExportPlan(root / "files", all_variants=True, temperature=True, max_drop=100, force=True,
                           triton=root / "triton")  # fmt: skip
-        module.export_run(run, plan)
+        export_run(run, plan)
     (root / "done").touch()

@@ -19,12 +19,12 @@ from keras_cifar.environment import cpu_kind, cpu_name, utc_now
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.predict import predict_views, view_metrics
 from keras_cifar.files import atomic_path
-from keras_cifar.metrics import averages_over_classes, format_top1, read_confusion, shares
+from keras_cifar.metrics import averages_over_classes, format_top1, read_confusion, rejection, shares, softmax
 from keras_cifar.names import visible
 from keras_cifar.runs.evaluation_file import Evaluation, read_evaluation
 from keras_cifar.runs.plots import plot_confusion
 
-_VIEWS = {"plain": "plain", "tta": "flip TTA"}
+_VIEWS = {"plain": "plain", "tta": "flip TTA", "selective": "selective TTA"}
 _CLASSES_ON_A_LINE = 20
 
 
@@ -46,13 +46,16 @@ class Subject:
         batch_size: images per call.
         division: of the images into train and val that it was trained with.
         views: "plain", "both" (plain and flip TTA), or "tta" where `logits_fn` averages both views itself.
-        headline: "plain" or "tta"; which of them the picture shows.
+        headline: "plain", "tta" or "selective"; which of them the picture shows.
         engine, precision, backend: see `keras_cifar.runs.evaluation_file.Evaluation`.
         figures: JSON to write; what it held before is counted in `times_taken`. The predictions are written next to
             it, see `predictions_path`.
         picture: PNG of the confusion matrix to write.
         owner: of the figures, for messages.
         seen: `keras_cifar.data.copies.image_keys` of the images that it was trained on; None where they are not known.
+        selective_threshold: of the plain view's top probability, below which selective TTA takes both views; with
+            `views` "both" only, None for none.
+        reject_threshold: of the headline's top probability, below which a prediction is unsure; None for none.
         is_bound: whether the images must be those that an earlier evaluation read, under whatever name; else only under
             the same name.
     """
@@ -70,6 +73,8 @@ class Subject:
     backend: str | None = None
     is_bound: bool = True
     seen: np.ndarray | None = None
+    selective_threshold: float | None = None
+    reject_threshold: float | None = None
 
 
 def evaluate_split(
@@ -109,6 +114,10 @@ def evaluate_split(
     rate = len(images) * len(logits) / (time.perf_counter() - started)
     if subject.views == "tta":
         logits["tta"] = logits.pop("plain")
+    doubtful = None
+    if subject.selective_threshold is not None:
+        doubtful = softmax(logits["plain"]).max(axis=1) < subject.selective_threshold
+        logits["selective"] = np.where(doubtful[:, None], logits["tta"], logits["plain"])
     found = view_metrics(logits, images.labels, source.class_names)
     result = Evaluation(
         split=split,
@@ -125,6 +134,8 @@ def evaluate_split(
         backend=subject.backend,
         cpu=cpu_name(),
         cpu_kind=cpu_kind(),
+        views_per_image=None if doubtful is None else 1 + float(doubtful.mean()),
+        rejection=_rejection(logits[subject.headline], images.labels, subject.reject_threshold),
         changed_data=changes,
     )
     write_predictions(predictions_path(subject.figures), images.labels, logits)
@@ -132,6 +143,10 @@ def evaluate_split(
     title = f"{split}, {_VIEWS[subject.headline]}"
     plot_confusion(read_confusion(result.best), source.class_names, subject.picture, title)
     return result
+
+
+def _rejection(logits, labels, threshold):
+    return None if threshold is None else rejection(logits, labels, threshold)
 
 
 def predictions_path(figures: str | os.PathLike) -> pathlib.Path:
@@ -194,9 +209,15 @@ def describe_evaluation(result: Evaluation, owner: str) -> list[str]:
     for view, name in _VIEWS.items():
         if metrics := result.view(view):
             error = metrics["calibration_error"]
-            lines.append(f"{name:9} top-1 {format_top1(metrics)}  calibration error {error:.4f}")
+            views = f"  {result.views_per_image:.2f} views an image" if view == "selective" else ""
+            lines.append(f"{name:9} top-1 {format_top1(metrics)}  calibration error {error:.4f}{views}")
     if result.mcnemar_p is not None:
         lines.append(f"McNemar's p that both err equally often: {result.mcnemar_p:.3g}")
+    if kept := result.rejection:
+        lines.append(
+            f"unsure    {100 * (1 - kept['coverage']):.2f} % (below {kept['threshold']:.3f}); of the rest top-1 "
+            f"{format_top1(kept)}"
+        )
     lines += _by_class(result.best)
     lines.append(f"speed     {result.images_per_second:,.0f} images/s on {result.engine}, {result.precision}")
     return lines

@@ -60,7 +60,7 @@ def predict_views(
 
 
 def view_metrics(views: dict[str, np.ndarray], labels: np.ndarray, class_names: list[str]) -> dict:
-    """Metrics of each view and, of two, whether they differ.
+    """Metrics of each view, and whether plain and TTA differ.
 
     Args:
         views: see `predict_views`.
@@ -68,10 +68,10 @@ def view_metrics(views: dict[str, np.ndarray], labels: np.ndarray, class_names: 
         class_names: C names.
 
     Returns:
-        View -> metrics (see `classification_metrics`) and, of `plain` and `tta`, `mcnemar_p`.
+        View -> metrics (see `classification_metrics`) and, where `plain` and `tta` are among them, `mcnemar_p`.
     """
     result: dict = {view: classification_metrics(logits, labels, class_names) for view, logits in views.items()}
-    if len(views) == 2:
-        right = [logits.argmax(axis=1) == labels for logits in views.values()]
+    if {"plain", "tta"} <= views.keys():
+        right = [views[view].argmax(axis=1) == labels for view in ("plain", "tta")]
         result["mcnemar_p"] = mcnemar_p(*right)
     return result

@@ -5,9 +5,9 @@ import os
 
 from keras_cifar.errors import InputError
 from keras_cifar.files import read_json, write_json
-from keras_cifar.metrics import Metrics
+from keras_cifar.metrics import Metrics, Rejection
 
-VIEWS = ("plain", "tta")
+VIEWS = ("plain", "tta", "selective")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,14 +20,17 @@ class Evaluation:
         data_fingerprint: SHA-256 of the split's pixels and labels.
         taken: when, in UTC.
         times_taken: how often this split has been evaluated, this time included.
-        headline: "plain" or "tta"; the view whose accuracy is the classifier's.
+        headline: "plain", "tta" or "selective"; the view whose accuracy is the classifier's.
         images_per_second: of one view.
         engine: what computed it: "keras", "openvino" or "onnxruntime".
         precision: that it computed in.
-        views: "plain", "tta" or both -> metrics, see `keras_cifar.metrics.classification_metrics`.
-        mcnemar_p: that both views err equally often; None for one view.
+        views: "plain", "tta" or both, and "selective" of a file that has it -> metrics, see
+            `keras_cifar.metrics.classification_metrics`.
+        mcnemar_p: that plain and TTA err equally often; None for one view.
         backend: of Keras; None for a file.
         cpu, cpu_kind: that it was measured on; None in files of earlier versions.
+        views_per_image: of selective TTA; None without it.
+        rejection: what the classifier's threshold does to the headline view; None for a classifier without one.
         changed_data: how the data differs from what was met before, where that was allowed.
     """
 
@@ -45,6 +48,8 @@ class Evaluation:
     backend: str | None = None
     cpu: str | None = None
     cpu_kind: str | None = None
+    views_per_image: float | None = None
+    rejection: Rejection | None = None
     changed_data: list[str] = dataclasses.field(default_factory=list)
 
     @property

@@ -7,7 +7,8 @@ import pytest
 from test_names import NASTY
 
 from export import OnnxClassifier
-from export.card import card_path, check_labels, is_edited, labels_path, write_card, write_labels, write_triton
+from export.card import card_path, check_labels, is_edited, labels_path, write_card, write_labels
+from export.triton import write_triton
 from keras_cifar.errors import InputError
 from keras_cifar.names import file_name, markdown, protobuf_text
 from keras_cifar.recipes import LEVELS

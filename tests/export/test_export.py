@@ -15,6 +15,7 @@ import cli
 from export import pipeline as module
 from export.card import is_edited
 from export.classifier import OnnxClassifier
+from export.cores import Core, check_faster
 from export.graph import finish, float32_model
 from export.parity import BATCH_SIZES, TOLERANCE, check_parity, compare_logits, onnx_logits_by_view
 from export.plan import VARIANTS, ExportPlan, Variant
@@ -172,13 +173,14 @@ def test_failed_gate_leaves_no_file(exported, tmp_path, monkeypatch, capsys):
 
 
 def test_int8_not_faster_is_refused_unless_forced():
-    table = [{"name": "int8", "speedup": 0.9}]
+    table, chosen = [{"name": "int8", "speedup": 0.9}, {"name": "int8_tta", "speedup": 1.2}], [Variant(True, False)]
     lines = []
     with pytest.raises(InputError, match=r"int8 x0\.90"):
-        module._check_faster(table, False, lines.append)
-    module._check_faster(table, True, lines.append)
+        check_faster(table, chosen, ExportPlan(), lines.append)
+    check_faster(table, chosen, ExportPlan(force=True), lines.append)
     assert len(lines) == 1 and "--force" in lines[0]
-    module._check_faster([{"name": "int8", "speedup": 1.2}], False, lines.append)
+    for faster in (Variant(True, True), Variant(False, False)):
+        check_faster(table, [faster], ExportPlan(), lines.append)
 
 
 def test_model_of_another_precision_is_rebuilt_in_float32(exported, val):
@@ -246,7 +248,7 @@ def test_an_export_that_is_killed_is_completed_by_the_same_command(exported, val
     metadata = open_file(exported, "fp32").metadata
     core = onnx.load(exported["core"])
     by_view = onnx_logits_by_view(finish(core, tta=True, by_view=True).SerializeToString(), val.images, 64, "")
-    paths, cores = {variant: folder / "m.onnx"}, {False: module._Core(core, by_view)}
+    paths, cores = {variant: folder / "m.onnx"}, {False: Core(core, by_view)}
     given, replace = [], os.replace
 
     def replace_or_die(old, new):
@@ -320,5 +322,5 @@ def test_a_runtime_from_outside_is_one_registration(exported, val, added):
     path = exported["folder"] / "level4_fp32.onnx"
     found = OnnxClassifier(path, provider="backwards").predict_logits(val.images[:8])
     assert np.allclose(found, OnnxClassifier(path).predict_logits(val.images[:8]), atol=1e-4)
-    with pytest.raises(InputError, match="--provider among onnxruntime, openvino, backwards"):
+    with pytest.raises(InputError, match="--provider among onnxruntime, onnxruntime-exact, openvino, backwards"):
         OnnxClassifier(path, provider="cuda")

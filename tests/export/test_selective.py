@@ -1,12 +1,18 @@
 """Selective TTA and "none of these": thresholds that val chose, kept in the file and honoured by the classifier."""
 
+import csv
+import io
 import json
 
 import numpy as np
 import onnx
+import pyarrow.parquet
 import pytest
+from PIL import Image
 
-from export import OnnxClassifier
+import cli
+from export import ExportPlan, OnnxClassifier
+from export.card import is_edited
 from export.rejection import choose_rejection
 from export.selective import choose_threshold, needs_second_view
 from keras_cifar.data.datasets import open_data
@@ -91,7 +97,7 @@ def test_threshold_where_tta_gains_nothing_or_all_are_sure(value):
     labels = np.arange(10)
     sure = np.eye(10, dtype=np.float32)[labels] * value
     found = choose_threshold(np.stack([sure, sure]), labels)
-    assert found["threshold"] == pytest.approx(softmax(sure)[0, 0]) and found["views"] == 1
+    assert found["threshold"] == 0 and found["views"] == 1
     assert found["top1"] == found["top1_plain"] == found["top1_tta"] == 1
     wrong = np.roll(1000 * sure, 1, axis=1)  # sure to the last digit, and its mirror image knows better
     found = choose_threshold(np.stack([wrong, 3 * np.roll(wrong, -1, axis=1)]), labels)
@@ -129,3 +135,106 @@ def test_a_file_says_when_it_is_unsure(path, images):
 def test_damaged_thresholds_are_one_sentence(path, option, value):
     with pytest.raises(InputError, match=r"^Expected the threshold of --(reject|tta selective) in the file's metadata"):
         OnnxClassifier(with_values(path, **{option: value}))
+
+
+@pytest.fixture(scope="module")
+def file(exported, tmp_path_factory):
+    """A selective file with a reject threshold, as the command line exports it."""
+    folder = tmp_path_factory.mktemp("selective")
+    path = folder / "digits.onnx"
+    options = [
+        "--tta",
+        "selective",
+        "--reject",
+        "0.25",
+        "--temperature",
+        "--output",
+        path,
+        "--triton",
+        folder / "triton",
+    ]
+    assert cli.main(["export", str(exported["run"]), *map(str, options)]) == 0
+    return path
+
+
+def test_export_chooses_both_thresholds_on_val(file):
+    classifier = OnnxClassifier(file, self_check=True)
+    metadata, val = classifier.metadata, open_data("digits").load("val")
+    found, kept = metadata.selective, metadata.rejection
+    assert found["top1"] >= found["top1_tta"] and 1 <= found["views"] <= 2 and not metadata.tta
+    assert kept["fraction"] == 0.25 and kept["coverage"] == pytest.approx(0.75, abs=0.01)
+    assert metadata.val["top1"] == found["top1"]
+    assert classifier.selective_threshold == found["threshold"] and classifier.reject_threshold == kept["threshold"]
+    limited = OnnxClassifier(file).metadata.val["images"]
+    probabilities = classifier.predict_proba(val.images[:limited])
+    assert 1 - classifier.unsure(probabilities).mean() == pytest.approx(0.75, abs=0.2)
+    card = file.with_suffix(".md").read_text()
+    assert "## When it is unsure" in card and "views an image" in card and "leaves unanswered" not in card
+    assert "it\nleaves unanswered; but it can be sure" in card and not is_edited(file, metadata)
+    config = (file.parent / "triton" / "digits" / "config.pbtxt").read_text()
+    assert f'"reject_threshold" value: {{ string_value: "{kept["threshold"]:.9g}" }}' in config
+    assert "selective_threshold" in config
+
+
+def test_evaluate_compares_one_view_both_and_selective(file, capsys):
+    assert cli.main(["evaluate", str(file), "--split", "test"]) == 0
+    said = capsys.readouterr().out
+    result = json.loads(file.with_name("digits.evaluation_test.json").read_text())
+    classifier, test = OnnxClassifier(file), open_data("digits").load("test")
+    logits = classifier.predict_logits(test.images)
+    right = logits.argmax(axis=1) == test.labels
+    assert result["headline"] == "selective" and result["selective"]["top1"] == right.mean()
+    assert result["plain"]["images"] == result["tta"]["images"] == len(test) and "mcnemar_p" in result
+    sure = ~classifier.unsure(classifier.predict_proba(test.images))
+    assert result["rejection"]["coverage"] == pytest.approx(sure.mean())
+    assert result["rejection"]["top1"] == pytest.approx(right[sure].mean())
+    assert f"selective TTA top-1 {100 * right.mean():.2f} %" in said
+    assert f"{result['views_per_image']:.2f} views an image" in said
+    assert f"unsure    {100 * (1 - sure.mean()):.2f} %" in said
+    assert cli.main(["evaluate", str(file), "--no-tta"]) == 2
+    assert "without _tta or _selective" in capsys.readouterr().err
+
+
+def test_predict_says_unsure_in_every_format(file, tmp_path, capsys):
+    images = open_data("digits").load("val").images[:30]
+    classifier = OnnxClassifier(file)
+    unsure = classifier.unsure(classifier.predict_proba(images))
+    assert 0 < unsure.sum() < 30
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i:02}.png")
+    (tmp_path / "30.png").write_bytes(b"no image")
+    said = {}
+    for form in ("table", "json", "csv"):
+        assert cli.main(["predict", str(file), str(tmp_path), "--format", form]) == 1
+        said[form] = capsys.readouterr().out
+    assert [row["unsure"] for row in json.loads(said["json"])] == [*unsure, False]
+    rows = [row["unsure"] for row in csv.DictReader(io.StringIO(said["csv"]))]
+    assert rows == [*("true" if doubt else "false" for doubt in unsure), ""]
+    assert ["  unsure (" in line for line in said["table"].splitlines()] == [*unsure, False]
+    output = tmp_path / "out.parquet"
+    assert cli.main(["predict", str(file), str(tmp_path / "0*.png"), "--output", str(output)]) == 0
+    table = pyarrow.parquet.read_table(next(output.glob("part*")))
+    assert table["unsure"].to_pylist() == unsure[:10].tolist()
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (["--reject", "1"], "--reject"),
+    (["--reject", "-0.1"], "--reject"),
+    (["--reject", "nan"], "--reject"),
+    (["--tta", "sometimes"], "unrecognized arguments"),
+    (["--tta=sometimes"], "invalid choice: 'sometimes'"),
+    (["--tta", "selective", "--all"], "--all or --tta selective"),
+])  # fmt: skip
+def test_options_that_make_no_sense(exported, tmp_path, capsys, options, words):
+    assert cli.main(["export", str(exported["run"]), "--output", str(tmp_path / "x"), *options]) == 2
+    error = capsys.readouterr().err
+    assert words in error and len(error.strip().splitlines()) == 1 and not (tmp_path / "x").exists()
+
+
+def test_tta_as_an_option_takes_no_run_for_its_value():
+    for words, tta in ((["--tta", "RUN"], "all"), (["RUN", "--tta"], "all"), (["RUN", "--no-tta"], "none"),
+                       (["--tta", "selective", "RUN"], "selective"), (["RUN"], None)):  # fmt: skip
+        args = cli._parser().parse_args(cli._with_tta_spelled_out(["export", *words]))
+        assert args.tta == tta and args.run == "RUN"
+    with pytest.raises(InputError, match="--tta"):
+        ExportPlan(tta="always").check()

@@ -8,7 +8,7 @@ import pytest
 from conftest import job, tiny_options, tiny_recipe
 
 import cli
-from export.pipeline import calibration_images
+from export.cores import calibration_images
 from keras_cifar.data.datasets import open_data
 from keras_cifar.data.specs import Division
 from keras_cifar.errors import InputError
