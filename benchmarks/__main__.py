@@ -31,6 +31,8 @@ def main():
         of_a_run.add_argument("run", help="a finished run")
         of_a_run.add_argument("--data-dir", help="where its data set is, if not where it was trained from")
         of_a_run.add_argument("--limit", type=int, help="images of val to use; all without it")
+    of_server = names.add_parser("serve", help="needs litserve and python-multipart")
+    of_server.add_argument("--seconds", type=float, default=60, help="of each load; default: 60")
     of_photos = names.add_parser("resize")
     of_photos.add_argument("photos", help="a folder with labels.csv: file, imagenet_index")
     of_cifar = names.add_parser("alike")
@@ -49,6 +51,8 @@ def main():
         return figures.main(args.write)
     if args.name == "alike":
         return measure(args.name, args.data_dir)
+    if args.name == "serve":
+        return measure(args.name, args.seconds)
     if args.name == "resize":
         return measure(args.name, args.photos)
     return measure(args.name, *([args.run, args.data_dir, args.limit] if args.name in OF_A_RUN else []))

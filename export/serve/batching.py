@@ -16,6 +16,7 @@ from export.serve.answers import busy
 from export.serve.metrics import ServeMetrics
 from export.serve.settings import ServeSettings
 
+_LITTLE = 8
 _KEPT_RATES = 16
 _MAX_RETRY_SECONDS = 60
 
@@ -123,11 +124,16 @@ class Batcher:
                 await asyncio.wait_for(self._arrived.wait(), remaining)
 
     def _take(self):
-        """The oldest requests of one classifier that fit into a call; one that is larger alone."""
+        """The oldest requests of one classifier that fit into a call; one that is larger alone.
+
+        It is a half of what waits, unless that is little: the other half keeps the runtime busy while clients get
+        their answers and ask again.
+        """
+        most = min(self._settings.batch, max(_LITTLE, (self._queued + 1) // 2))
         batch = [self._queue.popleft()]
         size = len(batch[0].images)
         while self._queue and self._queue[0].classifier is batch[0].classifier:
-            if size + len(self._queue[0].images) > self._settings.batch:
+            if size + len(self._queue[0].images) > most:
                 break
             batch.append(self._queue.popleft())
             size += len(batch[-1].images)
