@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 NAMES = ("level1", "startup", "step", "gradients", "evaluate", "augment", "memory", "onnx", "stores", "large")
 # Those of a run, which `all` leaves out.
-OF_A_RUN = ("quantization",)
+OF_A_RUN = ("quantization", "certainty")
 # What decides how a CPU is used: by oneDNN (TensorFlow, PyTorch, OpenVINO), TensorFlow, PyTorch and MKL.
 _SETTINGS = ("ONEDNN_MAX_CPU_ISA", "TF_ENABLE_ONEDNN_OPTS", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
 _MODULES = {"onnx": "onnx_files"}  # a module called onnx would look like the package
@@ -31,6 +31,9 @@ def main():
         of_a_run.add_argument("run", help="a finished run")
         of_a_run.add_argument("--data-dir", help="where its data set is, if not where it was trained from")
         of_a_run.add_argument("--limit", type=int, help="images of val to use; all without it")
+        if name == "certainty":
+            of_a_run.add_argument("--photos", required=True, help="a folder with labels.csv: file, cifar10")
+            of_a_run.add_argument("--files", required=True, help="folder for files and logits")
     of_server = names.add_parser("serve", help="needs litserve and python-multipart")
     of_server.add_argument("--seconds", type=float, default=60, help="of each load; default: 60")
     of_photos = names.add_parser("resize")
@@ -60,7 +63,10 @@ def main():
         return measure(args.name, args.seconds)
     if args.name == "resize":
         return measure(args.name, args.photos)
-    return measure(args.name, *([args.run, args.data_dir, args.limit] if args.name in OF_A_RUN else []))
+    options = [args.run, args.data_dir, args.limit] if args.name in OF_A_RUN else []
+    if args.name == "certainty":
+        options += [args.photos, args.files]
+    return measure(args.name, *options)
 
 
 def measure(name, *options):

@@ -15,6 +15,9 @@ from export.metadata import OPSET
 IR_VERSION = 8
 IMAGES, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
 BY_VIEW = "logits_by_view"
+# Of a finished file: what goes into its core, and what comes out.
+_PREFIX = "core/"
+_VIEW_NAME, _CORE_LOGITS = "views", f"{_PREFIX}{LOGITS}"
 
 
 def float32_model(model):
@@ -104,13 +107,36 @@ def finish(core: onnx.ModelProto, tta: bool, temperature: float = 1.0, by_view: 
             scaled = Div({LOGITS}, temperature)
             {PROBABILITIES} = Softmax<axis = -1>(scaled)
         }}""")
-    core = compose.add_prefix(core, "core/")
-    model = compose.merge_models(before, core, [("views", f"core/{IMAGES}")])
-    model = compose.merge_models(model, after, [(f"core/{LOGITS}", "view_logits")])
+    core = compose.add_prefix(core, _PREFIX)
+    model = compose.merge_models(before, core, [(_VIEW_NAME, f"{_PREFIX}{IMAGES}")])
+    model = compose.merge_models(model, after, [(_CORE_LOGITS, "view_logits")])
     model = clean_core(model)
     model.graph.name, model.producer_name = "classifier", "keras_cifar"
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def core_of(file: onnx.ModelProto) -> onnx.ModelProto:
+    """The core of a file that `finish` made: `images` -> `logits` of one view."""
+    core = onnx.ModelProto()
+    core.CopyFrom(file)
+    graph, needed, nodes = core.graph, {_CORE_LOGITS}, []
+    for node in reversed(file.graph.node):
+        if _VIEW_NAME not in node.output and needed.intersection(node.output):
+            nodes.append(node)
+            needed.update(node.input)
+    tensors = [tensor for tensor in file.graph.initializer if tensor.name in needed]
+    classes = file.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    del graph.node[:], graph.initializer[:], graph.output[:]
+    graph.node.extend(reversed(nodes))
+    graph.initializer.extend(tensors)
+    graph.output.append(onnx.helper.make_tensor_value_info(LOGITS, onnx.TensorProto.FLOAT, ["batch", classes]))
+    for named in (*graph.node, *graph.initializer):
+        named.name = named.name.removeprefix(_PREFIX)
+    for node in graph.node:
+        node.input[:] = [IMAGES if name == _VIEW_NAME else name.removeprefix(_PREFIX) for name in node.input]
+        node.output[:] = [name.removeprefix(_PREFIX) for name in node.output]
+    return clean_core(core)
 
 
 _VIEWS = {

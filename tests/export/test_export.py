@@ -16,7 +16,7 @@ from export import pipeline as module
 from export.card import is_edited
 from export.classifier import OnnxClassifier
 from export.cores import Core, check_faster
-from export.graph import finish, float32_model
+from export.graph import core_of, finish, float32_model
 from export.parity import BATCH_SIZES, TOLERANCE, check_parity, compare_logits, onnx_logits_by_view
 from export.plan import VARIANTS, ExportPlan, Variant
 from export.runtimes import RUNTIMES, OnnxSession, register_runtime
@@ -324,3 +324,14 @@ def test_a_runtime_from_outside_is_one_registration(exported, val, added):
     assert np.allclose(found, OnnxClassifier(path).predict_logits(val.images[:8]), atol=1e-4)
     with pytest.raises(InputError, match="--provider among onnxruntime, onnxruntime-exact, openvino, backwards"):
         OnnxClassifier(path, provider="cuda")
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp32_tta", "int8_tta"])
+def test_a_file_has_its_core_inside(exported, val, name):
+    file = onnx.load(exported["folder"] / f"level4_{name}.onnx")
+    core = core_of(file)
+    images, tta = val.images[:8], name.endswith("_tta")
+    again = OnnxSession(finish(core, tta=tta).SerializeToString()).run(images, "logits")
+    assert np.array_equal(again, OnnxSession(file.SerializeToString()).run(images, "logits"))
+    onnx.checker.check_model(core, full_check=True)
+    assert not any(tensor.name.startswith("core/") for tensor in core.graph.initializer)

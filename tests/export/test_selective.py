@@ -169,7 +169,7 @@ def test_export_chooses_both_thresholds_on_val(file):
     probabilities = classifier.predict_proba(val.images[:limited])
     assert 1 - classifier.unsure(probabilities).mean() == pytest.approx(0.75, abs=0.2)
     card = file.with_suffix(".md").read_text()
-    assert "## When it is unsure" in card and "views an image" in card and "leaves unanswered" not in card
+    assert "## When it is unsure" in card and "views an image" in card and "no way to say" not in card
     assert "it\nleaves unanswered; but it can be sure" in card and not is_edited(file, metadata)
     config = (file.parent / "triton" / "digits" / "config.pbtxt").read_text()
     assert f'"reject_threshold" value: {{ string_value: "{kept["threshold"]:.9g}" }}' in config

@@ -206,7 +206,7 @@ def careful(exported, photos, tmp_path_factory):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("kind", ["folder", "single"])
+@pytest.mark.parametrize("kind", [pytest.param("folder", marks=pytest.mark.slow), "single"])
 def test_the_page_without_a_server(kind, runtime, photos, exported, careful, tmp_path):
     files = [PRETRAINED, careful, *(exported["folder"] / f"level4_{name}.onnx" for name in ("fp32", "int8_tta"))]
     with browser() as driving:
