@@ -40,20 +40,24 @@ def measure(seconds: float = 60) -> dict:
     """Prints what it finds; returns it.
 
     Args:
-        seconds: of each load of `serve`; the others get a third.
+        seconds: of each load of `serve`; the others get a sixth.
+
+    Returns:
+        With the machine's load average before and after, as others may have used it too.
     """
     photos = [_photo(i) for i in range(8)]
-    found: dict = {"load_average_before": psutil.getloadavg()[0], "runtime": _runtime_rates()}
+    found: dict = {"load_average": [psutil.getloadavg()[0]], "runtime": _runtime_rates()}
     found["one_client"] = _one_client()
     found["tensors"] = {
-        "batching": _tensors([], seconds / 3),
-        "without_batching": _tensors(["--batch", "1", "--batch-delay", "0"], seconds / 3),
+        "batching": _tensors([], seconds / 6),
+        "without_batching": _tensors(["--batch", "1", "--batch-delay", "0"], seconds / 6),
     }
     found["photos"] = {
-        name: {str(clients): _photos(name, clients, seconds if name == "serve" else seconds / 3, photos)
+        name: {str(clients): _photos(name, clients, seconds if name == "serve" else seconds / 6, photos)
                for clients in _CLIENTS}
         for name in _SERVERS
     }  # fmt: skip
+    found["load_average"].append(psutil.getloadavg()[0])
     _plot(found["photos"])
     return found
 

@@ -19,7 +19,7 @@ from keras_cifar.names import file_name
 REQUIREMENTS = ("numpy", "onnxruntime", "pillow", "starlette", "uvicorn", "prometheus-client")
 _ROOT = pathlib.Path(__file__).parent.parent
 _PACKAGES = ("keras_cifar", "tuning", "export")
-_SUFFIXES = (".py", ".js", ".css", ".html", ".svg", ".json", ".yaml", ".yml")
+_SUFFIXES = (".py", ".js", ".css", ".html", ".svg", ".json", ".yaml", ".yml", ".txt")
 _DOCKERFILE_ALONE = ("Dockerfile",)
 _COPIED = ("compose.yaml", "prometheus.yml")
 

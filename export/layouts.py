@@ -46,4 +46,4 @@ def write_ovms(root: str, path: pathlib.Path) -> pathlib.Path:
 
 def write_client(folder: pathlib.Path) -> None:
     """Writes client.py, which asks Triton, OpenVINO Model Server and `serve` alike."""
-    write_text(folder / "client.py", (TEMPLATES / "client.py").read_text(encoding="utf-8"))
+    write_text(folder / "client.py", (TEMPLATES / "client.py.txt").read_text(encoding="utf-8"))

@@ -6,7 +6,6 @@ import contextlib
 import hmac
 import os
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -28,7 +27,6 @@ from keras_cifar.checks import Number, parse_number
 _DECODERS = max(2, min(4, os.cpu_count() or 2))
 _SMALL_BODY = 2**16  # what is parsed at once; more would hold up the other connections
 _SAFE_HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-store"}
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Service:

@@ -1,9 +1,12 @@
-"""Connections of clients that never finish what they send: uvicorn's own limits start only after a first answer."""
+"""What uvicorn lacks: an end for clients that never finish what they send, and a quiet one for itself."""
 
+import contextlib
 import json
+import signal
 from typing import Any
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
@@ -56,6 +59,20 @@ class TimedProtocol(H11Protocol):
             for event in _too_late(self.seconds):
                 self.transport.write(self.conn.send(event))
         self.transport.close()
+
+
+class StoppingServer(uvicorn.Server):
+    """Stops at a signal, and does not send it to this process again after that."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):
+        """Within it, SIGINT and SIGTERM stop the server."""
+        before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
 
 
 def _too_late(seconds):

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import importlib.util
 import logging
-import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -104,18 +103,7 @@ def _run(models, metrics, settings, listening, say):
     import uvicorn
 
     from export.serve.app import Service
-    from export.serve.connections import TimedProtocol
-
-    class Server(uvicorn.Server):
-        @contextlib.contextmanager
-        def capture_signals(self):
-            """Stops at a signal, and does not send it to this process again after that."""
-            before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
-            try:
-                yield
-            finally:
-                for one, handler in before.items():
-                    signal.signal(one, handler)
+    from export.serve.connections import StoppingServer, TimedProtocol
 
     protocol = type("Protocol", (TimedProtocol,), {"seconds": settings.timeout})
     config = uvicorn.Config(
@@ -138,5 +126,5 @@ def _run(models, metrics, settings, listening, say):
         say("open to everyone who reaches this address; --token-file asks for a token")
     say(f"listening on http://{address}:{port}")
     sys.stdout.flush()
-    asyncio.run(Server(config).serve(sockets=[listening]))
+    asyncio.run(StoppingServer(config).serve(sockets=[listening]))
     say("stopped; every request that came before has its answer")

@@ -105,9 +105,7 @@ json_values = st.recursive(
 
 
 @settings(max_examples=400, deadline=None)
-@given(
-    request=json_values, changes=st.dictionaries(st.sampled_from(list(tensor()) + ["data", "parameters"]), json_values)
-)
+@given(request=json_values, changes=st.dictionaries(st.sampled_from([*tensor(), "data", "parameters"]), json_values))
 def test_no_request_is_met_with_anything_but_a_sentence(request, changes):
     for one in (request, {"inputs": [tensor(**{"data": [0] * 12, **changes})], "outputs": request}):
         try:
