@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import io
 import json
+import os
 import socket
 import statistics
 import subprocess
@@ -46,7 +47,12 @@ def measure(seconds: float = 60) -> dict:
         With the machine's load average before and after, as others may have used it too.
     """
     photos = [_photo(i) for i in range(8)]
-    found: dict = {"load_average": [psutil.getloadavg()[0]], "runtime": _runtime_rates()}
+    found: dict = {
+        "seconds": seconds,
+        "cpus": os.cpu_count(),
+        "load_average": [psutil.getloadavg()[0]],
+        "runtime": _runtime_rates(),
+    }
     found["one_client"] = _one_client()
     found["tensors"] = {
         "batching": _tensors([], seconds / 6),

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -62,7 +63,21 @@ class TimedProtocol(H11Protocol):
 
 
 class StoppingServer(uvicorn.Server):
-    """Stops at a signal, and does not send it to this process again after that."""
+    """Says when it listens; stops at a signal, and does not send it to this process again after that.
+
+    Args:
+        config: of uvicorn.
+        started: called when it listens and a signal stops it.
+    """
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]):
+        super().__init__(config)
+        self._started = started
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Starts to listen."""
+        await super().startup(sockets)
+        self._started()
 
     @contextlib.contextmanager
     def capture_signals(self):

@@ -120,11 +120,14 @@ def _run(models, metrics, settings, listening, say):
         timeout_graceful_shutdown=int(settings.timeout) + 30,
         h11_max_incomplete_event_size=_MAX_HEADERS,
     )
+    asyncio.run(StoppingServer(config, lambda: _say_where(settings, listening, say)).serve(sockets=[listening]))
+    say("stopped; every request that came before has its answer")
+
+
+def _say_where(settings, listening, say):
     host, port = listening.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     if settings.token is None and not host.startswith("127.") and host != "::1":
         say("open to everyone who reaches this address; --token-file asks for a token")
     say(f"listening on http://{address}:{port}")
     sys.stdout.flush()
-    asyncio.run(StoppingServer(config).serve(sockets=[listening]))
-    say("stopped; every request that came before has its answer")

@@ -4,6 +4,7 @@ import concurrent.futures
 import io
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -19,7 +20,7 @@ from served import MODEL, multipart, serving
 
 from export.classifier import PRETRAINED, OnnxClassifier
 
-FAST = ("--timeout", 1.5, "--max-body", 1, "--max-megapixels", 1, "--queue", 128)
+FAST = ("--timeout", 3, "--max-body", 1, "--max-megapixels", 1, "--queue", 128)
 
 
 @pytest.fixture(scope="module")
@@ -241,14 +242,12 @@ def test_clients_that_stall_are_sent_away_and_delay_nobody(server):
         *(server.raw() for _ in range(20)),
         *(server.raw(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\nabc") for _ in range(20)),
     ]
-    started = time.monotonic()
     assert server.request("/predict", picture())[0] == 200
-    assert time.monotonic() - started < 1.2, "while 60 others stall, whose time is up after 1.5 s"
+    assert not select.select(stalled, [], [], 0)[0], "while the others still stall"
     for connection in stalled:
-        answer = connection.recv(2000)
+        answer = b"".join(iter(lambda connection=connection: connection.recv(2000), b""))
         assert b" 408 " in answer and b"Expected the" in answer, answer
         connection.close()
-    assert time.monotonic() - started < 6
     gone = server.raw(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\nabc")
     gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     gone.close()
@@ -290,7 +289,8 @@ def test_more_connections_than_allowed():
 def test_stopping_answers_what_has_come():
     with serving() as server, concurrent.futures.ThreadPoolExecutor(32) as pool:
         answers = [pool.submit(server.request, *infer(random_images(2, i), True)) for i in range(32)]
-        while not server.metric(f'keras_cifar_queue_images{{model="{MODEL}"}}'):
+        queue, done = (f'keras_cifar_{name}{{model="{MODEL}"}}' for name in ("queue_images", "images_total"))
+        while server.metric(queue) + server.metric(done) < 64:
             time.sleep(0.01)
         code, out, log = server.stop()
         assert code == 0 and "stopped" in out and not log
