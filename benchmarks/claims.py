@@ -552,8 +552,8 @@ def serve(read: Reader) -> Iterator[Claim]:
     milliseconds = found["one_client"]["milliseconds"]
     yield Claim(
         _SERVE_PAGE,
-        "`serve` answers {:.0f} images/s, {:.0f} % of what the runtime does by itself at batch 64 ({:.0f} images/s), and "
-        "{:.0f} images/s with `--batch 1`",
+        "`serve` answers {:.0f} images/s, {:.0f} % of what the runtime does by itself at batch 64 ({:.0f} images/s), "
+        "and {:.0f} images/s with `--batch 1`",
         (shared, 100 * shared / runtime, runtime, alone),
     )
     yield Claim(
@@ -569,16 +569,16 @@ def web(read: Reader) -> Iterator[Claim]:
     int8, float32 = (found["models"][name] for name in ("cifar10_efficientnet_lite0_int8", "level5_fp32"))
     yield Claim(
         _SERVE_PAGE,
-        "On {} photographs of all sizes and shapes (`python -m benchmarks web PHOTOS`) the page in Chromium sees the same "
-        "pixels as `decode_image` on all {}. A float32 file (level 5, one view) gives the same top class on all {}; the "
-        "package's INT8 file on {}:",
+        "On {} photographs of all sizes and shapes (`python -m benchmarks web PHOTOS`) the page in Chromium sees the "
+        "same pixels as `decode_image` on all {}. A float32 file (level 5, one view) gives the same top class on all "
+        "{}; the package's INT8 file on {}:",
         (found["photos"], int8["same_pixels"], float32["same_top1"], int8["same_top1"]),
         holds=found["photos"] == int8["same_pixels"] == float32["same_pixels"] == float32["same_top1"],
     )
     yield Claim(
         _SERVE_PAGE,
-        "An image takes {:.0f} ms in float32 with one view at 224 px and {:.0f} ms in INT8 with two views at 160 px, on "
-        "one thread. The page as one file with both models has {:.1f} MB",
+        "An image takes {:.0f} ms in float32 with one view at 224 px and {:.0f} ms in INT8 with two views at 160 px, "
+        "on one thread. The page as one file with both models has {:.1f} MB",
         (float32["milliseconds"], int8["milliseconds"], found["page_bytes"] / 1e6),
     )
 
