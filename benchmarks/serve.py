@@ -28,7 +28,7 @@ MODEL = "cifar10_efficientnet_lite0_int8"
 _CLIENTS = (64, 512)
 _SHARE_BAD = 0.05
 _WARM_UP = 5
-_ROUNDS, _PAUSE = 100, 0.03
+_ROUNDS, _PAUSE = 200, 0.03
 _OURS = [sys.executable, "cli.py", "serve", "--port"]
 _SERVERS = {
     "serve": _OURS,
@@ -185,7 +185,10 @@ def _runtime_rates():
 
 
 def _one_client():
-    """Milliseconds of one image: `OnnxClassifier` in this process, and a client of `serve`, in turns."""
+    """Milliseconds of one image: `OnnxClassifier` in this process, and a client of `serve`, in turns.
+
+    The fastest tenth is what a machine that others use as well tells of one that they do not.
+    """
     classifier, (path, body, headers) = OnnxClassifier(threads=0), _tensor(1)
     image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
     with _running(_OURS) as (port, _):
@@ -205,8 +208,8 @@ def _one_client():
                 started = time.perf_counter()
                 way()
                 seconds[name].append(time.perf_counter() - started)
-    found = {name: 1000 * statistics.median(values[_WARM_UP:]) for name, values in seconds.items()}
-    print(f"one client, ms an image: {found}", flush=True)
+    found = {name: list(1000 * np.percentile(values[_WARM_UP:], [10, 50])) for name, values in seconds.items()}
+    print(f"one client, ms an image, 10 % and 50 % of the answers: {found}", flush=True)
     return {"milliseconds": found}
 
 
