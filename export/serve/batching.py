@@ -16,6 +16,7 @@ from export.serve.answers import busy
 from export.serve.metrics import ServeMetrics
 from export.serve.settings import ServeSettings
 
+_CALLS = 2  # at a time: where one waits for a CPU that others use, the other goes on
 _LITTLE = 8
 _KEPT_RATES = 16
 _MAX_RETRY_SECONDS = 60
@@ -43,9 +44,9 @@ class Batcher:
     def __init__(self, name: str, settings: ServeSettings, metrics: ServeMetrics):
         self._settings, self._admitted = settings, 0
         self._queue: collections.deque[_Waiting] = collections.deque()
-        self._queued = 0  # images in it
+        self._queued = self._in_calls = 0  # images
         self._arrived = asyncio.Event()
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, f"model {name}")
+        self._threads = concurrent.futures.ThreadPoolExecutor(_CALLS, f"model {name}")
         self._rates: collections.deque[float] = collections.deque(maxlen=_KEPT_RATES)
         self._images, self._batches = metrics.images.labels(name), metrics.batches.labels(name)
         self._running, self._waiting = metrics.running.labels(name), metrics.waiting.labels(name)
@@ -96,18 +97,28 @@ class Batcher:
 
     async def run(self) -> None:
         """Answers until it is cancelled."""
-        loop = asyncio.get_running_loop()
+        free, calls = asyncio.Semaphore(_CALLS), set()
         try:
             while True:
+                await free.acquire()
                 await self._wait_for_images()
-                batch = self._take()
-                try:
-                    found = await loop.run_in_executor(self._thread, self._compute, batch)
-                except Exception as error:
-                    found = [error] * len(batch)
-                _answer(batch, found)
+                call = asyncio.create_task(self._call(self._take(), free))
+                calls.add(call)
+                call.add_done_callback(calls.discard)
         finally:
-            self._thread.shutdown(wait=False)
+            self._threads.shutdown(wait=False)
+
+    async def _call(self, batch, free):
+        size = sum(len(one.images) for one in batch)
+        self._in_calls += size
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._threads, self._compute, batch)
+        except Exception as error:
+            found = [error] * len(batch)
+        finally:
+            self._in_calls -= size
+            free.release()
+        _answer(batch, found)
 
     async def _wait_for_images(self):
         """Returns when something waits, and either no more is on its way, or a call is full, or the delay is over."""
@@ -115,7 +126,7 @@ class Batcher:
             self._arrived.clear()
             await self._arrived.wait()
         deadline = time.monotonic() + self._settings.batch_delay / 1000
-        while self._queued < min(self._settings.batch, self._admitted):
+        while self._queued < min(self._settings.batch, self._admitted - self._in_calls):
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 return
@@ -141,7 +152,7 @@ class Batcher:
         return batch
 
     def _compute(self, batch):
-        """One dictionary of outputs for each request; runs in the model's thread."""
+        """One dictionary of outputs for each request; runs in one of the model's threads."""
         classifier: Classifier = batch[0].classifier
         found: list[dict[str, np.ndarray]] = [{} for _ in batch]
         started, total = time.perf_counter(), 0
