@@ -30,7 +30,6 @@ from typing import Any
 from keras_cifar.checks import UNSET, Number, Weights, parse_number
 from keras_cifar.data.specs import STORES, source_of
 from keras_cifar.errors import InputError
-from keras_cifar.files import is_onnx_name
 from keras_cifar.names import visible
 from keras_cifar.program import as_started, install_hint, program
 from keras_cifar.recipes import (
@@ -143,6 +142,8 @@ def _add_other_commands(add):
     check.add_argument("--store", choices=STORES, default="auto", help="see `train`")
 
     doctor = add("doctor", _doctor, "say what this machine has, what is missing and how to get it")
+    text = "an exported file: does it compute here what it did where it was exported, on each runtime?"
+    doctor.add_argument("file", nargs="?", metavar="FILE", help=text)
     doctor.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
 
     demo = add("demo", _demo, "train and evaluate all levels on scikit-learn's digits, offline")
@@ -219,7 +220,8 @@ def _add_serve_command(add):
         serve.add_argument(
             f"--{name}", type=parse_number, default=default, metavar=metavar, help=f"{text}; default: {default}"
         )
-    serve.add_argument("--provider", metavar="NAME", default="onnxruntime", help="or openvino")
+    text = "default: onnxruntime-patient, whose threads do not spin; or onnxruntime, onnxruntime-exact, openvino"
+    serve.add_argument("--provider", metavar="NAME", default="onnxruntime-patient", help=text)
 
 
 _SERVE_LIMITS = (
@@ -401,9 +403,10 @@ def _tune(args):
 
 
 def _evaluate(args):
+    from export.kinds import is_exported_name
     from keras_cifar.evaluation.evaluate_split import describe_evaluation
 
-    if is_onnx_name(args.model):
+    if is_exported_name(args.model):
         result, owner, written = _evaluate_file(args)
     else:
         result, owner, written = _evaluate_run(args)
@@ -424,10 +427,10 @@ def _evaluate_run(args):
 
 def _evaluate_file(args):
     from export.card import card_path, is_edited
-    from export.classifier import OnnxClassifier
     from export.evaluate_onnx import evaluate_onnx, evaluation_paths
+    from export.open_file import open_file
 
-    classifier = OnnxClassifier(args.model, args.provider)
+    classifier = open_file(args.model, args.provider)
     data = args.data or classifier.metadata.recipe["data"]
     if (source := source_of(data)) and source.needs_tensorflow:
         _import_quietly()
@@ -461,10 +464,11 @@ def _exported(args, packing):
     _import_quietly()
     from export.pipeline import export_run
     from export.plan import ExportPlan
+    from export.serve.names import is_onnx
     from keras_cifar.runs.run import open_run
 
     tta = {"all": True, "none": False}.get(args.tta, args.tta)
-    is_free = packing.has_page and tta is None and not args.int8 and not is_onnx_name(args.output or "")
+    is_free = packing.has_page and tta is None and not args.int8 and not is_onnx(args.output or "")
     plan = ExportPlan(args.output, args.target, tta, args.int8, args.all or is_free, args.temperature, args.max_drop,
                       args.force or is_free, args.triton, args.overwrite, args.reject)  # fmt: skip
     run = open_run(args.run[0])
@@ -597,8 +601,20 @@ def _doctor(args):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from keras_cifar.doctor import diagnose
 
+    if args.file is not None:
+        return _doctor_of_file(args.file)
     for state, name, text in diagnose(args.data_dir):
         print(f"{state:8} {name:28} {text}", flush=True)
+
+
+def _doctor_of_file(path):
+    from export.doctor import diagnose_file
+
+    has_failed = False
+    for state, name, text in diagnose_file(path):
+        print(f"{state:8} {name:28} {text}", flush=True)
+        has_failed |= state == "failed"
+    return int(has_failed)
 
 
 def _demo(args):

@@ -8,6 +8,7 @@ FAST = ["openvino>=2026"]
 KERAS = ["keras>=3.15,<3.16", "tensorflow>=2.21,<2.22"]
 TUNE = ["keras-tuner>=1.4.8,<1.5"]
 HEIC = ["pillow-heif>=1.1"]
+LITERT = ["ai-edge-litert>=2.1"]
 MLFLOW = ["mlflow-skinny>=3.4", "sqlalchemy>=2", "alembic>=1.13"]
 # uvicorn's HTTP protocol is subclassed, see export/serve/connections.py.
 SERVE = ["starlette>=1.0", "uvicorn>=0.50,<0.60", "prometheus-client>=0.21"]
@@ -17,6 +18,7 @@ NOTEBOOK = ["nbclient>=0.10", "ipykernel>=6.29"]
 TEST = [
     *LITE,
     *FAST,
+    *LITERT,
     *TUNE,
     *HEIC,
     *MLFLOW,
@@ -71,6 +73,7 @@ setup(
         "fast": FAST,
         "tune": TUNE,
         "heic": HEIC,
+        "litert": LITERT,
         "mlflow": MLFLOW,
         "serve": SERVE,
         "test": TEST,

@@ -3,7 +3,7 @@
 The package's classifier and the graphs of a finished run, float32 and INT8, see val and test, and their mirror images.
 The thresholds are chosen on val by the functions that `export` calls; test is only looked at. The photographs are those
 of a folder with `labels.csv` (file, cifar10), many of which are none of CIFAR-10's classes. Logits are kept in
-`--files`, so an interrupted command goes on; `--limit` takes the first images of each split, but for the package's file.
+`--files`, so an interrupted command goes on. `--limit` takes the first images of val and test, but for the package's.
 """
 
 import csv

@@ -543,9 +543,10 @@ def serve(read: Reader) -> Iterator[Claim]:
             percentiles = (row[f"p{n}_ms"] / 1000 for n in (50, 95, 99))
             yield Claim(
                 _SERVE_PAGE,
-                f"| {title} | {clients} | {{:,}} | {{}} | {{:.0f}} | {{:.2f}} | {{:.2f}} | {{:.2f}} | {{}} to {{}} |",
-                (row["answers"], row["lost"], row["images_per_second"], *percentiles, row["memory_mb"][0],
-                 row["memory_mb"][-1]),
+                f"| {title} | {clients} | {{:,}} | {{}} | {{:.0f}} | {{:.2f}} | {{:.2f}} | {{:.2f}} | {{:.1f}} | "
+                "{} to {} |",
+                (row["answers"], row["lost"], row["images_per_second"], *percentiles, row["cpu_ms_per_image"],
+                 row["memory_mb"][0], row["memory_mb"][-1]),
             )  # fmt: skip
     runtime = found["runtime"]["images_per_second"]["64"]
     shared, alone = (found["tensors"][way]["images_per_second"] for way in ("batching", "without_batching"))

@@ -127,15 +127,23 @@ def _photos(name, clients, seconds, photos):
         while not run_load(port, 1, 0.5, good, [], 0).statuses[200]:
             pass  # LitServe listens before its model is there
         run_load(port, clients, _WARM_UP, good, bad, _SHARE_BAD)
-        start = len(memory.values)
+        start, used = len(memory.values), _cpu_seconds(process)
         load = run_load(port, clients, seconds, good, bad, _SHARE_BAD)
+        used = _cpu_seconds(process) - used
     values = memory.values[start:]
     summary = load.summary() | {
         "clients": clients,
         "memory_mb": [round(values[0]), round(max(values)), round(values[-1])],
+        "cpu_ms_per_image": 1000 * used / load.statuses[200],
     }
     print(f"{name}, {clients} clients: {json.dumps(summary)}", flush=True)
     return summary
+
+
+def _cpu_seconds(process):
+    """That a process and its children have taken: what an image costs, however busy the machine is."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    return sum(sum(one.cpu_times()[:2]) for one in family)
 
 
 def _as_request(name, body):

@@ -6,15 +6,26 @@ import shlex
 
 from export.metadata import Metadata, VariantFigures
 from keras_cifar.errors import InputError
-from keras_cifar.files import write_text
+from keras_cifar.files import size_of, write_text
 from keras_cifar.metrics import format_top1, read_confusion
 from keras_cifar.names import markdown, markdown_code, one_line
 from keras_cifar.runs.evaluation_file import read_evaluation
 
+_KINDS = {
+    ".xml": "OpenVINO IR, this file and the .bin next to it,",
+    ".tflite": "one LiteRT file",
+    ".savedmodel": "a SavedModel folder",
+}
+
 
 def card_path(path: pathlib.Path) -> pathlib.Path:
     """The model card that belongs to a file."""
-    return path.with_suffix(".md")
+    return path.with_name(f"{name_of(path)}.md")
+
+
+def name_of(path: pathlib.Path) -> str:
+    """What the names of the files next to an exported one begin with, so that files of two kinds can share a folder."""
+    return path.name if path.suffix in _KINDS else path.stem
 
 
 def labels_path(path: pathlib.Path) -> pathlib.Path:
@@ -73,9 +84,9 @@ def _holds(path, text):
 
 
 def _card_text(path, metadata, new_size=None):
-    figures = path.with_name(f"{path.stem}.evaluation_test.json")
+    figures = path.with_name(f"{name_of(path)}.evaluation_test.json")
     evaluation = read_evaluation(figures) if new_size is None and figures.is_file() else None
-    size = path.stat().st_size if new_size is None else new_size
+    size = size_of(path) if new_size is None else new_size
     recipe = metadata.recipe | {"weights": markdown(metadata.recipe["weights"])}
     metadata = dataclasses.replace(
         metadata, data=markdown(metadata.data), title=markdown(metadata.title), recipe=recipe
@@ -83,7 +94,7 @@ def _card_text(path, metadata, new_size=None):
     sections = [
         f"# {markdown(path.name)}",
         _summary(metadata, path, size),
-        "## Use\n\n" + _use(path.name),
+        "## Use\n\n" + _use(path),
         *([f"## When it is unsure\n\n{_thresholds(metadata)}"] if metadata.selective or metadata.rejection else []),
         "## Trained on\n\n" + _training(metadata),
         "## Metrics\n\n" + _metrics(metadata, evaluation),
@@ -113,10 +124,10 @@ _LOOKS = {
 
 def _summary(metadata, path, size):
     recipe, side = metadata.recipe, metadata.input_size[0]
-    views = _LOOKS[metadata.view]
+    views, kind = _LOOKS[metadata.view], _KINDS.get(path.suffix, "one ONNX file")
     return (
         f"An image classifier for {len(metadata.class_names)} classes: {recipe['backbone']}, level "
-        f"{metadata.level} ({metadata.title}), as one ONNX file ({size / 1e6:.1f} MB, opset "
+        f"{metadata.level} ({metadata.title}), as {kind} ({size / 1e6:.1f} MB, opset "
         f"{metadata.opset}, {metadata.precision}). It takes uint8 RGB images ({side} x {side}, any batch size) "
         f"as they are, and resizes them to {recipe['image_size']} px and normalises them inside; it {views}. "
         f"Pictures that are not square are {_SHAPED[metadata.resize]} before. "
@@ -124,12 +135,23 @@ def _summary(metadata, path, size):
     )
 
 
-def _use(name):
+def _use(path):
+    name = path.name
     command = markdown_code(f"keras-cifar predict {shlex.quote(name)} photo.jpg")
     literal = repr(name) if set(name) & set('"\\') or not name.isprintable() else f'"{name}"'
-    return _USE.format(literal=literal, command=command)
+    text = _USE_OTHER if path.suffix in _KINDS else _USE
+    return text.format(literal=literal, command=command)
 
 
+_USE_OTHER = """```python
+from export.open_file import open_file
+
+classifier = open_file({literal})
+classifier.predict(["photo.jpg"])  # file names, or uint8 arrays of any size
+```
+
+From the command line: {command}. With its runtime alone: feed `images`
+(batch, height, width, 3) uint8 and read `probabilities`; the classes are in `labels.txt`."""
 _USE = """```python
 from export import OnnxClassifier
 

@@ -10,21 +10,19 @@ import numpy as np
 from PIL import Image
 
 from export.golden import SelfCheck, check_golden
-from export.metadata import OPSET, read_metadata
-from export.opset import read_opset
-from export.runtimes import RUNTIMES, OnnxSession
+from export.metadata import Metadata
+from export.onnx_file import LOGITS, PROBABILITIES, read_model, start_onnx
+from export.runtimes import RUNTIMES, Session
 from export.selective import selective_logits
-from keras_cifar.checks import Choice, Number, show
-from keras_cifar.data.images import decode_image, error_text, fit_square, is_encoded, is_path, read_whole, upright_rgb
+from keras_cifar.checks import Choice, Number
+from keras_cifar.data.images import decode_image, error_text, fit_square, is_encoded, is_path, upright_rgb
 from keras_cifar.data.specs import RESIZES
 from keras_cifar.errors import InputError
 from keras_cifar.metrics import softmax
 
 PRETRAINED = pathlib.Path(__file__).parent / "pretrained" / "cifar10_efficientnet_lite0_int8.onnx"
 BATCH_SIZE = 64
-_MAX_BYTES = 2**30
 _MAX_THREADS = 1024
-LOGITS, PROBABILITIES = _OUTPUTS = ["logits", "probabilities"]
 
 
 class Classifier(abc.ABC):
@@ -136,48 +134,33 @@ def _checked(pixels, *ranks):
     return pixels
 
 
-class OnnxClassifier(Classifier):
-    """A file that `export` wrote.
-
-    It can be called from many threads, copied (copies share the session) and pickled: the copy in another process opens
-    the same path again, or carries the model where it was given as bytes.
+class FileClassifier(Classifier):
+    """An exported file of any kind, running.
 
     Args:
-        path: the file, its bytes, or an open binary file; None for the CIFAR-10 classifier that comes with the package.
-        provider: a name in `export.runtimes.RUNTIMES`: "onnxruntime", or "openvino" where installed (extra `fast`),
-            which runs in float32 or the file's INT8.
-        threads: of one call; 0 for the runtime's own choice.
-        self_check: refuse a file that does not compute here what it did where it was exported, see `self_check`.
+        session: what runs it.
+        metadata: what `export` stored in it.
+        sha256: of it, in hex.
+        path: of it; None where it was given as bytes.
+        provider: name of the runtime.
 
     Attributes:
-        path: of the file; None where bytes or an open file were given.
-        metadata: what `export` stored, see `export.metadata.Metadata`.
+        path, metadata, session, provider: see above.
         has_tta: whether the file averages an image and its mirror image itself.
         selective_threshold: of the top probability, below which an image gets a second view, its mirror image, whose
             logits are averaged with the first's; None where no image does so here.
-        session: what runs the file.
 
     Raises:
-        InputError: the file is missing, damaged, too large, not one that `export` wrote, or fails the check.
+        InputError: the metadata make no sense.
     """
 
-    def __init__(self, path: Any = None, provider: str = "onnxruntime", threads: int = 0, self_check: bool = False):
-        start = RUNTIMES[provider]
-        threads = Number(0, _MAX_THREADS, whole=True).check("threads", threads)
-        path = PRETRAINED if path is None or (isinstance(path, str) and not path) else path
-        self.path = pathlib.Path(path) if is_path(path) else None
-        model = _read(self.path or path)
-        session, self.metadata = _start(model, self.path or "the bytes", threads)
-        self.class_names, self.side = self.metadata.class_names, self.metadata.input_size[0]
-        self.resize = Choice(RESIZES).check("--resize in the file's metadata", self.metadata.resize)
-        self.has_tta, self.provider = self.metadata.tta, provider
-        self.selective_threshold = _threshold("--tta selective", self.metadata.selective)
-        self.reject_threshold = _threshold("--reject", self.metadata.rejection)
-        self.session = session if provider == "onnxruntime" else start(model, threads)
-        source, self.sha256 = self.path.absolute() if self.path else model, hashlib.sha256(model).hexdigest()
-        self._origin = source, provider, threads, self.sha256
-        if self_check and (found := self.self_check()).state != "ok":
-            raise InputError(f"Expected a file that proves itself, but {found.text}")
+    def __init__(self, session: Session, metadata: Metadata, sha256: str, path: pathlib.Path | None, provider: str):
+        self.session, self.metadata, self.sha256, self.path, self.provider = session, metadata, sha256, path, provider
+        self.class_names, self.side = metadata.class_names, metadata.input_size[0]
+        self.resize = Choice(RESIZES).check("--resize in the file's metadata", metadata.resize)
+        self.has_tta = metadata.tta
+        self.selective_threshold = _threshold("--tta selective", metadata.selective)
+        self.reject_threshold = _threshold("--reject", metadata.rejection)
 
     def self_check(self) -> SelfCheck:
         """Compares the logits of 16 golden images with those that the file gave where it was exported.
@@ -191,6 +174,10 @@ class OnnxClassifier(Classifier):
             about.golden, about.precision, size, len(self.class_names), lambda x: self.session.run(x, LOGITS), owner
         )
 
+    def _refuse_unproven(self):
+        if (found := self.self_check()).state != "ok":
+            raise InputError(f"Expected a file that proves itself, but {found.text}")
+
     def _run(self, images, output):
         if self.selective_threshold is None:
             return self.session.run(images, output)
@@ -199,6 +186,42 @@ class OnnxClassifier(Classifier):
             lambda views: self.session.run(views, LOGITS), images, temperature, self.selective_threshold
         )
         return softmax(logits / temperature) if output == PROBABILITIES else logits
+
+
+class OnnxClassifier(FileClassifier):
+    """An ONNX file that `export` wrote.
+
+    It can be called from many threads, copied (copies share the session) and pickled: the copy in another process opens
+    the same path again, or carries the model where it was given as bytes.
+
+    Args:
+        path: the file, its bytes, or an open binary file; None for the CIFAR-10 classifier that comes with the package.
+        provider: a name in `export.runtimes.RUNTIMES`: "onnxruntime", or "openvino" where installed (extra `fast`),
+            which runs in float32 or the file's INT8; "onnxruntime-exact" never saturates 8-bit sums,
+            "onnxruntime-patient" leaves the CPU to others while its threads wait for each other.
+        threads: of one call; 0 for the runtime's own choice.
+        self_check: refuse a file that does not compute here what it did where it was exported, see `self_check`.
+
+    Attributes:
+        path: of the file; None where bytes or an open file were given.
+        metadata: what `export` stored, see `export.metadata.Metadata`.
+
+    Raises:
+        InputError: the file is missing, damaged, too large, not one that `export` wrote, or fails the check.
+    """
+
+    def __init__(self, path: Any = None, provider: str = "onnxruntime", threads: int = 0, self_check: bool = False):
+        start = RUNTIMES[provider]
+        threads = Number(0, _MAX_THREADS, whole=True).check("threads", threads)
+        path = PRETRAINED if path is None or (isinstance(path, str) and not path) else path
+        place = pathlib.Path(path) if is_path(path) else None
+        model = read_model(place or path)
+        first, metadata = start_onnx(model, place or "the bytes", threads)
+        session = first if provider == "onnxruntime" else start(model, threads)
+        super().__init__(session, metadata, hashlib.sha256(model).hexdigest(), place, provider)
+        self._origin = place.absolute() if place else model, provider, threads, self.sha256
+        if self_check:
+            self._refuse_unproven()
 
     def __reduce__(self):
         return _reopen, (type(self), *self._origin)
@@ -227,73 +250,3 @@ def _reopen(kind, source, provider, threads, digest):
             f"Expected the model that was pickled in {source}, but the file has changed since; pickle it again."
         )
     return classifier
-
-
-def _read(source):
-    if not is_encoded(source):
-        raise InputError(
-            f"Expected the path of an .onnx file, its bytes or an open file, but got {show(source)}; pass one that "
-            "`export` wrote."
-        )
-    if not is_path(source):
-        try:
-            return read_whole(source, _MAX_BYTES)
-        except Exception as error:  # as of whatever the file is
-            raise InputError(
-                f"Expected the bytes of an .onnx file or a file opened to read them, but: {error}; pass one that "
-                "`export` wrote."
-            ) from error
-    try:
-        return _read_path(source)
-    except OSError as error:
-        raise InputError(
-            f"Expected an .onnx file, but {source} cannot be read ({error.strerror}); name one that `export` wrote."
-        ) from error
-
-
-def _read_path(source):
-    if not source.is_file():
-        what = "is a folder" if source.is_dir() else "does not exist"
-        raise InputError(f"Expected an .onnx file, but {source} {what}; name one that `export` wrote.")
-    if (size := source.stat().st_size) > _MAX_BYTES:
-        raise InputError(
-            f"Expected an .onnx file of at most {_MAX_BYTES >> 30} GiB, but {source} has {size / 2**30:.1f} GiB; name "
-            "one that `export` wrote."
-        )
-    return source.read_bytes()
-
-
-def _start(model, path, threads):
-    """A session and its metadata, after the checks that make every other file one sentence."""
-    opset = read_opset(model)
-    if opset is None:
-        raise _damaged(path)
-    if opset != OPSET:
-        raise InputError(
-            f"Expected an ONNX file of opset {OPSET}, but {path} has opset {opset}; export the run again with this "
-            "version."
-        )
-    try:
-        session = OnnxSession(model, threads)
-    except Exception as error:  # onnxruntime's exceptions have no common class
-        raise _damaged(path) from error
-    return session, _checked_metadata(session, path)
-
-
-def _damaged(path):
-    return InputError(f"Expected an ONNX model in {path}, but it is damaged or truncated; copy or export it again.")
-
-
-def _checked_metadata(session, path):
-    """What the model says of itself; refuses a model of another origin."""
-    kinds = {name: (kind, shape[1:]) for name, (kind, shape) in session.inputs.items()}
-    kind, size = kinds.get("images", (None, []))
-    same = list(kinds) == ["images"] and kind == "tensor(uint8)" and session.outputs == _OUTPUTS and len(size) == 3
-    metadata = read_metadata(session.properties) if same else None
-    if metadata is None or metadata.input_size != size:
-        found = f"inputs {', '.join(session.inputs) or 'none'} and outputs {', '.join(session.outputs) or 'none'}"
-        raise InputError(
-            "Expected a classifier that `export` wrote (uint8 images in, logits and probabilities out, with "
-            f"metadata), but {path} is another model ({found}); export a run."
-        )
-    return metadata

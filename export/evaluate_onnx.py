@@ -4,8 +4,8 @@ import dataclasses
 import os
 import pathlib
 
-from export.card import card_path, is_edited, write_card
-from export.classifier import BATCH_SIZE, LOGITS, OnnxClassifier
+from export.card import card_path, is_edited, name_of, write_card
+from export.classifier import BATCH_SIZE, LOGITS, FileClassifier
 from keras_cifar.data.access import DataAccess
 from keras_cifar.data.datasets import open_data
 from keras_cifar.data.record import data_changes
@@ -18,7 +18,7 @@ from keras_cifar.runs.evaluation_file import Evaluation
 
 
 def evaluate_onnx(
-    classifier: OnnxClassifier, split: str = "test", tta: bool = True, access: DataAccess | None = None
+    classifier: FileClassifier, split: str = "test", tta: bool = True, access: DataAccess | None = None
 ) -> Evaluation:
     """Writes `NAME.evaluation_SPLIT.json`, `NAME.predictions_SPLIT.npz` and `NAME.confusion.png` next to the file, and
     brings its card up to date unless somebody has edited it.
@@ -100,5 +100,5 @@ def _was_trained_on(metadata, data, source):
 
 def evaluation_paths(path: pathlib.Path, split: str) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:
     """Figures, picture and predictions that belong to a file."""
-    figures = path.with_name(f"{path.stem}.evaluation_{split}.json")
-    return figures, path.with_name(f"{path.stem}.confusion.png"), predictions_path(figures)
+    figures = path.with_name(f"{name_of(path)}.evaluation_{split}.json")
+    return figures, path.with_name(f"{name_of(path)}.confusion.png"), predictions_path(figures)

@@ -162,11 +162,15 @@ class Metadata:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if name not in _OPTIONAL or value}
 
+    def properties(self) -> dict[str, str]:
+        """Each value as JSON, by its name."""
+        return {name: json.dumps(value) for name, value in self.to_dict().items()}
+
     def store(self, model: "onnx.ModelProto") -> None:
         """Stores each value in a model, as JSON under its name."""
         import onnx
 
-        onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in self.to_dict().items()})
+        onnx.helper.set_model_props(model, self.properties())
 
 
 def read_metadata(properties: dict[str, str]) -> Metadata | None:

@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from export.classifier import PRETRAINED, OnnxClassifier
 from export.containers import check_docker, write_docker
 from export.layouts import check_ovms, write_ovms
-from export.serve.names import named_paths
+from export.serve.names import is_onnx, named_paths
 from export.triton import check_triton, write_triton
 from export.web.runtime_files import runtime_files
 from export.web.site import check_places, write_single, write_site
 from keras_cifar.errors import InputError
-from keras_cifar.files import is_onnx_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +89,7 @@ def files_to_pack(arguments: Sequence[str]) -> list[pathlib.Path] | None:
     """
     if not arguments:
         return [PRETRAINED]
-    if all(is_onnx_name(one) for one in arguments):
+    if all(is_onnx(one) for one in arguments):
         return [pathlib.Path(one) for one in arguments]
     if len(arguments) > 1:
         raise InputError(

@@ -70,6 +70,11 @@ class ExportPlan:
             raise InputError("Expected --all or --tta selective, but got both; leave one of them out.")
         TARGETS[self.target]
         check_triton(self.triton)
+        if TARGETS[self.target].from_keras and (self.int8 or self.all_variants):
+            raise InputError(
+                f"Expected float32 with --target {self.target}, but got {'--int8' if self.int8 else '--all'}; leave it "
+                "out, or take --target onnx or openvino."
+            )
         if self.triton and self.target != "onnx":
             raise InputError(
                 f"Expected --triton with ONNX files, but got --target {self.target}; leave one of them out."

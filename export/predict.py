@@ -12,12 +12,13 @@ import pathlib
 import numpy as np
 from tqdm import tqdm
 
-from export.classifier import Classifier, OnnxClassifier
+from export.classifier import Classifier
+from export.kinds import is_exported_name
+from export.open_file import open_file
 from keras_cifar.checks import Number
 from keras_cifar.data.images import decode_image, error_text
 from keras_cifar.data.listing import is_ignored, list_images
 from keras_cifar.errors import InputError
-from keras_cifar.files import is_onnx_name
 from keras_cifar.names import visible
 
 _BATCH = 64
@@ -49,9 +50,9 @@ def split_model(arguments: list[str]) -> tuple[str | None, list[str]]:
     """
     first, *rest = arguments
     for other in rest:
-        if is_onnx_name(other) or is_run(other):
+        if is_exported_name(other) or is_run(other):
             raise InputError(f"Expected the model before the images, and one, but got {other} after them; move it.")
-    if not is_onnx_name(first) and not is_run(first):
+    if not is_exported_name(first) and not is_run(first):
         _refuse_other_model(first)
         return None, arguments
     if not rest:
@@ -76,7 +77,7 @@ def is_run(path: str | None) -> bool:
 def open_classifier(model: str | None, provider: str = "onnxruntime") -> Classifier:
     """Opens an exported file, a run folder, or, with None, the classifier that comes with the package."""
     if model is None or not is_run(model):
-        return OnnxClassifier(model, provider)
+        return open_file(model, provider)
     from export.keras_classifier import KerasClassifier
     from keras_cifar.runs.run import open_run
 

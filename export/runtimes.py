@@ -46,10 +46,12 @@ class OnnxSession:
         model: the bytes of an ONNX file.
         threads: of one call; 0 for onnxruntime's own choice.
         exact: never saturate: 8-bit sums take another way on CPUs without VNNI, a third slower.
+        spinning: threads that wait for each other keep a CPU busy, which is faster where nobody else needs it.
     """
 
-    def __init__(self, model: bytes, threads: int = 0, exact: bool = False):
+    def __init__(self, model: bytes, threads: int = 0, exact: bool = False, spinning: bool = True):
         options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         options.add_session_config_entry("session.x64quantprecision", str(int(exact)))
         options.log_severity_level = _FATAL
         options.intra_op_num_threads = threads
@@ -75,24 +77,26 @@ class OpenVinoSession:
     """The same file on OpenVINO, which computes in float32 or in the file's own INT8, never in bfloat16.
 
     Args:
-        model: the bytes of an ONNX file.
+        model: the bytes of an ONNX file, or of an IR's .xml.
         threads: not used: OpenVINO takes as many as pay.
+        weights: the bytes of an IR's .bin.
 
     Raises:
         InputError: OpenVINO is not installed.
     """
 
-    def __init__(self, model: bytes, threads: int = 0):
+    def __init__(self, model: bytes, threads: int = 0, weights: bytes = b""):
         try:
             openvino = import_openvino()
         except ImportError as error:
+            what, instead = ("an OpenVINO IR", "use the .onnx file") if weights else (
+                "--provider openvino", "leave the option out")  # fmt: skip
             raise InputError(
-                f"Expected OpenVINO for --provider openvino, but it is not installed; {install_hint('fast')}, or "
-                "leave the option out."
+                f"Expected OpenVINO for {what}, but it is not installed; {install_hint('fast')}, or {instead}."
             ) from error
         core = openvino.Core()
         settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        self._compiled = core.compile_model(core.read_model(model, b""), "CPU", settings)
+        self._compiled = core.compile_model(core.read_model(model, weights), "CPU", settings)
         # A request serves one call at a time: those that no call is using wait here, as many as ever ran at once.
         self._idle = collections.deque([self._compiled.create_infer_request()])
         self._outputs = {name: i for i, port in enumerate(self._compiled.outputs) for name in port.get_names()}
@@ -110,4 +114,5 @@ class OpenVinoSession:
 
 register_runtime("onnxruntime", OnnxSession)
 register_runtime("onnxruntime-exact", functools.partial(OnnxSession, exact=True))
+register_runtime("onnxruntime-patient", functools.partial(OnnxSession, spinning=False))
 register_runtime("openvino", OpenVinoSession)

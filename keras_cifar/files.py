@@ -23,11 +23,6 @@ _OURS = re.compile(re.escape(PARTIAL) + r".+-[a-z0-9_]{8}(\.\w+)?")
 _UNLOCKED_SECONDS = 60
 
 
-def is_onnx_name(path: str) -> bool:
-    """Whether a path names an exported file, as opposed to a run folder or an image."""
-    return path.lower().endswith(".onnx")
-
-
 def check_output(path: str | os.PathLike) -> None:
     """Raises InputError where a file cannot be written, so that it is said before long work and not after it."""
     path = pathlib.Path(os.path.realpath(path))
@@ -39,6 +34,13 @@ def check_output(path: str | os.PathLike) -> None:
         raise InputError(f"Expected a folder to write {path.name} into, but {parent} is a file; choose another.")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"Expected to write into {parent}, but that is not allowed; choose another folder.")
+
+
+def size_of(path: str | os.PathLike) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    path = pathlib.Path(path)
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
 
 
 def can_write(folder: str | os.PathLike) -> bool:
@@ -151,6 +153,22 @@ def temporary_folder(kind: str, parent: str | os.PathLike | None = None) -> Iter
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields the path of a folder to make next to `path` that replaces it when the block ends without an error.
+
+    A process that is killed in the replacing itself can leave neither.
+    """
+    path = pathlib.Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_folder("new", path.parent) as folder:
+        new = pathlib.Path(folder, path.name)
+        yield new
+        if path.exists():
+            os.replace(path, pathlib.Path(folder, "old"))
+        os.replace(new, path)
 
 
 def _remove_abandoned_folder(folder):

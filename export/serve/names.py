@@ -5,7 +5,11 @@ from collections.abc import Sequence
 
 from export.classifier import PRETRAINED
 from keras_cifar.errors import InputError
-from keras_cifar.files import is_onnx_name
+
+
+def is_onnx(path: str | pathlib.Path) -> bool:
+    """Whether a path names an ONNX file, as opposed to a run folder or a file of another target."""
+    return pathlib.Path(path).suffix.lower() == ".onnx"
 
 
 def named_paths(files: Sequence[str]) -> dict[str, pathlib.Path]:
@@ -16,7 +20,7 @@ def named_paths(files: Sequence[str]) -> dict[str, pathlib.Path]:
     """
     found: dict[str, pathlib.Path] = {}
     for path in [pathlib.Path(file) for file in files] or [PRETRAINED]:
-        if not is_onnx_name(path.name):
+        if not is_onnx(path):
             kind = "a run folder; export it first" if (path / "recipe.json").is_file() else "not one; name such a file"
             raise InputError(f"Expected .onnx files that `export` wrote, but {path} is {kind}.")
         if path.stem in found:

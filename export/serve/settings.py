@@ -39,7 +39,8 @@ class ServeSettings:
         timeout: seconds in which the headers of a request, and then its body, must have come.
         max_connections: at a time; what comes beyond them is answered with 503.
         threads: of one call of the runtime; 0 for its own choice.
-        provider: a name in `export.runtimes.RUNTIMES`.
+        provider: a name in `export.runtimes.RUNTIMES`; the default is onnxruntime whose threads leave the CPU to
+            others while they wait, as a server has other things to do.
     """
 
     host: str = "127.0.0.1"
@@ -53,7 +54,7 @@ class ServeSettings:
     timeout: float = 30
     max_connections: int = 1000
     threads: int = 0
-    provider: str = "onnxruntime"
+    provider: str = "onnxruntime-patient"
 
     def check(self) -> None:
         """Raises InputError for the first thing that makes no sense."""
