@@ -559,8 +559,8 @@ def serve(read: Reader) -> Iterator[Claim]:
     milliseconds = found["one_client"]["milliseconds"]
     yield Claim(
         _SERVE_PAGE,
-        "`serve` answers {:.0f} images/s, and {:.0f} images/s with `--batch 1`; the runtime by itself gave {:.0f} images/s "
-        "at batch 64 and {:.0f} at batch 1",
+        "`serve` answers {:.0f} images/s, and {:.0f} images/s with `--batch 1`; the runtime by itself gave {:.0f} "
+        "images/s at batch 64 and {:.0f} at batch 1",
         (shared, alone, runtime["64"], runtime["1"]),
     )
     yield Claim(
