@@ -188,7 +188,7 @@ def _add_export_commands(add):
     predict.add_argument("--provider", metavar="NAME", default="onnxruntime", help="for a file: or openvino")
 
     benchmark = add("benchmark", _benchmark, "measure exported files in turns", _BENCHMARK_EXAMPLES)
-    benchmark.add_argument("files", nargs="+", metavar="FILE.onnx")
+    benchmark.add_argument("files", nargs="+", metavar="FILE", help="of any kind that `export` writes")
     benchmark.add_argument("--run", metavar="RUN", help="also this run on Keras, as a SavedModel and on PyTorch")
     benchmark.add_argument("--output", metavar="FILE.json", default="benchmark.json", help="default: benchmark.json")
 

@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 NAMES = ("level1", "startup", "step", "gradients", "evaluate", "augment", "memory", "onnx", "stores", "large")
 # Those of a run, which `all` leaves out.
-OF_A_RUN = ("quantization", "certainty")
+OF_A_RUN = ("quantization", "golden", "certainty")
 # What decides how a CPU is used: by oneDNN (TensorFlow, PyTorch, OpenVINO), TensorFlow, PyTorch and MKL.
 _SETTINGS = ("ONEDNN_MAX_CPU_ISA", "TF_ENABLE_ONEDNN_OPTS", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
 _MODULES = {"onnx": "onnx_files"}  # a module called onnx would look like the package

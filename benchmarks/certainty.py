@@ -13,6 +13,7 @@ import pathlib
 import numpy as np
 import onnx
 
+from export.benchmark import file_ways
 from export.classifier import PRETRAINED, OnnxClassifier
 from export.cores import calibration_images
 from export.golden import make_golden
@@ -29,7 +30,7 @@ from keras_cifar.data.datasets import Split, open_data
 from keras_cifar.environment import cpu_count, cpu_kind
 from keras_cifar.evaluation.evaluate_run import load_run
 from keras_cifar.evaluation.tta import flip_images, mean_logits
-from keras_cifar.metrics import mcnemar_p, rejection, softmax, top1, wilson_interval
+from keras_cifar.metrics import format_top1, mcnemar_p, rejection, softmax, top1, wilson_interval
 from keras_cifar.recipes import recipe_to_dict
 from keras_cifar.runs.run import open_run
 from keras_cifar.timing import interleaved_seconds, median_rates
@@ -56,7 +57,9 @@ def measure(run_path: str, data_dir: str | None, limit: int | None, photos: str,
     made = _run_files(run_path, data_dir, limit, folder)
     made["level4_int8"] = core_of(onnx.load(PRETRAINED)), packaged.metadata, *(cifar.load(s) for s in ("val", "test"))
     rows = [_row(name, *made[name], folder, photos) for name in sorted(made)]
-    return {"cpu_kind": cpu_kind(), "cpus": cpu_count(), "fraction": FRACTION, "batch": _BATCH, "files": rows}
+    result = {"cpu_kind": cpu_kind(), "cpus": cpu_count(), "fraction": FRACTION, "batch": _BATCH, "files": rows}
+    print(table(result))
+    return result
 
 
 def _run_files(run_path, data_dir, limit, folder):
@@ -167,16 +170,49 @@ def _on_photos(classifier, folder):
 
 
 def _speed(path, images):
-    """Images per second of one view, of both, and of selective TTA, in turns, on images of test."""
-    selective, images = OnnxClassifier(path), images[: 4 * _BATCH]
-    session, batches = selective.session, [images[i : i + _BATCH] for i in range(0, len(images), _BATCH)]
-
-    def every(call):
-        return lambda: [call(batch) for batch in batches]
-
+    """Images per second of one view, of both, and of selective TTA in the share of second views of val, in turns."""
+    selective, batch = OnnxClassifier(path), images[:_BATCH]
+    session, both = selective.session, np.concatenate([batch, flip_images(batch)])
+    selective_call = file_ways({"selective": selective})["selective"]
     ways = {
-        "plain": every(lambda batch: session.run(batch, LOGITS)),
-        "tta": every(lambda batch: session.run(np.concatenate([batch, flip_images(batch)]), LOGITS)),
-        "selective": every(selective.predict_logits),
+        "plain": lambda: session.run(batch, LOGITS),
+        "tta": lambda: session.run(both, LOGITS),
+        "selective": lambda: selective_call(batch),
     }
-    return median_rates(interleaved_seconds(ways, rounds=5, calls=1), len(images))
+    return median_rates(interleaved_seconds(ways, rounds=9, calls=1), len(batch))
+
+
+def table(result: dict) -> str:
+    """The figures as Markdown: one table of the files, one of the photographs."""
+    kept = f"kept at a {100 * result['fraction']:g} % threshold"
+    lines = [
+        f"Measured on {result['cpus']} cores of a CPU with {result['cpu_kind']}, the ways of a file in turns, at batch "
+        f"{result['batch']}. Thresholds and temperatures are of val.",
+        "",
+        "| file | size, MB | test images | one view | TTA | selective TTA | views an image | "
+        f"{kept} | right of these | images/s: one view | TTA | selective |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in result["files"]:
+        test, rates, rest = row["test"], row["images_per_second"], row["test"]["rejection"]
+        lines.append(
+            f"| {row['name']}, {row['image_size']} px | {row['bytes'] / 1e6:.1f} | {test['images']} | "
+            f"{format_top1(test['plain'])} | {format_top1(test['tta'])} | {format_top1(test['selective'])} | "
+            f"{test['views']:.2f} | {100 * rest['coverage']:.1f} % | {format_top1(rest)} | {rates['plain']:.0f} | "
+            f"{rates['tta']:.0f} | {rates['selective']:.0f} |"
+        )
+    lines += [
+        "",
+        "Photographs (`benchmarks certainty --photos`), with the same thresholds:",
+        "",
+        "| file | of none of the ten classes | of these unsure | of the ten classes | right without a threshold | "
+        "kept | kept and right |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in result["files"]:
+        found = row["photos"]
+        lines.append(
+            f"| {row['name']} | {found['none']} | {found['none_rejected']} | {found['of_the_ten']} | "
+            f"{found['of_the_ten_right']} | {found['of_the_ten_kept']} | {found['of_the_ten_kept_and_right']} |"
+        )
+    return "\n".join(lines) + "\n"

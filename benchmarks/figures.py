@@ -9,6 +9,8 @@ documents.
 
 import csv
 import dataclasses
+import functools
+import importlib
 import importlib.util
 import io
 import itertools
@@ -149,8 +151,9 @@ def _makers(root):
         yield folder / "README.md", _make_report
     if (root / "results/export/export.json").exists():
         yield root / "results/export/README.md", _make_export_table
-    if (root / "benchmarks/results/quantization.json").exists():
-        yield root / "benchmarks/results/quantization.md", _make_quantization_table
+    for name in ("quantization", "golden", "certainty"):
+        if (root / f"benchmarks/results/{name}.json").exists():
+            yield root / f"benchmarks/results/{name}.md", functools.partial(_make_table, name)
     for path in sorted((root / "export/pretrained").glob("*.onnx")):
         yield path.with_suffix(".md"), _make_card
 
@@ -167,9 +170,8 @@ def _make_export_table(document):
     document.write_text(table(json.loads(document.with_name("export.json").read_text())), encoding="utf-8")
 
 
-def _make_quantization_table(document):
-    from benchmarks.quantization import table
-
+def _make_table(name, document):
+    table = importlib.import_module(f"benchmarks.{name}").table
     document.write_text(table(json.loads(document.with_suffix(".json").read_text())), encoding="utf-8")
 
 

@@ -55,7 +55,7 @@ def measure(run_path: str, data_dir: str | None = None, limit: int | None = None
     cores = {_FLOAT: core}
     for name, grid in GRIDS.items():
         cores[name] = Quantizer(core, calibration_images(run, source), grid).quantize()
-    found = {runtime: _in_a_process(runtime, cores, images) for runtime in RUNTIMES}
+    found = {runtime: in_a_process(runtime, cores, images) for runtime in RUNTIMES}
     rows = [_row(name, runtime, cores[name], found, labels) for name in cores for runtime in RUNTIMES]
     result = {"level": run.recipe.level, "backbone": run.recipe.backbone, "image_size": run.recipe.image_size,
               "val_images": len(images), "batch": BATCH, "rows": rows}  # fmt: skip
@@ -63,8 +63,17 @@ def measure(run_path: str, data_dir: str | None = None, limit: int | None = None
     return result
 
 
-def _in_a_process(runtime, cores, images):
-    """Logits (N, C) and images per second of each file that runs, in a process whose environment decides how."""
+def in_a_process(runtime: str, cores: dict, images: np.ndarray) -> dict:
+    """Runs files in a process whose environment decides how.
+
+    Args:
+        runtime: a key of `RUNTIMES`.
+        cores: name -> file.
+        images: (N, H, W, 3) uint8.
+
+    Returns:
+        Name -> logits (N, C) and images per second, of each file that runs.
+    """
     files = [np.frombuffer(core.SerializeToString(), np.uint8) for core in cores.values()]
     given = io.BytesIO()
     np.savez(given, images, *files)

@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from export.card import name_of
 from export.classifier import OnnxClassifier
+from export.onnx_file import PROBABILITIES
+from export.open_file import open_file
 from export.runtimes import OpenVinoSession
 from keras_cifar.environment import cpu_count, cpu_name, package_versions, utc_now
 from keras_cifar.errors import InputError
+from keras_cifar.evaluation.tta import flip_images
 from keras_cifar.files import check_output, temporary_folder, write_json
 from keras_cifar.runs.plots import plot_rates
 from keras_cifar.timing import interleaved_seconds, median_rates
@@ -24,10 +28,12 @@ _IMAGES_A_TURN, _MIN_CALLS_A_TURN = 128, 4
 
 def benchmark_files(files: list[str], run: str | None = None, output: str | os.PathLike = "benchmark.json",
                     batches: tuple[int, ...] = BATCHES) -> tuple[dict, list[pathlib.Path]]:  # fmt: skip
-    """Measures files, each on onnxruntime and, where installed, on OpenVINO.
+    """Measures files: of ONNX on onnxruntime and, where installed, on OpenVINO, of other kinds on their own runtime.
+
+    A selective file takes second views in the share that val needed: random images would need one each.
 
     Args:
-        files: `.onnx` files that `export` wrote.
+        files: that `export` wrote, of any kind.
         run: a finished run folder, whose model takes part in Keras `predict`, as a SavedModel and, where installed,
             in PyTorch.
         output: JSON to write; the plot is written next to it.
@@ -44,7 +50,7 @@ def benchmark_files(files: list[str], run: str | None = None, output: str | os.P
     if output.suffix != ".json":
         raise InputError(f"Expected a .json file for --output, but got {output}; name one.")
     check_output(output)
-    classifiers = {pathlib.Path(file).stem: OnnxClassifier(file) for file in files}
+    classifiers = {name_of(pathlib.Path(file)): open_file(file) for file in files}
     sides = {classifier.side for classifier in classifiers.values()}
     if len(sides) > 1 or len(classifiers) < len(files):
         raise InputError(
@@ -81,15 +87,32 @@ def write_benchmark(result: dict, output: pathlib.Path) -> list[pathlib.Path]:
 
 def file_ways(classifiers: dict) -> dict:
     """Ways to run exported files: name -> function of a uint8 batch."""
-    ways = {name: _session_call(classifier.session) for name, classifier in classifiers.items()}
+    ways = {name: _call(classifier.session, classifier) for name, classifier in classifiers.items()}
     if importlib.util.find_spec("openvino") is not None:
         for name, classifier in classifiers.items():
-            ways[f"{name} (OpenVINO)"] = _session_call(OpenVinoSession(classifier.path.read_bytes()))
+            if isinstance(classifier, OnnxClassifier) and classifier.path:
+                ways[f"{name} (OpenVINO)"] = _call(OpenVinoSession(classifier.path.read_bytes()), classifier)
     return ways
 
 
-def _session_call(session):
-    return lambda images: session.run(images, "probabilities")
+def _call(session, classifier):
+    """images -> probabilities; of a selective file, with the second views that so many images of val needed."""
+    selective, debt = classifier.metadata.selective, 0.0
+    if not selective:
+        return lambda images: session.run(images, PROBABILITIES)
+    second = selective["views"] - 1
+
+    def call(images):
+        nonlocal debt
+        found = session.run(images, PROBABILITIES)
+        debt += len(images) * second
+        mirrored = flip_images(images[: int(debt)])
+        debt -= len(mirrored)
+        if len(mirrored):
+            session.run(mirrored, PROBABILITIES)
+        return found
+
+    return call
 
 
 def model_ways(model: Any, folder: str) -> dict:

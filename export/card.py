@@ -86,7 +86,8 @@ def _holds(path, text):
 def _card_text(path, metadata, new_size=None):
     figures = path.with_name(f"{name_of(path)}.evaluation_test.json")
     evaluation = read_evaluation(figures) if new_size is None and figures.is_file() else None
-    size = size_of(path) if new_size is None else new_size
+    files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    size = sum(map(size_of, files)) if new_size is None else new_size
     recipe = metadata.recipe | {"weights": markdown(metadata.recipe["weights"])}
     metadata = dataclasses.replace(
         metadata, data=markdown(metadata.data), title=markdown(metadata.title), recipe=recipe
@@ -260,6 +261,11 @@ def _parity(metadata):
         f"TTA and without, the float32 graph's logits differ from those of Keras by at most {worst:.1e}; "
         f"{sum(check['mismatches'] for check in parity['checks'])} predictions differ beyond ties."
     )
+    if metadata.golden:
+        text += (
+            " The file carries its answers to 16 generated images: `keras-cifar doctor FILE` says whether it gives the "
+            "same on another machine."
+        )
     if int8 := metadata.quantization:
         text += (
             f" INT8 was made from it, calibrated on {int8['calibrated_on']} training images, with "

@@ -4,11 +4,11 @@ import importlib.util
 from collections.abc import Iterator
 
 from export.classifier import FileClassifier, OnnxClassifier
-from export.kinds import SUFFIXES
 from export.open_file import open_file
 from export.runtimes import RUNTIMES
 from keras_cifar.doctor import Row
 from keras_cifar.errors import InputError
+from keras_cifar.files import is_onnx_name
 from keras_cifar.program import install_hint
 
 
@@ -38,7 +38,7 @@ def _rows(path, classifier):
         yield "info", "unsure", f"below a probability of {classifier.reject_threshold:.4f}"
     first = _check(classifier)
     yield first
-    others = RUNTIMES if path.lower().endswith(SUFFIXES["ONNX"]) and first[0] != "missing" else ()
+    others = RUNTIMES if is_onnx_name(path) and first[0] != "missing" else ()
     for name in others:
         if name == "openvino" and importlib.util.find_spec("openvino") is None:
             yield "missing", f"self-check, {name}", f"not installed: {install_hint('fast')}"

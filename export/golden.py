@@ -15,9 +15,9 @@ from keras_cifar.errors import InputError
 
 COUNT = 16
 FORMULA = 1
-# Of `logits_difference`, as `python -m benchmarks golden RUN` measured: runtimes, optimisations and instruction sets
-# differ by at most 0.000002 in float32 and by 0.035 in INT8, where sums that saturate differ by 0.19.
-TOLERANCES = {"float32": 0.001, "int8": 0.08}
+# Of `logits_difference`. Between what runtimes, optimisations and instruction sets differ by where all is right, and
+# what sums that saturate differ by: `benchmarks/results/golden.md`, which `python -m benchmarks golden RUN` measured.
+TOLERANCES = {"float32": 0.001, "int8": 0.12}
 # The largest cells of the coarsest pattern are a half of the side, those of the finest a 32nd.
 _OCTAVES = 5
 _ROUGHNESS = ((16, 8, 4, 2, 1), (4, 4, 2, 2, 1), (1, 1, 1, 1, 1), (1, 1, 2, 4, 4))

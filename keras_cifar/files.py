@@ -23,6 +23,11 @@ _OURS = re.compile(re.escape(PARTIAL) + r".+-[a-z0-9_]{8}(\.\w+)?")
 _UNLOCKED_SECONDS = 60
 
 
+def is_onnx_name(path: str) -> bool:
+    """Whether a path names an ONNX file, as opposed to a run folder or an image."""
+    return path.lower().endswith(".onnx")
+
+
 def check_output(path: str | os.PathLike) -> None:
     """Raises InputError where a file cannot be written, so that it is said before long work and not after it."""
     path = pathlib.Path(os.path.realpath(path))

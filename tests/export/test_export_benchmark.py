@@ -7,8 +7,9 @@ from conftest import randomize_batch_norms
 from PIL import Image
 
 import cli
-from export.benchmark import benchmark_files, describe_benchmark, model_ways
+from export.benchmark import benchmark_files, describe_benchmark, file_ways, model_ways
 from export.classifier import OnnxClassifier
+from export.metadata import Metadata
 from keras_cifar.errors import InputError
 from keras_cifar.model.build import build_model, load_classifier
 from keras_cifar.model.specs import BACKBONES
@@ -82,3 +83,28 @@ def test_bad_benchmark_is_one_sentence(exported, capsys, options, words):
     assert cli.main(["benchmark", *[option.format(file=file) for option in options]]) == 2
     error = capsys.readouterr().err
     assert words in error and len(error.strip().splitlines()) == 1
+
+
+def test_a_selective_file_takes_second_views_in_the_share_that_val_needed():
+    class Counting:
+        def __init__(self):
+            self.seen = []
+
+        def run(self, images, output):
+            self.seen.append(len(images))
+            return np.zeros((len(images), 10), np.float32)
+
+    session = Counting()
+    metadata = Metadata([], [], {}, False, selective={"threshold": 0.5, "views": 1.25})
+    way = file_ways({"x": FileClassifierOf(session, metadata)})["x"]
+    for _ in range(8):
+        way(np.zeros((1, 8, 8, 3), np.uint8))
+    assert sum(session.seen) == 10, "every fourth image twice"
+    session.seen.clear()
+    way(np.zeros((8, 8, 8, 3), np.uint8))
+    assert session.seen == [8, 2]
+
+
+class FileClassifierOf:
+    def __init__(self, session, metadata):
+        self.session, self.metadata = session, metadata

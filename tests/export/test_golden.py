@@ -7,7 +7,9 @@ import numpy as np
 import onnx
 import pytest
 
+import cli
 from export import OnnxClassifier
+from export.classifier import PRETRAINED
 from export.golden import COUNT, TOLERANCES, golden_images, logits_difference, make_golden
 from export.runtimes import OnnxSession
 from keras_cifar.errors import InputError
@@ -114,3 +116,49 @@ def test_difference_is_a_share():
         0.01 * np.sqrt(np.mean(expected**2)) / np.sqrt(np.mean((expected - expected.mean(1, keepdims=True)) ** 2))
     )
     assert np.isfinite(logits_difference(np.zeros((16, 10)), np.ones((16, 10))))
+
+
+def test_the_packaged_file_proves_itself():
+    assert OnnxClassifier(self_check=True).path == PRETRAINED
+
+
+def test_doctor_checks_a_file_on_every_runtime(exported, tmp_path, capsys):
+    path = exported["folder"] / "level4_int8.onnx"
+    assert cli.main(["doctor", str(path)]) == 0
+    rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert {state for state, _ in rows} <= {"ok", "info", "missing"}
+    for name in ("onnxruntime", "onnxruntime-exact", "openvino"):
+        assert sum(text.startswith(f"self-check, {name} ") for _, text in rows) == 1
+
+    (tmp_path / "old.onnx").write_bytes(with_golden(path, lambda golden: None))
+    assert cli.main(["doctor", str(tmp_path / "old.onnx")]) == 0
+    assert capsys.readouterr().out.count("carries no golden answers") == 1
+
+    other = with_golden(path, lambda golden: {**golden, "logits": [row[::-1] for row in golden["logits"]]})
+    (tmp_path / "other.onnx").write_bytes(other)
+    assert cli.main(["doctor", str(tmp_path / "other.onnx")]) == 1
+    assert "failed   self-check, onnxruntime" in capsys.readouterr().out
+
+    (tmp_path / "damaged.onnx").write_bytes(with_golden(path, lambda golden: 5))
+    assert cli.main(["doctor", str(tmp_path / "damaged.onnx")]) == 1
+    assert "damaged; copy or export it again" in capsys.readouterr().out
+    assert cli.main(["doctor", str(tmp_path / "none.onnx")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_sums_that_saturate_fail_the_check(kept_in_full):
+    """As on a CPU without VNNI: the products of two neighbours are added in 16 bits, here by hand in the last layer."""
+    golden, spread, saturated = kept_in_full
+    assert logits_difference(np.asarray(golden), spread) <= TOLERANCES["int8"]
+    assert logits_difference(np.asarray(golden), saturated) > TOLERANCES["int8"]
+
+
+@pytest.fixture
+def kept_in_full():
+    """Logits of a layer whose weights use 8 full bits: exact, rounded otherwise, and with saturated pairs."""
+    random = np.random.default_rng(0)
+    inputs = random.integers(0, 256, (COUNT, 512)).astype(np.int64)
+    weights = random.integers(-127, 128, (512, 10)).astype(np.int64)
+    pairs = inputs[:, ::2, None] * weights[::2] + inputs[:, 1::2, None] * weights[1::2]
+    exact = pairs.sum(axis=1).astype(np.float64)
+    return exact, exact + random.normal(0, 0.02 * exact.std(), exact.shape), np.clip(pairs, -32768, 32767).sum(axis=1)
