@@ -450,7 +450,7 @@ def _export(args):
         packing = dataclasses.replace(packing, triton=args.triton)
         if packing.is_empty:
             raise InputError(
-                "Expected a run, or with .onnx files a place to put them (--web, --web-single, --docker, --triton, "
+                "Expected a RUN, or with .onnx files a place to put them (--web, --web-single, --docker, --triton, "
                 "--ovms), but got none; name one."
             )
     packing.check()
