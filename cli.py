@@ -442,17 +442,18 @@ def _evaluate_file(args):
 
 
 def _export(args):
+    is_packed = any([args.web, args.web_single, args.docker, args.triton, args.ovms])
+    if not is_packed and all(one.lower().endswith(".onnx") for one in args.run):
+        raise InputError(
+            "Expected a RUN, or with .onnx files a place to put them (--web, --web-single, --docker, --triton, --ovms), "
+            "but got none; name one."
+        )
     from export.packing import Packing, files_to_pack
 
     files = files_to_pack(args.run)
     packing = Packing(args.web, args.web_single, args.ort_web, args.docker, args.ovms, None, args.overwrite)
     if files is not None:
         packing = dataclasses.replace(packing, triton=args.triton)
-        if packing.is_empty:
-            raise InputError(
-                "Expected a RUN, or with .onnx files a place to put them (--web, --web-single, --docker, --triton, "
-                "--ovms), but got none; name one."
-            )
     packing.check()
     files = _exported(args, packing) if files is None else files
     if files and not packing.is_empty:
