@@ -445,8 +445,8 @@ def _export(args):
     is_packed = any([args.web, args.web_single, args.docker, args.triton, args.ovms])
     if not is_packed and all(one.lower().endswith(".onnx") for one in args.run):
         raise InputError(
-            "Expected a RUN, or with .onnx files a place to put them (--web, --web-single, --docker, --triton, --ovms), "
-            "but got none; name one."
+            "Expected a RUN, or with .onnx files a place to put them (--web, --web-single, --docker, --triton, "
+            "--ovms), but got none; name one."
         )
     from export.packing import Packing, files_to_pack
 
