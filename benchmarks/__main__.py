@@ -34,8 +34,13 @@ def main():
         if name == "certainty":
             of_a_run.add_argument("--photos", required=True, help="a folder with labels.csv: file, cifar10")
             of_a_run.add_argument("--files", required=True, help="folder for files and logits")
+    of_server = names.add_parser("serve", help="needs litserve and python-multipart")
+    of_server.add_argument("--seconds", type=float, default=60, help="of each load; default: 60")
     of_photos = names.add_parser("resize")
     of_photos.add_argument("photos", help="a folder with labels.csv: file, imagenet_index")
+    of_page = names.add_parser("web", help="needs Chromium, its driver and selenium")
+    of_page.add_argument("photos", help="a folder of images")
+    of_page.add_argument("files", nargs="*", help="that `export` wrote; default: the package's classifier")
     of_cifar = names.add_parser("alike")
     of_cifar.add_argument("--data-dir", help="folder of prepared TFDS data sets")
     documents = names.add_parser("figures", help="compare the documents with the files behind them")
@@ -52,6 +57,10 @@ def main():
         return figures.main(args.write)
     if args.name == "alike":
         return measure(args.name, args.data_dir)
+    if args.name == "web":
+        return measure(args.name, args.photos, args.files)
+    if args.name == "serve":
+        return measure(args.name, args.seconds)
     if args.name == "resize":
         return measure(args.name, args.photos)
     options = [args.run, args.data_dir, args.limit] if args.name in OF_A_RUN else []

@@ -16,7 +16,7 @@ _LEVEL5 = "results/cifar10-jpeg-efficientnet_lite0-level5"
 _LONG = "results/cifar10-jpeg-efficientnet_lite0-long"
 _PACKAGED = "export/pretrained/cifar10_efficientnet_lite0_int8"
 _README, _BENCHMARKS, _CHOICES = "README.md", "benchmarks/README.md", "results/choices/README.md"
-_RESULTS_PAGE, _DATA_PAGE = "docs/results.md", "docs/data.md"
+_RESULTS_PAGE, _DATA_PAGE, _SERVE_PAGE = "docs/results.md", "docs/data.md", "docs/serve.md"
 _RECIPES, _SPECS = "keras_cifar/recipes.py", "keras_cifar/model/specs.py"
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -49,6 +49,12 @@ NO_MEASUREMENTS = {
     r"Python 3\.\d+|onnxruntime 1\.\d+": "version",
     r"more than 128(?=\s+together)|at most 128(?=\s+together)|\b[78] bits\b": "property of the grid of INT8 weights",
     r"Apache-2\.0": "licence",
+    r"\b64(?: and 512)? clients\b|^\|[^|]*\| (?:64|512)(?= \|)": "setting: clients of a load test",
+    r"\| (?:400|408|413|503)\b|else 503|with (?:400|500)\s+by": "status of HTTP",
+    r"at most 16 times that": "limit of export/serve/bodies.py",
+    r"at most 4 MiB": "limit of export/serve/protocol.py",
+    r"127\.0\.0\.1": "address",
+    r"Pillow 13|over 16 megapixels": "version, and limit, that export/web/static/pixels.js names",
 }
 
 
@@ -536,10 +542,74 @@ def alike(read: Reader) -> Iterator[Claim]:
     )  # fmt: skip
 
 
+def serve(read: Reader) -> Iterator[Claim]:
+    """The server under load, beside others."""
+    found = read(f"{_RESULTS}/serve.json")
+    before, after = found["load_average"]
+    seconds = found["seconds"]
+    yield Claim(
+        _SERVE_PAGE,
+        "both views) on {} cores, which the clients share; `serve` for {:.0f} s at each number of clients, the others "
+        "for {:.0f} s",
+        (_WORDS[found["cpus"]], seconds, seconds / 6),
+    )
+    yield Claim(_SERVE_PAGE, "its load average was {:.0f} before and {:.0f} after", (before, after))
+    for name, title in (("serve", "`serve`"), ("LitServe", "LitServe"), ("FastAPI", "FastAPI")):
+        for clients, row in found["photos"][name].items():
+            percentiles = (row[f"p{n}_ms"] / 1000 for n in (50, 95, 99))
+            yield Claim(
+                _SERVE_PAGE,
+                f"| {title} | {clients} | {{:,}} | {{}} | {{:.0f}} | {{:.2f}} | {{:.2f}} | {{:.2f}} | {{:.1f}} | "
+                "{} to {} |",
+                (row["answers"], row["lost"], row["images_per_second"], *percentiles, row["cpu_ms_per_image"],
+                 row["memory_mb"][0], row["memory_mb"][-1]),
+            )  # fmt: skip
+    runtime = found["runtime"]["images_per_second"]
+    shared, alone = (found["tensors"][way]["images_per_second"] for way in ("batching", "without_batching"))
+    milliseconds = found["one_client"]["milliseconds"]
+    yield Claim(
+        _SERVE_PAGE,
+        "`serve` answers {:.0f} images/s, and {:.0f} images/s with `--batch 1`; the runtime by itself gave {:.0f} "
+        "images/s at batch 64 and {:.0f} at batch 1",
+        (shared, alone, runtime["64"], runtime["1"]),
+    )
+    yield Claim(
+        _SERVE_PAGE,
+        "A single client waits {:.1f} ms where `OnnxClassifier` takes {:.1f} ms (the fastest tenth of the answers; the "
+        "medians are {:.1f} and {:.1f} ms)",
+        (
+            milliseconds["serve"][0],
+            milliseconds["OnnxClassifier"][0],
+            milliseconds["serve"][1],
+            milliseconds["OnnxClassifier"][1],
+        ),
+    )
+
+
+def web(read: Reader) -> Iterator[Claim]:
+    """The page without a server, on photographs."""
+    found = read(f"{_RESULTS}/web.json")
+    int8, float32 = (found["models"][name] for name in ("cifar10_efficientnet_lite0_int8", "level5_fp32"))
+    yield Claim(
+        _SERVE_PAGE,
+        "On {} photographs of all sizes and shapes (`python -m benchmarks web PHOTOS`) the page in Chromium sees the "
+        "same pixels as `decode_image` on all {}. A float32 file (level 5, one view) gives the same top class on all "
+        "{}; the package's INT8 file on {}:",
+        (found["photos"], int8["same_pixels"], float32["same_top1"], int8["same_top1"]),
+        holds=found["photos"] == int8["same_pixels"] == float32["same_pixels"] == float32["same_top1"],
+    )
+    yield Claim(
+        _SERVE_PAGE,
+        "An image takes {:.0f} ms in float32 with one view at 224 px and {:.0f} ms in INT8 with two views at 160 px, "
+        "on one thread. The page as one file with both models has {:.1f} MB",
+        (float32["milliseconds"], int8["milliseconds"], found["page_bytes"] / 1e6),
+    )
+
+
 SOURCES = (
     ladder, long_ladder, level5, packaged, tuning_level1, tuning_level3, gradients, step, avx2, startup, evaluate,
     memory, level1, onnx, quantization, resize, stores, large, alike, choices, choices_of_level5, choices_of_views,
-    choices_of_padding, intervals,
+    choices_of_padding, intervals, serve, web,
 )  # fmt: skip
 
 

@@ -197,7 +197,8 @@ class OnnxClassifier(FileClassifier):
     Args:
         path: the file, its bytes, or an open binary file; None for the CIFAR-10 classifier that comes with the package.
         provider: a name in `export.runtimes.RUNTIMES`: "onnxruntime", or "openvino" where installed (extra `fast`),
-            which runs in float32 or the file's INT8; "onnxruntime-exact" never saturates 8-bit sums.
+            which runs in float32 or the file's INT8; "onnxruntime-exact" never saturates 8-bit sums,
+            "onnxruntime-patient" leaves the CPU to others while its threads wait for each other.
         threads: of one call; 0 for the runtime's own choice.
         self_check: refuse a file that does not compute here what it did where it was exported, see `self_check`.
 

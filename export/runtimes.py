@@ -46,10 +46,12 @@ class OnnxSession:
         model: the bytes of an ONNX file.
         threads: of one call; 0 for onnxruntime's own choice.
         exact: never saturate: 8-bit sums take another way on CPUs without VNNI, a third slower.
+        spinning: threads that wait for each other keep a CPU busy, which is faster where nobody else needs it.
     """
 
-    def __init__(self, model: bytes, threads: int = 0, exact: bool = False):
+    def __init__(self, model: bytes, threads: int = 0, exact: bool = False, spinning: bool = True):
         options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         options.add_session_config_entry("session.x64quantprecision", str(int(exact)))
         options.log_severity_level = _FATAL
         options.intra_op_num_threads = threads
@@ -112,4 +114,5 @@ class OpenVinoSession:
 
 register_runtime("onnxruntime", OnnxSession)
 register_runtime("onnxruntime-exact", functools.partial(OnnxSession, exact=True))
+register_runtime("onnxruntime-patient", functools.partial(OnnxSession, spinning=False))
 register_runtime("openvino", OpenVinoSession)

@@ -100,6 +100,7 @@ def _extras():
     for name, module, package, use, extra in (
         ("KerasTuner", "keras_tuner", "keras-tuner", "for tune", "tune"),
         ("OpenVINO", "openvino", "openvino", "for faster training and evaluation on a CPU", "fast"),
+        ("uvicorn", "uvicorn", "uvicorn", "for serve", "serve"),
     ):
         if importlib.util.find_spec(module):
             yield "ok", name, importlib.metadata.version(package)

@@ -173,7 +173,7 @@ def private_names(tree):
     """The names with one underscore that a file defines or sets, and those that it reads of some object."""
     ours, read = set(), set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             ours.add(node.name)
         elif isinstance(node, ast.Name):
             ours.add(node.id)

@@ -322,7 +322,7 @@ def test_a_runtime_from_outside_is_one_registration(exported, val, added):
     path = exported["folder"] / "level4_fp32.onnx"
     found = OnnxClassifier(path, provider="backwards").predict_logits(val.images[:8])
     assert np.allclose(found, OnnxClassifier(path).predict_logits(val.images[:8]), atol=1e-4)
-    with pytest.raises(InputError, match="--provider among onnxruntime, onnxruntime-exact, openvino, backwards"):
+    with pytest.raises(InputError, match=r"--provider among onnxruntime, onnxruntime-exact, .*, openvino, backwards"):
         OnnxClassifier(path, provider="cuda")
 
 

@@ -45,7 +45,7 @@ def test_images_are_the_same_on_every_machine():
     assert len({image.tobytes() for image in images}) == COUNT and images.min() == 0 and images.max() == 255
 
 
-@pytest.mark.parametrize("provider", ["onnxruntime", "onnxruntime-exact", "openvino"])
+@pytest.mark.parametrize("provider", ["onnxruntime", "onnxruntime-exact", "onnxruntime-patient", "openvino"])
 def test_an_exported_file_proves_itself(path, provider):
     if provider == "openvino":
         pytest.importorskip("openvino")

@@ -1,0 +1,1 @@
+"""A server of exported files: the Open Inference Protocol, images over HTTP, batching, metrics and a page."""

@@ -1,0 +1,1 @@
+"""The page, and how it becomes files for a static host."""
