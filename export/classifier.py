@@ -155,6 +155,18 @@ class OnnxClassifier(Classifier):
     def _run(self, images, output):
         return self.session.run(images, output)
 
+    def model_bytes(self) -> bytes:
+        """The file that was opened.
+
+        Raises:
+            InputError: it has changed since.
+        """
+        source, _, _, digest = self._origin
+        model = _read(source)
+        if hashlib.sha256(model).hexdigest() != digest:
+            raise InputError(f"Expected the model that was opened in {source}, but the file has changed since; repeat.")
+        return model
+
     def __reduce__(self):
         return _reopen, (type(self), *self._origin)
 
