@@ -9,6 +9,8 @@ KERAS = ["keras>=3.15,<3.16", "tensorflow>=2.21,<2.22"]
 TUNE = ["keras-tuner>=1.4.8,<1.5"]
 HEIC = ["pillow-heif>=1.1"]
 MLFLOW = ["mlflow-skinny>=3.4", "sqlalchemy>=2", "alembic>=1.13"]
+RAY = ["ray[data]>=2.60,<2.64"]
+JAX = ["jax>=0.10.2,<0.11"]
 NOTEBOOK = ["nbclient>=0.10", "ipykernel>=6.29"]
 TEST = [
     *LITE,
@@ -60,6 +62,8 @@ setup(
         "tune": TUNE,
         "heic": HEIC,
         "mlflow": MLFLOW,
+        "ray": RAY,
+        "jax": JAX,
         "test": TEST,
     },
 )

@@ -22,13 +22,11 @@ _FEWEST_ROWS, _MOST_ROWS, _PARTS = 256, 4096, 64
 
 
 class Part(Protocol):
-    """Images that are predicted together; it can be pickled, and read on another machine.
+    """Images that are predicted together; it can be pickled, and read on another machine."""
 
-    Attributes:
-        name: of it, for people.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """It, for people."""
 
     def images(self) -> Iterator[tuple[str, str | bytes | None]]:
         """The name of each image, which its row has as `path`, and the path or the bytes to decode it from."""

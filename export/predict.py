@@ -141,12 +141,13 @@ def predict_images(
     images = iter(images)
     with concurrent.futures.ThreadPoolExecutor(decoders) as pool:
         while batch := list(itertools.islice(images, _BATCH)):
-            decoded = list(pool.map(lambda image: _decode(*image, classifier.side, classifier.resize), batch))
+            decoded = list(pool.map(lambda image: _decode(image, classifier.side, classifier.resize), batch))
             yield _predict_batch(classifier, [name for name, _ in batch], decoded, top_k)
 
 
-def _decode(name, source, side, resize):
+def _decode(image, side, resize):
     """The pixels, or the reason as a string: an image must not stop the others."""
+    name, source = image
     if isinstance(source, str) and os.path.isdir(source):
         return "no image in this folder"
     try:

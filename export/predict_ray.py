@@ -13,6 +13,7 @@ import pickle
 import socket
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 from export.classifier import OnnxClassifier
 from export.inputs import Inputs
@@ -27,6 +28,7 @@ from export.predict_shards import (
 )
 from keras_cifar.checks import Number
 from keras_cifar.errors import InputError, first_line
+from keras_cifar.files import temporary_folder
 from keras_cifar.program import install_hint
 from keras_cifar.terminal import hold_stderr
 
@@ -88,6 +90,8 @@ def _check_port(address):
 
 
 def _unreachable(address, reason):
+    if address == "local":
+        return InputError(f"Expected to start Ray on this machine, but: {reason}; fix this and run the command again.")
     return InputError(
         f"Expected a Ray cluster at {address}, but it cannot be reached ({reason}); check `ray status` there, or leave "
         "--address out to use this machine."
@@ -120,9 +124,11 @@ def predict_on_ray(
     for left in output.folder.glob(f"{_TRIED}*"):
         left.unlink(missing_ok=True)
     failed: list[str] = []
+    without_parts = dataclasses.replace(output, parts={})
     if missing:
-        with _connected(cluster, len(missing)), progress_bar(output, inputs) as bar:
-            for row in _results(classifier, output, top_k, cluster):
+        with _connected(cluster, len(missing)) as home, progress_bar(output, inputs) as bar:
+            model = classifier.model_bytes(), classifier.provider
+            for row in _results(cluster, missing, (*model, cluster.threads, without_parts, top_k, home)):
                 if row["is_fatal"]:
                     raise InputError(row["error"])
                 failed += [row["error"]] if row["error"] else []
@@ -132,39 +138,57 @@ def predict_on_ray(
 
 @contextlib.contextmanager
 def _connected(cluster, parts):
-    """Within it, Ray runs; one that was started for it ends with it."""
+    """Within it, Ray runs; one that was started for it ends with it. Yields the home for workers, None for theirs."""
     import ray
 
+    if ray.is_initialized():
+        yield None
+        return
+    home = os.environ.get("HOME") if cluster.place == "local" else None
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    options = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if cluster.place == "local":
-        count = min(cluster.workers or parts, parts) * cluster.threads
-        count = count if cluster.workers else min(count, os.cpu_count() or 1)
-        options |= {
-            "include_dashboard": False,
-            "object_store_memory": _STORE_BYTES,
-            "num_cpus": max(count, cluster.threads),
-        }
-    is_ours = not ray.is_initialized()
-    if is_ours:
+    with contextlib.ExitStack() as stack:
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if cluster.place == "local":
+            options |= _own_ray(cluster, parts, stack)
         try:
             with hold_stderr():
                 ray.init(address=cluster.place, **options)
         except (Exception, SystemExit) as error:
-            raise _unreachable(cluster.place, first_line(error) or type(error).__name__) from error
-    try:
-        yield
-    finally:
-        if is_ours:
+            raise _unreachable(cluster.place, str(error).partition("\n")[0] or type(error).__name__) from error
+        try:
+            yield home
+        finally:
             ray.shutdown()
 
 
-def _results(classifier, output: Output, top_k, cluster) -> Iterator[dict]:
-    """What `Worker` returns of each part, as it is finished."""
+def _own_ray(cluster, parts, stack):
+    """The options of a Ray of this command's own; what they need lasts as long as the stack.
+
+    Ray asks the clouds' metadata services which of them it is in, even where its usage statistics are off, unless its
+    home has the file of a cluster. So it gets a home that has one, in which it also keeps its token; see `Worker`.
+    """
+    home = stack.enter_context(temporary_folder("ray"))
+    pathlib.Path(home, "ray_bootstrap_config.yaml").write_text("{}\n", encoding="utf-8")
+    stack.callback(_set_home, os.environ.get("HOME"))
+    os.environ["HOME"] = home
+    count = (cluster.workers or min(parts, (os.cpu_count() or 1) // cluster.threads)) * cluster.threads
+    return {
+        "include_dashboard": False,
+        "object_store_memory": _STORE_BYTES,
+        "num_cpus": max(count, cluster.threads),
+    }
+
+
+def _set_home(home):
+    os.environ.pop("HOME", None)
+    os.environ.update({} if home is None else {"HOME": home})
+
+
+def _results(cluster: Cluster, missing: dict, arguments: tuple) -> Iterator[dict]:
+    """What `Worker`, made of those arguments, returns of each missing part, as it is finished."""
     import ray
     import ray.data
 
-    missing = output.missing()
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if cpus < cluster.threads:
         raise InputError(f"Expected {cluster.threads} CPUs for a worker, but the cluster has {cpus}; lower --threads.")
@@ -172,13 +196,12 @@ def _results(classifier, output: Output, top_k, cluster) -> Iterator[dict]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    model = ray.put(classifier.model_bytes())
     items = [{"part": pickle.dumps((str(path), part))} for path, part in missing.items()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         found = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             Worker,
-            fn_constructor_args=(model, classifier.provider, cluster.threads, output.folder, output.identity, top_k),
+            fn_constructor_args=arguments,
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
             num_cpus=cluster.threads,
@@ -196,19 +219,19 @@ class Worker:
     """One process' classifier; Ray Data makes it, and calls it with one part at a time.
 
     Args:
-        model: reference to the file's bytes.
+        model: the file's bytes.
         provider: see `OnnxClassifier`.
         threads: that predict and decode.
-        folder: for the predictions.
-        identity: of the command, see `Output`.
+        output: see `Output`; its parts are not needed.
         top_k: classes a row.
+        home: of the user; None for what this process has.
     """
 
-    def __init__(self, model, provider: str, threads: int, folder: pathlib.Path, identity: dict, top_k: int):
-        import ray
-
-        self.classifier = OnnxClassifier(ray.get(model), provider, threads)
-        self.threads, self.folder, self.identity, self.top_k = threads, folder, identity, top_k
+    def __init__(self, model: bytes, provider: str, threads: int, output: Output, top_k: int, home: str | None = None):
+        if home is not None:
+            os.environ["HOME"] = home
+        self.classifier = OnnxClassifier(model, provider, threads)
+        self.threads, self.output, self.top_k = threads, output, top_k
 
     def __call__(self, batch: dict) -> dict:
         """Predicts the part in `batch`; what is wrong with it is returned, as an exception would end the others."""
@@ -227,9 +250,10 @@ class Worker:
         return {"images": [sum(counts)], "error": [error], "is_fatal": [is_fatal]}
 
     def _write(self, path, part, on_rows):
-        if not is_begun(self.folder, self.identity):
+        folder = self.output.folder
+        if not is_begun(folder, self.output.identity):
             raise _Fatal(
-                f"Expected {self.folder} on every machine, but {os.uname().nodename} does not see what this command "
+                f"Expected {folder} on every machine, but {os.uname().nodename} does not see what this command "
                 "began there; choose a folder that all machines share."
             )
         if path.is_file():  # a worker was killed after it had written it
