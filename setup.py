@@ -10,7 +10,7 @@ TUNE = ["keras-tuner>=1.4.8,<1.5"]
 HEIC = ["pillow-heif>=1.1"]
 MLFLOW = ["mlflow-skinny>=3.4", "sqlalchemy>=2", "alembic>=1.13"]
 RAY = ["ray[data]>=2.60,<2.64"]
-JAX = ["jax>=0.10.2,<0.11"]
+JAX = ["jax>=0.10"]
 NOTEBOOK = ["nbclient>=0.10", "ipykernel>=6.29"]
 TEST = [
     *LITE,
@@ -18,6 +18,7 @@ TEST = [
     *TUNE,
     *HEIC,
     *MLFLOW,
+    *JAX,
     "hypothesis>=6",
     "pytest>=8",
     "pytest-xdist>=3.6",

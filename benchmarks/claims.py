@@ -33,6 +33,7 @@ NO_MEASUREMENTS = {
     r"\b20 %(?= of (?:train|them))|below 20 %": "setting: how much of train becomes val",
     r"\(quality 75,\s+4:2:0\)": "property of the data set's files",
     r"\bat most 8 of 64 bits\b|\bcorrelate by 0\.9\b": "limits of keras_cifar/data/looks.py",
+    r"up to 32 steps|as many steps as 32 MB": "limits of keras_cifar/training/feeds.py and fit.py",
     r"a sample of 64|\bdefault 50\b": "settings of keras_cifar/data/image_store.py",
     r"trial 0": "name of a trial",
     r"^\d+\. ": "number of an item in a list",

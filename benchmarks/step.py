@@ -25,7 +25,7 @@ from keras_cifar.speed.fold import fold_batch_norms
 from keras_cifar.speed.graph import split_at_trainable
 from keras_cifar.speed.precision import resolve_precision
 from keras_cifar.training.objective import Objective
-from keras_cifar.training.step import TrainSteps
+from keras_cifar.training.step import StepSettings, TrainSteps
 
 
 def measure() -> dict:
@@ -77,7 +77,7 @@ def _ours(backbone, stages, precision):
     below = lambda images: images  # noqa: E731
     if frozen is not None:
         below = compile_inference(frozen, BATCH, inference_precision(precision, resolve_precision(precision)))
-    steps = TrainSteps(fold_batch_norms(trained), Objective("cross_entropy"), has_weight_decay=False, in_loop=False)
+    steps = TrainSteps(fold_batch_norms(trained), Objective("cross_entropy"), StepSettings(), in_loop=False)
     steps.reset(0.0)
     labels = batch()[1]
     return below, lambda inputs: steps(inputs[None], labels[None], np.array([LEARNING_RATE]))

@@ -35,13 +35,10 @@ def describe_environment(recipe: Recipe, compute: dict, data: dict) -> dict:
         compute: see `keras_cifar.speed.engine.describe_compute`.
         data: see `keras_cifar.data.record.describe_data`.
     """
-    import keras
-
     return {
         "started": utc_now(),
         "python": platform.python_version(),
         "packages": package_versions(),
-        "backend": keras.backend.backend(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_name(),
         "cpus": cpu_count(),
@@ -136,6 +133,17 @@ def has_accelerator() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def device_memory() -> int | None:
+    """Bytes of memory of the accelerator that Keras computes on; None without one, or where it does not say."""
+    import keras
+
+    if keras.backend.backend() != "jax":  # TensorFlow tells what is used, not what there is
+        return None
+    import jax
+
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def free_memory() -> int:

@@ -6,9 +6,12 @@ Of images in memory one fused gather does all but the policy.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
 from keras_cifar.data.datasets import image_digests
 from keras_cifar.data.mixing import erase, mix
@@ -126,19 +129,45 @@ def _shuffled(slots, count, seed):
     return tf.raw_ops.RandomIndexShuffle(index=slots, seed=key, max_index=tf.constant(count - 1, tf.int64), rounds=8)
 
 
-def compile_draw_fn(draw):
-    """What a function of `make_draw_fn` gives for the steps from `start` (included) to `stop` (excluded).
+def compile_draw_fn(draw: Callable, kinds: tuple = (tf.int64, tf.int64)) -> Callable[[int, int], list[np.ndarray]]:
+    """What a function of a step gives for the steps from `start` (included) to `stop` (excluded).
+
+    Args:
+        draw: step (int64 scalar) -> as many tensors as there are kinds, as that of `make_draw_fn`.
+        kinds: dtype of each.
 
     Returns:
-        (start, stop) -> (index, view), each (stop - start, batch_size) int64, as NumPy arrays.
+        (start, stop) -> NumPy arrays (stop - start, ...), one a kind.
     """
-    kinds = (tf.int64, tf.int64)
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.int64)] * 2, autograph=False)
     def draw_steps(start, stop):
         return tf.map_fn(draw, tf.range(start, stop), fn_output_signature=kinds)
 
     return lambda start, stop: [part.numpy() for part in draw_steps(start, stop)]
+
+
+def make_place_fn(count: int, batch_size: int, augmentation: Augmentation, seed: int) -> Callable:
+    """A pure function of the global step that says which images that step sees, and how each is cropped and mirrored.
+
+    Args:
+        count, batch_size, augmentation, seed: see `make_draw_fn`.
+
+    Returns:
+        step (int64 scalar) -> index (batch_size,) int64, and dy, dx, mirrored, each (batch_size, 1) int32.
+    """
+    table = view_table(count, augmentation)
+    draw = make_draw_fn(count, batch_size, 0 if table is None else len(table), augmentation, seed)
+    table = table if table is None else tf.constant(table)
+
+    def place(step):
+        index, view = draw(step)
+        if table is None:
+            step_seed = tf.stack([tf.constant(seed, tf.int64), step])
+            return index, _random_offsets(batch_size, augmentation, step_seed)
+        return index, tf.unstack(tf.gather_nd(table, tf.stack([view, index], axis=1))[:, :, None], axis=1)
+
+    return place
 
 
 def make_batch_fn(
@@ -161,20 +190,15 @@ def make_batch_fn(
         step (int64 scalar) -> (images (batch_size, H, W, 3) uint8, labels (batch_size,) int64), or with mixed images
         targets (batch_size, C) float32.
     """
-    table = view_table(len(store), augmentation)
-    draw = make_draw_fn(len(store), batch_size, 0 if table is None else len(table), augmentation, seed)
+    place = make_place_fn(len(store), batch_size, augmentation, seed)
     gather = _make_gather_fn(store, augmentation.crop_padding)
     policy = find_policy(augmentation.policy)
-    labels, table = tf.constant(labels, tf.int64), table if table is None else tf.constant(table)
+    labels = tf.constant(labels, tf.int64)
 
     def batch_at(step):
-        index, view = draw(step)
-        step_seed = tf.stack([tf.constant(seed, tf.int64), step])
-        if table is None:
-            offsets = _random_offsets(batch_size, augmentation, step_seed)
-        else:
-            offsets = tf.unstack(tf.gather_nd(table, tf.stack([view, index], axis=1))[:, :, None], axis=1)
+        index, offsets = place(step)
         # 0, 1 and 2 are the crops and the flip.
+        step_seed = tf.stack([tf.constant(seed, tf.int64), step])
         seed_of = functools.partial(tf.random.experimental.stateless_fold_in, step_seed)
         images, truth = policy(gather(index, offsets), seed_of(3)), tf.gather(labels, index)
         if augmentation.erasing:
@@ -191,7 +215,7 @@ def _make_gather_fn(store, crop_padding):
     """Indices (B,), offsets -> their images, cropped and mirrored, (B, H, W, 3) uint8."""
     size = store.shape[1:3]
     if isinstance(store, MemoryStore):
-        padded = tf.constant(_pad(store.array, crop_padding))
+        padded = tf.constant(padded_images(store.array, crop_padding))
         return lambda index, offsets: _gather_augmented(padded, size, index, offsets)
 
     def gather(index, offsets):
@@ -247,7 +271,7 @@ def view_images(images: np.ndarray, offsets: np.ndarray, crop_padding: int) -> n
     Returns:
         (N, H, W, 3) uint8.
     """
-    padded, index = tf.constant(_pad(images, crop_padding)), tf.range(len(images), dtype=tf.int64)
+    padded, index = tf.constant(padded_images(images, crop_padding)), tf.range(len(images), dtype=tf.int64)
     return _gather_augmented(padded, images.shape[1:3], index, list(offsets.T[:, :, None])).numpy()
 
 
@@ -271,7 +295,35 @@ def gather_views(views: list[np.ndarray], view: np.ndarray, index: np.ndarray) -
     return rows
 
 
-def _pad(images, crop_padding):
+def take_places(padded: Any, size: tuple[int, ...], places: Any) -> Any:
+    """The batch of a step from images in the memory of the device, of whatever backend Keras runs on.
+
+    Args:
+        padded: (N, H + 2 * padding, W + 2 * padding, 3) uint8.
+        size: (H, W).
+        places: (4, B) int32: index, dy, dx, mirrored.
+
+    Returns:
+        (B, H, W, 3) uint8, equal to what `make_batch_fn` gathers.
+    """
+    if tuple(padded.shape[1:3]) == tuple(size):
+        return _mirrored(ops.take(padded, places[0], axis=0), places[3])
+    if keras.backend.backend() == "tensorflow":
+        index, *offsets = tf.unstack(places)
+        return _gather_augmented(padded, size, index, [offset[:, None] for offset in offsets])
+
+    def cut(place):
+        return ops.slice(padded, (place[0], place[1], place[2], 0), (1, *size, padded.shape[-1]))[0]
+
+    return _mirrored(ops.vectorized_map(cut, ops.transpose(places)), places[3])
+
+
+def _mirrored(images, mirrored):
+    return ops.where(ops.reshape(mirrored == 1, (-1, 1, 1, 1)), images[:, :, ::-1], images)
+
+
+def padded_images(images: np.ndarray, crop_padding: int) -> np.ndarray:
+    """Images (N, H, W, C) with as many zero pixels on each side."""
     margin = (crop_padding, crop_padding)
     return np.pad(images, ((0, 0), margin, margin, (0, 0))) if crop_padding else images
 

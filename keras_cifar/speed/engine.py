@@ -22,6 +22,7 @@ from keras_cifar.speed.keras_internals import flatten_layers, frozen_graph
 from keras_cifar.speed.precision import bfloat16_pays, resolve_precision
 
 ENGINES = ("openvino", "keras")
+LOOPS = ("host", "device")
 
 
 def engine_name() -> str:
@@ -44,6 +45,26 @@ def engine_name() -> str:
     return chosen
 
 
+def loop_kind() -> str:
+    """Who makes the batches: "device" on an accelerator, else "host"; KERAS_CIFAR_LOOP names another.
+
+    Raises:
+        InputError: KERAS_CIFAR_LOOP is neither, or the backend runs step by step only.
+    """
+    compiles = keras.backend.backend() in ("tensorflow", "jax")
+    chosen = os.environ.get("KERAS_CIFAR_LOOP", "device" if compiles and has_accelerator() else "host")
+    if chosen not in LOOPS:
+        raise InputError(
+            f"Expected KERAS_CIFAR_LOOP among {', '.join(LOOPS)}, but it is {chosen!r}; choose one or unset it."
+        )
+    if chosen == "device" and not compiles:
+        raise InputError(
+            "Expected KERAS_BACKEND=tensorflow or jax for KERAS_CIFAR_LOOP=device, but it is "
+            f"{keras.backend.backend()}; unset one of them."
+        )
+    return chosen
+
+
 def inference_precision(precision: str, policy: str) -> str:
     """The dtype policy in whose precision the frozen layers run.
 
@@ -60,14 +81,21 @@ def inference_precision(precision: str, policy: str) -> str:
 
 
 def describe_compute(recipe: Recipe) -> dict[str, str]:
-    """A training's dtype policy, and the engine of the frozen layers with the policy that it computes in.
+    """What a training's numbers depend on besides its recipe: steps of one kind are not resumed in another.
 
     Returns:
-        `precision`, `engine` and `engine_precision`.
+        `backend`, `loop` (see `loop_kind`), the dtype policy `precision`, and of the frozen layers the `engine` and its
+        `engine_precision`.
     """
     policy = resolve_precision(recipe.precision)
     engine_precision = inference_precision(recipe.precision, policy)
-    return {"precision": policy, "engine": engine_name(), "engine_precision": engine_precision}
+    return {
+        "backend": keras.backend.backend(),
+        "loop": loop_kind(),
+        "precision": policy,
+        "engine": engine_name(),
+        "engine_precision": engine_precision,
+    }
 
 
 def compile_inference(

@@ -17,8 +17,7 @@ from keras_cifar.files import read_json, sweep_partials, write_json
 from keras_cifar.speed.kernel_gradient import conv, depthwise_conv
 from keras_cifar.timing import interleaved_seconds, median_rates
 
-# bfloat16 has to be this many times as fast.
-_GAIN = 1.15
+GAIN = 1.15  # that what is faster has to be, to be worth what it changes
 
 
 def resolve_precision(precision: str) -> str:
@@ -45,8 +44,20 @@ def bfloat16_pays(package: str, make_call: Callable) -> bool:
     """
     if not cpu_flags() & {"amx_bf16", "avx512_bf16"} or is_bfloat16_ruled_out():
         return False
-    path = cache_dir() / "bfloat16.json"
     machine = f"{cpu_name()}, {os.cpu_count()} CPUs, {package} {package_versions()[package]}"
+    return kept_gain("bfloat16", machine, make_call, ("float32", "bfloat16")) >= GAIN
+
+
+def kept_gain(name: str, machine: str, make_call: Callable, ways: tuple[str, str]) -> float:
+    """How many times as fast a call is in the second of two ways; timed once for a machine, and kept in the cache.
+
+    Args:
+        name: of the file in the cache.
+        machine: and versions, all that the answer depends on.
+        make_call: way -> a function without arguments that computes in it.
+        ways: two.
+    """
+    path = cache_dir() / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_suffix(".lock"), "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -54,16 +65,15 @@ def bfloat16_pays(package: str, make_call: Callable) -> bool:
         with contextlib.suppress(InputError):  # not there yet, or damaged
             known = read_json(path)
         if machine not in known:
-            known[machine] = _bfloat16_gain(make_call)
+            known[machine] = _timed_gain(make_call, ways)
             write_json(path, known)
             sweep_partials(path.parent)
-    return known[machine] >= _GAIN
+    return known[machine]
 
 
-def _bfloat16_gain(make_call):
-    """How many times as fast a call is in bfloat16."""
-    rates = median_rates(interleaved_seconds({dtype: make_call(dtype) for dtype in ("float32", "bfloat16")}), 1)
-    return rates["bfloat16"] / rates["float32"]
+def _timed_gain(make_call, ways):
+    rates = median_rates(interleaved_seconds({way: make_call(way) for way in ways}), 1)
+    return rates[ways[1]] / rates[ways[0]]
 
 
 def _convolutions_step(dtype):

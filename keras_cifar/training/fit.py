@@ -7,6 +7,7 @@ state saved at any step leads to the same weights, to the bit.
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -32,19 +33,18 @@ from keras_cifar.evaluation.predict import predict_logits
 from keras_cifar.metrics import cross_entropy, top1
 from keras_cifar.model.build import stage_of_layers
 from keras_cifar.recipes import Recipe
-from keras_cifar.speed.engine import compile_inference, describe_compute
+from keras_cifar.speed.engine import compile_inference, describe_compute, loop_kind
 from keras_cifar.speed.fold import fold_batch_norms
 from keras_cifar.speed.graph import BACKBONE, split_at_trainable
 from keras_cifar.training.features import FeatureCache
+from keras_cifar.training.feeds import STEPS_A_CALL, ResidentImages, image_feed, model_feed, resident_images
 from keras_cifar.training.objective import Objective
 from keras_cifar.training.step import StepSettings, TrainSteps, learning_rates
 
 # Images a call where no gradient is taken; of stored pooled features, which are small, many more.
 _FEATURE_BATCH = 64
 _POOLED_BATCH = 2048
-# Steps a call and their bytes of inputs, at most, where inputs are pooled features: what surrounds such a step in
-# Python takes many times as long as the step.
-_STEPS_A_CALL = 32
+# Bytes of inputs of the steps of one call, at most.
 _BYTES_A_CALL = 2**25
 
 
@@ -60,7 +60,9 @@ class TrainedPart:
         class_weights: (C,) float32, see `keras_cifar.training.class_weights`; None for all the same.
 
     Attributes:
-        steps_per_call: steps in one call, at most, where inputs are pooled features.
+        loop: see `keras_cifar.speed.engine.loop_kind`.
+        steps_per_call: steps in one call, at most, on an accelerator and where inputs are pooled features: what
+            surrounds such a step in Python takes many times as long as the step.
         trained: stored features, or images -> logits.
         val: val, its images replaced by their stored features where there is room for them.
         computed: images that the frozen part was run on to fill the cache.
@@ -74,17 +76,21 @@ class TrainedPart:
     ):  # fmt: skip
         self.recipe, self.train, self.val = recipe, train, val
         self.cache, self.class_weights = cache or FeatureCache.of_user(), class_weights
-        self.steps_per_call = _STEPS_A_CALL
+        self.steps_per_call, self.loop = STEPS_A_CALL, loop_kind()
         frozen, trained = split_at_trainable(model)
         self.trained = fold_batch_norms(trained)
         self._scales = _rate_scales(recipe, model, self.trained)
         self.train_views: list[np.ndarray] | None = None
         self.train_below: Callable | None = None
+        self.feed = model_feed(self.trained)
+        self.resident: ResidentImages | None = None
         self.val_below: Callable | None = None
         self.computed, self.val_is_stored, self.no_room = 0, False, False
         self._steps: TrainSteps | None = None
         if frozen is not None:
             self._run_frozen_part(frozen)
+        if self.loop == "device" and not self.train_is_stored:
+            self._feed_on_device(frozen)
 
     @property
     def train_is_stored(self):
@@ -116,12 +122,21 @@ class TrainedPart:
                 self.train_views = views
         if self.train_views is None:
             self.no_room = table is not None
-            self.train_below = lambda images: compiled(len(images))(images)
+            if self.loop == "host":
+                self.train_below = lambda images: compiled(len(images))(images)
         if self.cache.has_room_for(frozen, len(self.val)):
             with contextlib.suppress(NoRoomError):
                 self.val, self.val_is_stored = Split.of(stored(self.val, "val"), self.val.labels), True
         if not self.val_is_stored:
             self.val_below = compiled(_FEATURE_BATCH)
+
+    def _feed_on_device(self, frozen):
+        """Frozen layers run within the step; so does the augmentation, of images that the device has room for."""
+        if frozen is not None:
+            self.feed = image_feed(frozen)
+        self.resident = resident_images(self.train.store, Augmentation.of(self.recipe), self.feed)
+        if self.resident is not None:
+            self.feed = self.resident.feed
 
     def train_steps(self, weight_decay: float) -> TrainSteps:
         """Steps of `trained` from step 0; compiled once as long as there is weight decay, or is none."""
@@ -129,7 +144,7 @@ class TrainedPart:
             recipe = self.recipe
             settings = StepSettings(weight_decay > 0, recipe.clip_norm, recipe.accumulate, recipe.ema, self._scales)
             objective = Objective.of(recipe, self.class_weights)
-            self._steps = TrainSteps(self.trained, objective, settings, self._is_pooled)
+            self._steps = TrainSteps(self.trained, objective, settings, self._in_loop, self.feed)
         self._steps.reset(weight_decay)
         return self._steps
 
@@ -137,8 +152,8 @@ class TrainedPart:
         """What the steps from `start` (included) to `stop` (excluded) see, some steps at once, none across an epoch.
 
         Yields:
-            Inputs of `trained` (S, batch_size, ...), and labels (S, batch_size), or targets (S, batch_size, C) of mixed
-            images.
+            S times what `feed` takes: inputs of `trained` (S, batch_size, ...) or, on an accelerator, images or their
+            places; and labels (S, batch_size), or targets (S, batch_size, C) of mixed images.
         """
         split, augmentation = self.train, Augmentation.of(self.recipe)
         if self.train_views is not None:
@@ -149,24 +164,39 @@ class TrainedPart:
                 index, view = draw_steps(first, last)
                 yield gather_views(self.train_views, view, index), split.labels[index]
             return
+        if self.resident is not None:
+            draw_places = self.resident.draw(batch_size, seed)
+            for first, last in self._calls(batch_size, start, stop):
+                places = draw_places(first, last)
+                yield places, split.labels[places[:, 0]]
+            return
         num_classes = self.trained.output_shape[-1]
         with guarded(split.store) as store:
             batch_at = make_batch_fn(store, split.labels, batch_size, augmentation, seed, num_classes)
-            for images, labels in make_train_dataset(batch_at, start, stop).as_numpy_iterator():
-                yield (images if self.train_below is None else self.train_below(images))[None], labels[None]
+            batches = make_train_dataset(batch_at, start, stop).as_numpy_iterator()
+            for first, last in self._calls(batch_size, start, stop):
+                images, labels = map(np.stack, zip(*itertools.islice(batches, last - first), strict=True))
+                yield images if self.train_below is None else self.train_below(images[0])[None], labels
 
     @property
-    def _is_pooled(self):
-        return self.train_is_stored and len(self.trained.input_shape) == 2
+    def _in_loop(self):
+        return self.loop == "device" or (self.train_is_stored and len(self.trained.input_shape) == 2)
 
     def _calls(self, batch_size, start, stop):
         """Yields the first step of each call from `start` to `stop`, and the one after its last."""
-        per_epoch, size = len(self.train) // batch_size, 4 * batch_size * math.prod(self.trained.input_shape[1:])
-        most = min(self.steps_per_call, max(1, _BYTES_A_CALL // size)) if self._is_pooled else 1
+        per_epoch, size = len(self.train) // batch_size, self._bytes_a_step(batch_size)
+        most = min(self.steps_per_call, max(1, _BYTES_A_CALL // size)) if self._in_loop else 1
         while start < stop:
             after = min(start + most, stop, start - start % per_epoch + per_epoch)
             yield start, after
             start = after
+
+    def _bytes_a_step(self, batch_size):
+        """Of what is sent to the device."""
+        if self.resident is not None:
+            return 16 * batch_size  # four int32 an image
+        itemsize = 1 if self.feed.dtype == "uint8" else 4
+        return itemsize * batch_size * math.prod(self.feed.shape[1:])
 
     def weights(self) -> list[np.ndarray]:
         """Copies of the values of all variables of `trained`."""

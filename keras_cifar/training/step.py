@@ -7,6 +7,9 @@ import numpy as np
 
 from keras_cifar.recipes import Recipe
 from keras_cifar.speed.keras_internals import FusedAdam, moving_averages
+from keras_cifar.speed.xla import xla_pays
+from keras_cifar.training.feeds import Feed, model_feed
+from keras_cifar.training.jax_steps import jax_steps
 from keras_cifar.training.objective import Objective
 
 
@@ -39,20 +42,24 @@ class StepSettings:
 
 
 class TrainSteps:
-    """Takes training steps; on TensorFlow those of one call run in one graph.
+    """Takes training steps; on TensorFlow and JAX those of one call run in one compiled function.
 
     Args:
         model: inputs -> logits; what it was compiled with is replaced.
         objective: what a step minimizes.
         settings: see `StepSettings`.
-        in_loop: whether a call may have several steps. Short steps gain by it.
+        in_loop: whether a call may have several steps. Short steps gain by it, and all on an accelerator.
+        feed: what a step makes of what it is given; None for a model that takes it as it is.
 
     Attributes:
         optimizer: its state is a list of variables.
     """
 
-    def __init__(self, model: keras.Model, objective: Objective, settings: StepSettings, in_loop: bool):
+    def __init__(
+        self, model: keras.Model, objective: Objective, settings: StepSettings, in_loop: bool, feed: Feed | None = None
+    ):
         self.model, self.objective, self.settings = model, objective, settings
+        self.feed = feed or model_feed(model)
         self.optimizer = FusedAdam(
             0.0,
             global_clipnorm=settings.clip_norm or None,
@@ -65,7 +72,11 @@ class TrainSteps:
             self.optimizer.weight_decay = self.optimizer.add_variable((), initializer="zeros", name="weight_decay")
         self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         self.optimizer.build(model.trainable_variables)
-        self._take = self._make_graph(in_loop) if keras.backend.backend() == "tensorflow" else self._make_calls()
+        backend = keras.backend.backend()
+        if backend == "jax":
+            self._take = jax_steps(model, self.optimizer, objective, self.feed, in_loop)
+        else:
+            self._take = self._make_graph(in_loop) if backend == "tensorflow" else self._make_calls()
 
     def reset(self, weight_decay: float) -> None:
         """Goes back to step 0, without moments; see `Recipe` for the weight decay."""
@@ -84,7 +95,7 @@ class TrainSteps:
         """Takes S steps.
 
         Args:
-            inputs: (S, B, ...).
+            inputs: (S, B, ...), or S times what the feed takes.
             truth: labels (S, B) int, or targets (S, B, C) float of a soft objective.
             rates: (S,) learning rates.
 
@@ -97,9 +108,10 @@ class TrainSteps:
     def _make_graph(self, in_loop):
         import tensorflow as tf
 
-        model, optimizer, objective = self.model, self.optimizer, self.objective
+        model, optimizer, objective, feed = self.model, self.optimizer, self.objective, self.feed
 
-        def step(inputs, truth, rate):
+        def step(given, truth, rate):
+            inputs = feed.make(given)
             with tf.GradientTape() as tape:
                 logits = model(inputs, training=True)
                 loss = objective.mean_loss(truth, logits)
@@ -115,14 +127,14 @@ class TrainSteps:
             return tf.map_fn(lambda batch: step(*batch), batches, parallel_iterations=1, fn_output_signature=kinds)
 
         if not in_loop:
-            return tf.function(one, autograph=False, reduce_retracing=True)
-        shapes = (None, *model.input_shape), (None,) * (1 + objective.truth_rank), (None,)
-        kinds = model.inputs[0].dtype, objective.truth_dtype, tf.float32
+            return tf.function(one, autograph=False, reduce_retracing=True, jit_compile=xla_pays())
+        shapes = (None, *feed.shape), (None,) * (1 + objective.truth_rank), (None,)
+        kinds = feed.dtype, objective.truth_dtype, tf.float32
         signature = [tf.TensorSpec(*spec) for spec in zip(shapes, kinds, strict=True)]
-        return tf.function(loop, signature, autograph=False)
+        return tf.function(loop, signature, autograph=False, jit_compile=xla_pays())
 
     def _make_calls(self):
-        """The same by Keras' own steps, one after the other."""
+        """The same by Keras' own steps, one after the other, for PyTorch."""
         self.model.compile(self.optimizer, self.objective.loss, metrics=[self.objective.keras_metric()])
 
         def take(*batches):

@@ -361,8 +361,9 @@ def _check_compute(run, before, compute):
     for field, ours in compute.items():
         if (theirs := before.get(field, ours)) != ours:
             raise InputError(
-                f"Expected to resume {run.path} with {field} {theirs}, but this machine has {ours} now; choose it "
-                "with --precision or KERAS_CIFAR_ENGINE, or pass --overwrite to start again."
+                f"Expected to resume {run.path} with {field} {theirs}, but it is {ours} now; choose it with "
+                "--precision, KERAS_BACKEND, KERAS_CIFAR_ENGINE or KERAS_CIFAR_LOOP, or pass --overwrite to start "
+                "again."
             )
 
 

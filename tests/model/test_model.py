@@ -93,9 +93,9 @@ def test_auto_times_a_convolution_once_and_keeps_what_it_found(gain, policy, tmp
         needs_bfloat16("openvino")  # or it is not timed at all
     else:
         monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
-        monkeypatch.setattr(precision, "_bfloat16_gain", lambda make_call: gain)
+        monkeypatch.setattr(precision, "_timed_gain", lambda make_call, ways: gain)
     first = precision.resolve_precision("auto")
-    monkeypatch.setattr(precision, "_bfloat16_gain", lambda make_call: pytest.fail("timed again"))
+    monkeypatch.setattr(precision, "_timed_gain", lambda make_call, ways: pytest.fail("timed again"))
     assert precision.resolve_precision("auto") == first == (policy or first)
     assert precision.resolve_precision("float32") == "float32"
     (measured,) = read_json(tmp_path / "bfloat16.json").values()
@@ -111,7 +111,7 @@ def test_auto_heeds_what_onednn_may_use(allowed, is_ruled_out, tmp_path, monkeyp
     if allowed is not None:
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
     monkeypatch.setattr(precision, "cpu_flags", lambda: {"avx512_bf16"})
-    monkeypatch.setattr(precision, "_bfloat16_gain", lambda make_call: 2.0)
+    monkeypatch.setattr(precision, "_timed_gain", lambda make_call, ways: 2.0)
     assert precision.bfloat16_pays("tensorflow", None) is not is_ruled_out
 
 

@@ -146,9 +146,9 @@ def test_auto_times_openvino_once(gain, policy, tmp_path, monkeypatch):
         needs_bfloat16("openvino")
     else:
         monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
-        monkeypatch.setattr("keras_cifar.speed.precision._bfloat16_gain", lambda make_call: gain)
+        monkeypatch.setattr("keras_cifar.speed.precision._timed_gain", lambda make_call, ways: gain)
     first = inference_precision("auto", "float32")
-    monkeypatch.setattr("keras_cifar.speed.precision._bfloat16_gain", lambda make_call: pytest.fail("timed again"))
+    monkeypatch.setattr("keras_cifar.speed.precision._timed_gain", lambda make_call, ways: pytest.fail("timed again"))
     assert inference_precision("auto", "float32") == first == (policy or first)
     assert inference_precision("float32", "float32") == "float32"
     assert inference_precision("bfloat16", "mixed_bfloat16") == "mixed_bfloat16"
