@@ -86,6 +86,12 @@ def _add_training_commands(add):
     train.add_argument("--refit", action="store_true", help=text)
     text = f"of {', '.join(OBSERVERS)}, with commas; csv is always written"
     train.add_argument("--log-to", metavar="LOGGERS", help=text)
+    text = "train together with the processes that the same command starts on other machines; needs JAX"
+    train.add_argument("--machines", type=parse_number, metavar="N", help=text)
+    text = "with --machines: where they meet, on machine 0"
+    train.add_argument("--coordinator", metavar="HOST:PORT", help=text)
+    text = "with --machines: which this one is, from 0; machine 0 writes the run folder"
+    train.add_argument("--machine", type=parse_number, metavar="I", help=text)
     _add_reading_options(train)
 
     text = "evaluate a finished run or an exported file, with and without flip TTA"
@@ -294,17 +300,47 @@ def _chosen_levels(level):
 def _train(args):
     recipes = [_resolve(args, level) for level in _chosen_levels(args.level)]
     observers = observers_for(args.log_to)
+    _check_machines(args)
     _import_quietly()
     from keras_cifar.training.train import refit, train_levels
 
-    job = dataclasses.replace(_job(args, args.run_dir), observers=observers)
+    job = dataclasses.replace(_job(args, args.run_dir), observers=observers, machines=_machines(args))
     if not args.refit:
         runs = train_levels(recipes, job)
     elif len(recipes) == 1:
         runs = [refit(recipes[0], job)]
     else:
         raise InputError("Expected --refit with one level, but got it with --level all; name one --level.")
-    print(_next_evaluation(runs[-1], runs[-1].path))
+    if job.machines is None or job.machines.writes:
+        print(_next_evaluation(runs[-1], runs[-1].path))
+
+
+def _check_machines(args):
+    """What needs no import; Keras is to run on JAX then."""
+    if args.machines is None:
+        for name in ("coordinator", "machine"):
+            if getattr(args, name) is not None:
+                raise InputError(f"Expected --{name} with --machines N, but got it without; add that.")
+        return
+    if args.machines != 1 and (args.coordinator is None or args.machine is None):
+        raise InputError(
+            "Expected --machines N with --coordinator HOST:PORT and --machine I, but not all came; add them."
+        )
+    if args.level == "all" or args.refit:
+        raise InputError("Expected --machines with one level, not with --level all or --refit; train level by level.")
+    if importlib.util.find_spec("jax") is None:
+        raise InputError(f"Expected JAX for --machines, but it is not installed; {install_hint('jax')}.")
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+
+
+def _machines(args):
+    if args.machines is None:
+        return None
+    from keras_cifar.training.machines import Machines
+
+    machines = Machines(args.machines, args.machine or 0, args.coordinator or "127.0.0.1:1")
+    machines.check()
+    return machines
 
 
 def _next_evaluation(run, model):

@@ -13,13 +13,9 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-<<<<<<< HEAD
-NAMES = ("level1", "startup", "step", "gradients", "evaluate", "augment", "memory", "onnx", "stores", "large")
+NAMES = ("level1", "startup", "step", "gradients", "evaluate", "augment", "memory", "onnx", "stores", "large", "gpu")
 # Those that need an extra of the package, which `all` leaves out.
 OF_AN_EXTRA = ("ray",)
-=======
-NAMES = ("level1", "startup", "step", "gradients", "evaluate", "augment", "memory", "onnx", "stores", "large", "gpu")
->>>>>>> 8749a895448d8e733db78ef5193c3dad1a5293c6
 # Those of a run, which `all` leaves out.
 OF_A_RUN = ("quantization",)
 # What decides how a CPU is used: by oneDNN (TensorFlow, PyTorch, OpenVINO), TensorFlow, PyTorch and MKL.
