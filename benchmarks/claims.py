@@ -16,7 +16,7 @@ _LEVEL5 = "results/cifar10-jpeg-efficientnet_lite0-level5"
 _LONG = "results/cifar10-jpeg-efficientnet_lite0-long"
 _PACKAGED = "export/pretrained/cifar10_efficientnet_lite0_int8"
 _README, _BENCHMARKS, _CHOICES = "README.md", "benchmarks/README.md", "results/choices/README.md"
-_RESULTS_PAGE, _DATA_PAGE = "docs/results.md", "docs/data.md"
+_RESULTS_PAGE, _DATA_PAGE, _PREDICT_PAGE = "docs/results.md", "docs/data.md", "docs/predict.md"
 _RECIPES, _SPECS = "keras_cifar/recipes.py", "keras_cifar/model/specs.py"
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -515,6 +515,28 @@ def large(read: Reader) -> Iterator[Claim]:
     )  # fmt: skip
 
 
+def ray(read: Reader) -> Iterator[Claim]:
+    """Batch prediction on a local Ray."""
+    found = read(f"{_RESULTS}/ray.json")
+    few, many = ({name.partition(",")[0]: row for name, row in found["memory"].items() if name.endswith(f", {count}")}
+                 for count in (10_000, 100_000))  # fmt: skip
+    alone, cluster = found["best_seconds"].values()
+    yield Claim(
+        _PREDICT_PAGE,
+        "{:,} JPEGs of 500 x 375 were predicted by the package's classifier in {:.0f} s by one process, which uses "
+        "both cores, and in {:.0f} s by two workers, of which Ray's start is a part; the rows are the same",
+        (found["images"], alone, cluster),
+        holds=found["differing_rows"] == 0,
+    )
+    yield Claim(
+        _PREDICT_PAGE,
+        "a worker had at most {} MiB of anonymous memory for 10,000 small files and {} for 100,000, the command {} and "
+        "{}, and one process {} and {}",
+        (*(by["Ray"]["worker_mib"] for by in (few, many)), *(by["Ray"]["command_mib"] for by in (few, many)),
+         *(by["one process"]["command_mib"] for by in (few, many))),
+    )  # fmt: skip
+
+
 def alike(read: Reader) -> Iterator[Claim]:
     """Images of CIFAR-10 that look like training images."""
     val, test = (read(f"{_RESULTS}/alike.json")["splits"][split] for split in ("val", "test"))
@@ -529,7 +551,7 @@ def alike(read: Reader) -> Iterator[Claim]:
 
 SOURCES = (
     ladder, long_ladder, level5, packaged, tuning_level1, tuning_level3, gradients, step, avx2, startup, evaluate,
-    memory, level1, onnx, quantization, resize, stores, large, alike, choices, choices_of_level5, choices_of_views,
+    memory, level1, onnx, quantization, resize, stores, large, ray, alike, choices, choices_of_level5, choices_of_views,
     choices_of_padding, intervals,
 )  # fmt: skip
 

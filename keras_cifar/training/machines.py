@@ -128,6 +128,7 @@ class Machines:
                 f"Expected {self.count} machines at {self.coordinator} within {self.wait_seconds:.0f} s, but they did "
                 f"not all come ({first_line(error)[:90]}); start each with its own --machine and the same --machines."
             ) from error
+        self.exchange({})  # gloo connects at the first sum, and waits half a minute: not after data of unequal sizes
 
     def _check_port(self):
         """A port that is taken or that nobody opens would end this process, or have it wait, without a word."""
@@ -192,19 +193,20 @@ class Machines:
             found = np.asarray(multihost_utils.process_allgather(padded)).reshape(self.count, _TEXT_BYTES)
         return [json.loads(bytes(row).rstrip(b"\0")) for row in found]
 
-    def agree(self, facts: dict[str, Any], error: InputError | None = None) -> None:
-        """Compares what must be the same everywhere, and tells the others why this machine cannot go on.
+    def tell(self, error: InputError) -> None:
+        """Tells the others, who are to agree on what is the same, why this machine does not begin."""
+        self.exchange({"error": str(error)})
+
+    def agree(self, facts: dict[str, Any]) -> None:
+        """Compares what must be the same everywhere.
 
         Args:
             facts: name for people -> JSON value.
-            error: why it cannot.
 
         Raises:
-            InputError: `error`, another machine's, or a fact that differs.
+            InputError: one differs, or another machine does not begin.
         """
-        everywhere = self.exchange({"error": str(error)} if error else {"facts": facts})
-        if error:
-            raise error
+        everywhere = self.exchange({"facts": facts})
         for index, other in enumerate(everywhere):
             if "error" in other:
                 raise InputError(f"Expected all machines to begin, but machine {index} ended: {other['error']}")
@@ -267,10 +269,11 @@ def _say_before_abort(text):
     def end(number):
         if not _LEAVING.is_set():
             os.write(terminal, text.encode())
-        os._exit(2)
+        library["_exit"](2)
 
+    library = ctypes.CDLL(None)
     _KEPT.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(end))
-    ctypes.CDLL(None).signal(signal.SIGABRT, _KEPT[-1])
+    library.signal(signal.SIGABRT, _KEPT[-1])
 
 
 _KEPT: list = []  # what C calls must stay

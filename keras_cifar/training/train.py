@@ -101,21 +101,28 @@ def _train_together(recipe, job, save_seconds):
             folder = pathlib.Path(stack.enter_context(temporary_folder("machine")), "run")
             job = dataclasses.replace(job, folder=folder, init_from=None, observers=(), say=lambda line: None)
             save_seconds = math.inf
-        run, start, error, facts = Run(job.folder), None, None, {}
+        run = Run(job.folder)
         try:
             stack.enter_context(run.lock())
             run.check(recipe, job.overwrite)
             parent = _finished_parent(recipe, job) if machines.writes else None
             start = _prepare(recipe, run, dataclasses.replace(job, init_from=parent))
             facts = start.facts()
-        except InputError as found:
-            error = found
-        machines.agree(facts, error)
-        start.share_weights()
+        except InputError as error:
+            machines.tell(error)
+            raise
+        machines.agree(facts)
+        variables = start.model.variables
+        for variable, array in zip(variables, machines.share(list(map(_array, variables))), strict=True):
+            variable.assign(array)
         training = _Training(start, save_seconds)
         training.begin()
         training.finish()
     return run
+
+
+def _array(variable):
+    return keras.ops.convert_to_numpy(variable)
 
 
 def _finished_parent(recipe, job):
@@ -369,13 +376,6 @@ class _Beginning:
             "data": {name: value for name, value in data.items() if name != "data"},
             "arithmetic": describe_compute(self.recipe),
         }
-
-    def share_weights(self) -> None:
-        """Gives the classifier the weights that machine 0's has."""
-        variables = self.model.variables
-        arrays = self.job.machines.share([keras.ops.convert_to_numpy(variable) for variable in variables])
-        for variable, array in zip(variables, arrays, strict=True):
-            variable.assign(array)
 
     def local(self) -> dict:
         """What is true on this machine only."""
