@@ -44,7 +44,13 @@ NO_MEASUREMENTS = {
     r"\b\d+ ?x ?\d+\b": "shape",
     r"8-bit|\b16[- ]bits?\b": "type of numbers",
     r"\b(?:9?5 %|2\.5 and 97\.5 % quantiles)": "conventional level of an interval or a test",
-    r"Python 3\.\d+|onnxruntime 1\.\d+": "version",
+    r"Python 3\.\d+|onnxruntime 1\.\d+|source of 2\.60|JAX 0\.10": "version",
+    r"\b[Mm]achine 0\b|--machines? [01]\b|from 0\b": "number of a machine",
+    r"Keras 3\b": "version",
+    r"CPUs \(1\)": "default of --threads",
+    r"within 1e-5": "limit of tests/training/test_machines.py",
+    r"256 to 4,096 image files": "settings of export/inputs.py",
+    r"about 100 seconds": "default of jax.distributed.initialize",
     r"more than 128(?=\s+together)|at most 128(?=\s+together)|\b[78] bits\b": "property of the grid of INT8 weights",
     r"Apache-2\.0": "licence",
 }
@@ -530,9 +536,10 @@ def ray(read: Reader) -> Iterator[Claim]:
     )
     yield Claim(
         _PREDICT_PAGE,
-        "a worker had at most {} MiB of anonymous memory for 10,000 small files and {} for 100,000, the command {} and "
+        "a worker had at most {} MiB of anonymous memory for {:,} small files and {} for {:,}, the command {} and "
         "{}, and one process {} and {}",
-        (*(by["Ray"]["worker_mib"] for by in (few, many)), *(by["Ray"]["command_mib"] for by in (few, many)),
+        (few["Ray"]["worker_mib"], 10_000, many["Ray"]["worker_mib"], 100_000,
+         *(by["Ray"]["command_mib"] for by in (few, many)),
          *(by["one process"]["command_mib"] for by in (few, many))),
     )  # fmt: skip
 

@@ -62,12 +62,14 @@ def apart(one, other):
     return max(float(np.abs(a - b).max()) for a, b in zip(weights(one), weights(other), strict=True))
 
 
-OPTIONS = ["--level", "3", *tiny_options(limit=64, epochs=2, batch_size=16)]
+OPTIONS = [*tiny_options(limit=64, epochs=2, batch_size=16), "--level", "3"]
 
 
 @needs_jax
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), ("--mixup", "0.2", "--ema", "0.9", "--accumulate", "2", "--clip-norm", "1")])
+@pytest.mark.parametrize(
+    "more", [(), ("--views", "0", "--mixup", "0.2", "--ema", "0.9", "--accumulate", "2", "--clip-norm", "1")]
+)
 def test_two_and_four_end_with_the_weights_of_one(port, tmp_path, more):
     process = start(port, 0, 0, *OPTIONS, *more, "--run-dir", tmp_path / "1")
     assert process.communicate(timeout=600) and process.returncode == 0
