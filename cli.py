@@ -139,9 +139,22 @@ def _add_other_commands(add):
     report.add_argument("runs", nargs="*", default=["runs"], metavar="RUN", help="run folders, or folders of them")
     report.add_argument("--output", metavar="FILE", help="default: report.md in the first folder")
 
+    compare = add("compare", _compare, "say whether one classifier is better than another", _COMPARE_EXAMPLES)
+    compare.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run folders, or the evaluation_SPLIT.json that `evaluate` writes for a "
+        "file; each is compared with the first"
+    )  # fmt: skip
+    compare.add_argument("--split", choices=("test", "val"), default="test")
+    compare.add_argument("--view", choices=("plain", "tta"), help="default: the one that each is judged by")
+    compare.add_argument("--output", metavar="FILE.csv", help="also write the images that only some get right")
+
     check = add("check", _check, "look for copies, odd images and uneven classes before training", _CHECK_EXAMPLES)
     check.add_argument("--data", required=True, help="see `train`")
     check.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
+    check.add_argument(
+        "--backbone", metavar="NAME|none", help="pretrained network by which cropped and mirrored copies are found; "
+        "default: one whose weights are installed as a pip package, else none"
+    )  # fmt: skip
     check.add_argument("--output", metavar="FILE.csv", help="also write what was found, a row each")
     check.add_argument("--store", choices=STORES, default="auto", help="see `train`")
 
@@ -244,6 +257,9 @@ _BENCHMARK_EXAMPLES = """examples:
 _SHOW_EXAMPLES = """examples:
   python cli.py show 3
   python cli.py show 4 --backbone efficientnet_lite0"""
+_COMPARE_EXAMPLES = """examples:
+  python cli.py compare runs/photos/level3 runs/photos/level4
+  python cli.py compare runs/photos/level4 level4_int8_evaluation_test.json --view plain --output changed.csv"""
 _CHECK_EXAMPLES = """examples:
   python cli.py check --data folder:photos
   python cli.py check --data cifar10 --output findings.csv"""
@@ -562,6 +578,19 @@ def _report(args):
     print(f"written to {path}")
 
 
+def _compare(args):
+    _import_quietly()
+    from keras_cifar.evaluation.compare_runs import compare_judged, describe_pairs, read_judged, write_changes
+    from keras_cifar.files import check_output
+
+    if args.output:
+        check_output(args.output)
+    pairs = compare_judged([read_judged(path, args.split, args.view) for path in args.runs])
+    print("\n".join(describe_pairs(pairs)))
+    if args.output:
+        print(f"{write_changes(args.output, pairs):,} images written to {args.output}")
+
+
 def _check(args):
     from keras_cifar.data.check import check_data, write_findings
     from keras_cifar.data.datasets import open_data
@@ -572,12 +601,28 @@ def _check(args):
         check_output(args.output)
     source = open_data(args.data, args.data_dir, reading=Reading(skip_bad_images=True, store=args.store))
     source.say_notes(print)
-    lines, findings = check_data(source)
+    lines, findings = check_data(source, embed=_embedder(args.backbone))
     source.say_notes(print)
     print("\n".join(lines))
     if args.output:
         write_findings(args.output, findings)
         print(f"{len(findings):,} findings, written to {args.output}")
+
+
+def _embedder(backbone):
+    """What `check` finds cropped and mirrored copies by; None without a backbone, which is said."""
+    if backbone == "none":
+        return None
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if backbone is not None:
+        resolve_recipe(3, backbone=backbone)  # known, or one sentence before images are read
+    from keras_cifar.evaluation.inspection import embed, packaged_backbone
+
+    backbone = backbone or packaged_backbone()
+    if backbone is None:
+        print(f"Cropped and mirrored copies are not looked for: pass --backbone NAME, or {install_hint('offline')}")
+        return None
+    return lambda split: embed(split, backbone, say=print)
 
 
 def _doctor(args):

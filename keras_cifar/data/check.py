@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import os
+from collections.abc import Callable
 
 import numpy as np
 from tqdm import tqdm
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from keras_cifar.data.copies import are_too_many, image_keys, image_looks, image_names
 from keras_cifar.data.datasets import Source, Split, joined
 from keras_cifar.data.images import shown_size
-from keras_cifar.data.looks import find_alike
+from keras_cifar.data.looks import find_alike, find_cropped
 from keras_cifar.data.stores import blocks
 from keras_cifar.errors import InputError
 from keras_cifar.files import write_csv
@@ -27,7 +28,7 @@ class Finding:
     """An image that somebody should look at.
 
     Attributes:
-        finding: "copy", "alike" (see `keras_cifar.data.looks`), "one shade", "tiny" or "long".
+        finding: "copy", "alike" or "cropped" (see `keras_cifar.data.looks`), "one shade", "tiny" or "long".
         split, image, label: its split, its name, or its number where it has none, and its class.
         other_split, other_image, other_label: of the image that it is like; empty for others.
     """
@@ -41,12 +42,16 @@ class Finding:
     other_label: str = ""
 
 
-def check_data(source: Source, split_seed: int = 0) -> tuple[list[str], list[Finding]]:
+def check_data(
+    source: Source, split_seed: int = 0, embed: Callable[[Split], np.ndarray] | None = None
+) -> tuple[list[str], list[Finding]]:
     """Looks at every image of every split.
 
     Args:
         source: of the images; unreadable ones should be left out rather than refused.
         split_seed: that val is cut by, where the source has none.
+        embed: gives features (N, D) of a split's images, by which cropped and mirrored copies are found, see
+            `keras_cifar.evaluation.inspection`; None to look for none.
 
     Returns:
         Lines for people, and what was found.
@@ -64,7 +69,9 @@ def check_data(source: Source, split_seed: int = 0) -> tuple[list[str], list[Fin
     if are_too_many(images.whole, images.whole):
         lines.append(f"{len(images.whole):,} images are too many to look for near copies")
     elif not source.are_symbols:
-        findings += _alike(images, {(each.split, each.image) for each in findings if each.finding == "copy"})
+        findings += _alike(images, findings)
+        if embed is not None:
+            findings += _cropped(images, findings, embed(images.whole))
     return [*lines, *_summary(findings)], findings
 
 
@@ -122,16 +129,27 @@ def _copies(images):
             yield images.finding("copy", i, j)
 
 
-def _alike(images, known):
+def _alike(images, findings):
     whole: Split = images.whole
-    for i, j in zip(*find_alike(image_looks(whole), whole.store), strict=True):
+    yield from _new(images, findings, "alike", find_alike(image_looks(whole), whole.store))
+
+
+def _cropped(images, findings, features):
+    yield from _new(images, findings, "cropped", find_cropped(features, images.whole.store))
+
+
+def _new(images, findings, what, pairs):
+    """Pairs of which nothing was found yet."""
+    known = {(each.split, each.image) for each in findings if each.other_image}
+    for i, j in zip(*pairs, strict=True):
         if (images.splits[i], images.names[i]) not in known:
-            yield images.finding("alike", int(i), int(j))
+            yield images.finding(what, int(i), int(j))
 
 
 _WORDS = {
     "copy": "the same image, pixel for pixel",
     "alike": "look alike",
+    "cropped": "look alike once cropped or mirrored",
     "one shade": "of one shade",
     "tiny": f"less than {_TINY} pixels high or wide",
     "long": f"more than {_LONG} times as long as wide",

