@@ -23,7 +23,6 @@ import os
 import pathlib
 import shutil
 import sys
-import tempfile
 import textwrap
 from typing import Any
 
@@ -41,7 +40,7 @@ from keras_cifar.recipes import (
     recipe_to_dict,
     resolve_recipe,
 )
-from keras_cifar.terminal import safe_terminal
+from keras_cifar.terminal import hold_stderr, safe_terminal
 from keras_cifar.training.observers import OBSERVERS, observers_for
 from tuning.search_space import ORACLE_NAMES, SEARCHABLE, Plan, RangeTest
 
@@ -88,6 +87,12 @@ def _add_training_commands(add):
     train.add_argument("--refit", action="store_true", help=text)
     text = f"of {', '.join(OBSERVERS)}, with commas; csv is always written"
     train.add_argument("--log-to", metavar="LOGGERS", help=text)
+    text = "train together with the processes that the same command starts on other machines; needs JAX"
+    train.add_argument("--machines", type=parse_number, metavar="N", help=text)
+    text = "with --machines: where they meet, on machine 0"
+    train.add_argument("--coordinator", metavar="HOST:PORT", help=text)
+    text = "with --machines: which this one is, from 0; machine 0 writes the run folder"
+    train.add_argument("--machine", type=parse_number, metavar="I", help=text)
     _add_reading_options(train)
 
     text = "evaluate a finished run or an exported file, with and without flip TTA"
@@ -191,14 +196,7 @@ def _add_export_commands(add):
     export.add_argument("--data-dir", metavar="DIR", help="default: where the run was trained from")
     _add_reading_options(export)
 
-    predict = add("predict", _predict, "predict image files, folders and globs", _PREDICT_EXAMPLES)
-    text = "images; put a RUN or FILE.onnx first to use it as the model; default: the package's CIFAR-10 classifier"
-    predict.add_argument("paths", nargs="+", metavar="PATH", help=text)
-    predict.add_argument("--top-k", type=parse_number, default=1, metavar="K", help="classes per image; default: 1")
-    predict.add_argument("--format", choices=("table", "json", "csv"), default="table")
-    text = "a file, or FOLDER.parquet for Parquet files with which a killed command goes on; default: the terminal"
-    predict.add_argument("--output", metavar="FILE", help=text)
-    predict.add_argument("--provider", metavar="NAME", default="onnxruntime", help="for a file: or openvino")
+    _add_predict(add)
 
     benchmark = add("benchmark", _benchmark, "measure exported files in turns", _BENCHMARK_EXAMPLES)
     benchmark.add_argument("files", nargs="+", metavar="FILE", help="of any kind that `export` writes")
@@ -248,6 +246,31 @@ _SERVE_LIMITS = (
     ("max-connections", 1000, "N", "at a time; 503 beyond"),
     ("threads", 0, "N", "of one call of the runtime, 0 for its own choice"),
 )
+
+
+def _add_predict(add):
+    predict = add(
+        "predict", _predict, "predict images: files, folders, globs, Parquet and tar files", _PREDICT_EXAMPLES
+    )
+    text = "images; put a RUN or FILE.onnx first to use it as the model; default: the package's CIFAR-10 classifier"
+    predict.add_argument("paths", nargs="*", metavar="PATH", help=text)
+    text = "images too, as PATH; may be repeated"
+    predict.add_argument("--input", action="append", default=[], metavar="PATTERN", help=text)
+    predict.add_argument("--top-k", type=parse_number, default=1, metavar="K", help="classes per image; default: 1")
+    text = "default: parquet for FOLDER.parquet and with --engine ray, else table"
+    predict.add_argument("--format", choices=("table", "json", "csv", "parquet"), help=text)
+    text = "a file, or a folder for Parquet files with which a killed command goes on; default: the terminal"
+    predict.add_argument("--output", metavar="PATH", help=text)
+    predict.add_argument("--provider", metavar="NAME", default="onnxruntime", help="for a file: or openvino")
+    predict.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: many processes or machines")
+    text = "with --engine ray: of a running cluster, or auto; default: $RAY_ADDRESS, else a Ray of this machine's own"
+    predict.add_argument("--address", metavar="HOST:PORT", help=text)
+    text = "with --engine ray: processes with a classifier each; default: as many as the CPUs allow"
+    predict.add_argument("--workers", type=parse_number, metavar="N", help=text)
+    text = "with --engine ray: CPUs of each process; default: 1"
+    predict.add_argument("--threads", type=parse_number, metavar="N", help=text)
+
+
 _TRAIN_EXAMPLES = """examples:
   python cli.py train --level 2
   python cli.py train --level 1 --backbone efficientnet_lite0 --limit 2000
@@ -283,6 +306,8 @@ _PREDICT_EXAMPLES = """examples:
   python cli.py predict photo.jpg
   python cli.py predict runs/cifar10-resnet18-seed0/level4/level4_int8_tta.onnx photos --top-k 3
   python cli.py predict runs/cifar10-resnet18-seed0/level4 "photos/*.png" --format csv --output predictions.csv
+  python cli.py predict classifier.onnx --input "shards/{000..015}.tar" --output predictions.parquet
+  python cli.py predict classifier.onnx --engine ray --input photos --output predictions --workers 8
 An image that cannot be read is a row with its reason; the exit code is then 1."""
 _SERVE_EXAMPLES = """examples:
   python cli.py serve                                  then open http://127.0.0.1:8000
@@ -356,17 +381,47 @@ def _chosen_levels(level):
 def _train(args):
     recipes = [_resolve(args, level) for level in _chosen_levels(args.level)]
     observers = observers_for(args.log_to)
+    _check_machines(args)
     _import_quietly()
     from keras_cifar.training.train import refit, train_levels
 
-    job = dataclasses.replace(_job(args, args.run_dir), observers=observers)
+    job = dataclasses.replace(_job(args, args.run_dir), observers=observers, machines=_machines(args))
     if not args.refit:
         runs = train_levels(recipes, job)
     elif len(recipes) == 1:
         runs = [refit(recipes[0], job)]
     else:
         raise InputError("Expected --refit with one level, but got it with --level all; name one --level.")
-    print(_next_evaluation(runs[-1], runs[-1].path))
+    if job.machines is None or job.machines.writes:
+        print(_next_evaluation(runs[-1], runs[-1].path))
+
+
+def _check_machines(args):
+    """What needs no import; Keras is to run on JAX then."""
+    if args.machines is None:
+        for name in ("coordinator", "machine"):
+            if getattr(args, name) is not None:
+                raise InputError(f"Expected --{name} with --machines N, but got it without; add that.")
+        return
+    if args.machines != 1 and (args.coordinator is None or args.machine is None):
+        raise InputError(
+            "Expected --machines N with --coordinator HOST:PORT and --machine I, but not all came; add them."
+        )
+    if args.level == "all" or args.refit:
+        raise InputError("Expected --machines with one level, not with --level all or --refit; train level by level.")
+    if importlib.util.find_spec("jax") is None:
+        raise InputError(f"Expected JAX for --machines, but it is not installed; {install_hint('jax')}.")
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+
+
+def _machines(args):
+    if args.machines is None:
+        return None
+    from keras_cifar.training.machines import Machines
+
+    machines = Machines(args.machines, args.machine or 0, args.coordinator or "127.0.0.1:1")
+    machines.check()
+    return machines
 
 
 def _next_evaluation(run, model):
@@ -496,38 +551,30 @@ def _exported(args, packing):
 
 def _predict(args):
     from export.classifier import PRETRAINED
-    from export.predict import (
-        check_top_k,
-        find_images,
-        format_predictions,
-        is_run,
-        open_classifier,
-        predict_files,
-        split_model,
-    )
+    from export.inputs import find_inputs
+    from export.predict import check_top_k, format_predictions, is_run, open_classifier, predict_inputs, split_model
     from keras_cifar.files import check_output, write_text
 
     check_top_k(args.top_k)
-    model, patterns = split_model(args.paths)
-    is_parquet = args.output is not None and args.output.rstrip("/").endswith(".parquet")
-    if is_parquet and args.format != "table":
-        raise InputError(f"Expected --output {args.output} without --format, but got {args.format}; leave one out.")
-    if args.output and not is_parquet:
+    model, patterns = split_model(args.paths, args.input)
+    form, cluster = _predict_format(args), _cluster(args, is_run(model))
+    if args.output and form != "parquet":
         check_output(args.output)
     if is_run(model):
         _import_quietly()
-    images = find_images(patterns)
-    if args.output and os.path.realpath(args.output) in map(os.path.realpath, [*images, *([model] if model else [])]):
+    inputs = find_inputs(patterns)
+    read = [*inputs.local_paths(), *([model] if model else [])]
+    if args.output and os.path.realpath(args.output) in map(os.path.realpath, read):
         raise InputError(
             f"Expected --output to differ from the files that are read, but got {args.output}; choose another."
         )
     classifier = open_classifier(model, args.provider)
     if model is None:
         print(f"with {PRETRAINED.stem}, the classifier of the package", file=sys.stderr)
-    if is_parquet:
-        return _predict_to_parquet(classifier, images, args)
-    rows = predict_files(classifier, images, args.top_k)
-    text = format_predictions(rows, args.format)
+    if form == "parquet":
+        return _predict_to_parquet(classifier, inputs, args, cluster)
+    rows = predict_inputs(classifier, inputs, args.top_k)
+    text = format_predictions(rows, form)
     if args.output:
         write_text(args.output, text)
         print(f"{len(rows)} images, written to {args.output}", file=sys.stderr)
@@ -536,12 +583,46 @@ def _predict(args):
     return int(any(row.error for row in rows))
 
 
-def _predict_to_parquet(classifier, images, args):
-    from export.predict_shards import predict_to_parquet
+def _predict_format(args):
+    """What is written, where --output is a folder for it."""
+    is_folder = args.engine == "ray" or (args.output or "").rstrip("/").endswith(".parquet")
+    form = args.format or ("parquet" if is_folder else "table")
+    if is_folder and form != "parquet":
+        where = "--engine ray" if args.engine == "ray" else f"--output {args.output}"
+        raise InputError(f"Expected {where} without --format, but got {form}; leave one out.")
+    if form == "parquet" and not args.output:
+        raise InputError("Expected --output FOLDER for the Parquet files, but got none; name a folder.")
+    return form
 
-    bad = predict_to_parquet(classifier, images, args.output, args.top_k)
-    print(f"{len(images):,} images, written to {args.output}; {bad:,} cannot be read", file=sys.stderr)
-    return int(bad > 0)
+
+def _cluster(args, is_of_run):
+    """The `export.predict_ray.Cluster` that is asked for, checked; None without --engine ray."""
+    given = {name: getattr(args, name) for name in ("address", "workers", "threads")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.engine != "ray":
+        if given:
+            raise InputError(f"Expected --{next(iter(given))} with --engine ray, but got it without; add that.")
+        return None
+    if is_of_run:
+        raise InputError("Expected an exported file as the model of --engine ray, but got a run; `export` it first.")
+    from export.predict_ray import Cluster
+
+    cluster = Cluster(**given)
+    cluster.check()
+    return cluster
+
+
+def _predict_to_parquet(classifier, inputs, args, cluster):
+    if cluster is None:
+        from export.predict_shards import predict_to_parquet
+
+        found = predict_to_parquet(classifier, inputs, args.output, args.top_k)
+    else:
+        from export.predict_ray import predict_on_ray
+
+        found = predict_on_ray(classifier, inputs, args.output, args.top_k, cluster)
+    print(f"{found.images:,} images, written to {args.output}; {found.unreadable:,} cannot be read", file=sys.stderr)
+    return int(found.unreadable > 0)
 
 
 def _benchmark(args):
@@ -683,21 +764,10 @@ def _import_quietly():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("absl", "tensorflow"):  # it warns that each level and trial compiles
         logging.getLogger(name).setLevel(logging.ERROR)
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            import tensorflow as tf
+    with hold_stderr():
+        import tensorflow as tf
 
-            tf.constant(0)
-        except Exception:
-            held.seek(0)
-            os.write(terminal, held.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+        tf.constant(0)
 
 
 def main(argv: Any = None) -> int:

@@ -10,6 +10,7 @@ TUNE = ["keras-tuner>=1.4.8,<1.5"]
 HEIC = ["pillow-heif>=1.1"]
 LITERT = ["ai-edge-litert>=2.1"]
 MLFLOW = ["mlflow-skinny>=3.4", "sqlalchemy>=2", "alembic>=1.13"]
+RAY = ["ray[data]>=2.60,<2.64"]
 JAX = ["jax>=0.10"]
 # uvicorn's HTTP protocol is subclassed, see export/serve/connections.py.
 SERVE = ["starlette>=1.0", "uvicorn>=0.50,<0.60", "prometheus-client>=0.21"]
@@ -77,6 +78,7 @@ setup(
         "heic": HEIC,
         "litert": LITERT,
         "mlflow": MLFLOW,
+        "ray": RAY,
         "jax": JAX,
         "serve": SERVE,
         "test": TEST,

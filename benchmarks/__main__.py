@@ -14,17 +14,19 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 NAMES = ("level1", "startup", "step", "gradients", "evaluate", "augment", "memory", "onnx", "stores", "large", "gpu")
+# Those that need an extra of the package, which `all` leaves out.
+OF_AN_EXTRA = ("ray",)
 # Those of a run, which `all` leaves out.
 OF_A_RUN = ("quantization", "golden", "certainty")
 # What decides how a CPU is used: by oneDNN (TensorFlow, PyTorch, OpenVINO), TensorFlow, PyTorch and MKL.
 _SETTINGS = ("ONEDNN_MAX_CPU_ISA", "TF_ENABLE_ONEDNN_OPTS", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
-_MODULES = {"onnx": "onnx_files"}  # a module called onnx would look like the package
+_MODULES = {"onnx": "onnx_files", "ray": "ray_data"}  # a module called onnx would look like the package
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
-    for name in (*NAMES, "all"):
+    for name in (*NAMES, *OF_AN_EXTRA, "all"):
         names.add_parser(name)
     for name in OF_A_RUN:
         of_a_run = names.add_parser(name)

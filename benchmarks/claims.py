@@ -16,7 +16,8 @@ _LEVEL5 = "results/cifar10-jpeg-efficientnet_lite0-level5"
 _LONG = "results/cifar10-jpeg-efficientnet_lite0-long"
 _PACKAGED = "export/pretrained/cifar10_efficientnet_lite0_int8"
 _README, _BENCHMARKS, _CHOICES = "README.md", "benchmarks/README.md", "results/choices/README.md"
-_RESULTS_PAGE, _DATA_PAGE, _SERVE_PAGE = "docs/results.md", "docs/data.md", "docs/serve.md"
+_RESULTS_PAGE, _DATA_PAGE = "docs/results.md", "docs/data.md"
+_SERVE_PAGE, _PREDICT_PAGE = "docs/serve.md", "docs/predict.md"
 _RECIPES, _SPECS = "keras_cifar/recipes.py", "keras_cifar/model/specs.py"
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -46,7 +47,13 @@ NO_MEASUREMENTS = {
     r"\b\d+ ?x ?\d+\b": "shape",
     r"8-bit|\b16[- ]bits?\b": "type of numbers",
     r"\b(?:9?5 %|2\.5 and 97\.5 % quantiles)": "conventional level of an interval or a test",
-    r"Python 3\.\d+|onnxruntime 1\.\d+": "version",
+    r"Python 3\.\d+|onnxruntime 1\.\d+|source of 2\.60|JAX 0\.10": "version",
+    r"\b[Mm]achine 0\b|--machines? [01]\b|from 0\b": "number of a machine",
+    r"Keras 3\b": "version",
+    r"CPUs \(1\)": "default of --threads",
+    r"within 1e-5": "limit of tests/training/test_machines.py",
+    r"256 to 4,096 image files": "settings of export/inputs.py",
+    r"about 100 seconds": "default of jax.distributed.initialize",
     r"more than 128(?=\s+together)|at most 128(?=\s+together)|\b[78] bits\b": "property of the grid of INT8 weights",
     r"Apache-2\.0": "licence",
     r"\b64(?: and 512)? clients\b|^\|[^|]*\| (?:64|512)(?= \|)": "setting: clients of a load test",
@@ -523,6 +530,29 @@ def large(read: Reader) -> Iterator[Claim]:
     )  # fmt: skip
 
 
+def ray(read: Reader) -> Iterator[Claim]:
+    """Batch prediction on a local Ray."""
+    found = read(f"{_RESULTS}/ray.json")
+    few, many = ({name.partition(",")[0]: row for name, row in found["memory"].items() if name.endswith(f", {count}")}
+                 for count in (10_000, 100_000))  # fmt: skip
+    alone, cluster = found["best_seconds"].values()
+    yield Claim(
+        _PREDICT_PAGE,
+        "{:,} JPEGs of 500 x 375 were predicted by the package's classifier in {:.0f} s by one process, which uses "
+        "both cores, and in {:.0f} s by two workers, of which Ray's start is a part; the rows are the same",
+        (found["images"], alone, cluster),
+        holds=found["differing_rows"] == 0,
+    )
+    yield Claim(
+        _PREDICT_PAGE,
+        "a worker had at most {} MiB of anonymous memory for {:,} small files and {} for {:,}, the command {} and "
+        "{}, and one process {} and {}",
+        (few["Ray"]["worker_mib"], 10_000, many["Ray"]["worker_mib"], 100_000,
+         *(by["Ray"]["command_mib"] for by in (few, many)),
+         *(by["one process"]["command_mib"] for by in (few, many))),
+    )  # fmt: skip
+
+
 def alike(read: Reader) -> Iterator[Claim]:
     """Images of CIFAR-10 that look like training images."""
     val, test = (read(f"{_RESULTS}/alike.json")["splits"][split] for split in ("val", "test"))
@@ -608,7 +638,7 @@ def web(read: Reader) -> Iterator[Claim]:
 
 SOURCES = (
     ladder, long_ladder, level5, packaged, tuning_level1, tuning_level3, gradients, step, avx2, startup, evaluate,
-    memory, level1, onnx, quantization, resize, stores, large, alike, choices, choices_of_level5, choices_of_views,
+    memory, level1, onnx, quantization, resize, stores, large, ray, alike, choices, choices_of_level5, choices_of_views,
     choices_of_padding, intervals, serve, web,
 )  # fmt: skip
 

@@ -223,6 +223,20 @@ class OnnxClassifier(FileClassifier):
         if self_check:
             self._refuse_unproven()
 
+    def model_bytes(self) -> bytes:
+        """The file that was opened.
+
+        Raises:
+            InputError: it has changed since.
+        """
+        source, _, _, digest = self._origin
+        model = read_model(source)
+        if hashlib.sha256(model).hexdigest() != digest:
+            raise InputError(
+                f"Expected the model that was opened in {self.path}, but the file has changed since; repeat."
+            )
+        return model
+
     def __reduce__(self):
         return _reopen, (type(self), *self._origin)
 

@@ -5,24 +5,27 @@ import csv
 import dataclasses
 import glob
 import io
+import itertools
 import json
 import os
 import pathlib
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from tqdm import tqdm
 
 from export.classifier import Classifier
+from export.inputs import Inputs, read_source
 from export.kinds import is_exported_name
 from export.open_file import open_file
 from keras_cifar.checks import Number
 from keras_cifar.data.images import decode_image, error_text
-from keras_cifar.data.listing import is_ignored, list_images
+from keras_cifar.data.specs import is_url
 from keras_cifar.errors import InputError
 from keras_cifar.names import visible
 
 _BATCH = 64
-_DECODERS = 4
+DECODERS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,22 +45,27 @@ class Prediction:
     unsure: bool = False
 
 
-def split_model(arguments: list[str]) -> tuple[str | None, list[str]]:
+def split_model(arguments: list[str], inputs: list[str]) -> tuple[str | None, list[str]]:
     """The model, None for the one that comes with the package, and the image patterns of a command line.
+
+    Args:
+        arguments: perhaps a model, then patterns.
+        inputs: more patterns, by --input.
 
     Raises:
         InputError: a model and no image, or what was meant as a model is none.
     """
-    first, *rest = arguments
-    for other in rest:
+    for other in [*arguments[1:], *inputs]:
         if is_exported_name(other) or is_run(other):
             raise InputError(f"Expected the model before the images, and one, but got {other} after them; move it.")
-    if not is_exported_name(first) and not is_run(first):
-        _refuse_other_model(first)
-        return None, arguments
-    if not rest:
-        raise InputError(f"Expected image files or folders after {first}, but got none; name what it should predict.")
-    return first, rest
+    model = arguments[0] if arguments and (is_exported_name(arguments[0]) or is_run(arguments[0])) else None
+    patterns = [*arguments[model is not None :], *inputs]
+    if not patterns:
+        after = f" after {model}" if model else ""
+        raise InputError(f"Expected image files or folders{after}, but got none; name what it should predict.")
+    if arguments and model is None:
+        _refuse_other_model(arguments[0])
+    return model, patterns
 
 
 def _refuse_other_model(path):
@@ -65,7 +73,7 @@ def _refuse_other_model(path):
     folder = pathlib.Path(path)
     if runs := sorted(found.parent for found in folder.glob("*/recipe.json")):
         raise InputError(f"Expected one run as the model, but {path} holds {len(runs)}; name one, such as {runs[-1]}.")
-    if not folder.exists() and not folder.suffix and not glob.has_magic(path):
+    if not folder.exists() and not folder.suffix and not glob.has_magic(path) and not is_url(path):
         raise InputError(f"Expected a run, an .onnx file or images first, but {path} does not exist; check the path.")
 
 
@@ -84,89 +92,71 @@ def open_classifier(model: str | None, provider: str = "onnxruntime") -> Classif
     return KerasClassifier(open_run(model))
 
 
-def find_images(patterns: list[str]) -> list[str]:
-    """Image files that paths, folders (with their subfolders) and globs stand for, each once.
-
-    A path that does not exist, a folder without images and a glob that nothing matches stay in the list: predicting
-    them gives their row.
-
-    Raises:
-        InputError: nothing at all is there.
-    """
-    found: dict = {}
-    for pattern in patterns:
-        path = pathlib.Path(pattern)
-        if path.is_dir():
-            matches = _in_folder(path)
-        elif path.exists():
-            matches = []
-        else:
-            matches = _in_glob(pattern)
-        found.update(dict.fromkeys(matches or [pattern]))
-    if not any(map(os.path.isfile, found)):
-        raise InputError(
-            f"Expected image files, folders or globs, but found no image in {', '.join(patterns[:5])}; check the paths."
-        )
-    return list(found)
-
-
-def _in_folder(folder):
-    """Images, and those that lack a package to be read with: they get a row that says so."""
-    found = list_images(folder)
-    return [image.path for image in found.images] + sorted(found.unread)
-
-
-def _in_glob(pattern):
-    """Files that a glob matches, without hidden and system ones that it does not name, and each once despite loops."""
-    named = set(pathlib.PurePath(pattern).parts)
-    found: dict[tuple[str, str], str] = {}
-    for match in sorted(glob.glob(pattern, recursive=True), key=len):
-        hidden = any(is_ignored(part) for part in pathlib.PurePath(match).parts if part not in named)
-        if not hidden and not os.path.isdir(match):
-            found.setdefault((os.path.realpath(os.path.dirname(match)), os.path.basename(match)), match)
-    return sorted(found.values())
-
-
 def check_top_k(top_k: int) -> None:
     """Raises InputError unless so many classes an image can be asked for."""
     Number(1, whole=True).check("--top-k", top_k)
 
 
-def predict_files(
-    classifier: Classifier, paths: list[str], top_k: int = 1, progress: str = "predict"
-) -> list[Prediction]:
-    """Predicts files in batches, with a progress bar.
+def predict_files(classifier: Classifier, paths: list[str], top_k: int = 1) -> list[Prediction]:
+    """Predicts image files, with a progress bar; see `predict_inputs`."""
+    return predict_inputs(classifier, Inputs(paths, []), top_k)
+
+
+def predict_inputs(classifier: Classifier, inputs: Inputs, top_k: int = 1) -> list[Prediction]:
+    """Predicts all that was found, with a progress bar.
 
     Args:
         classifier: see `Classifier`.
-        paths: of images.
+        inputs: see `export.inputs.find_inputs`.
         top_k: classes a row, at least 1; at most all.
-        progress: text before the progress bar.
 
     Returns:
-        One row a path, in order.
+        One row an image, in order.
+
+    Raises:
+        InputError: a Parquet or tar file cannot be read.
     """
     check_top_k(top_k)
-    rows = []
-    with concurrent.futures.ThreadPoolExecutor(_DECODERS) as pool, tqdm(
-        total=len(paths), desc=progress, unit="image", disable=None, leave=False
-    ) as bar:  # fmt: skip
-        for start in range(0, len(paths), _BATCH):
-            batch = paths[start : start + _BATCH]
-            decoded = list(pool.map(lambda path: _decode(path, classifier.side, classifier.resize), batch))
-            rows += _predict_batch(classifier, batch, decoded, top_k)
-            bar.update(len(batch))
+    total = None if inputs.shards else len(inputs.files)
+    rows: list[Prediction] = []
+    with tqdm(total=total, desc="predict", unit="image", disable=None, leave=False) as bar:
+        for part in inputs.parts(max(len(inputs.files), 1)):
+            for batch in predict_images(classifier, part.images(), top_k):
+                rows += batch
+                bar.update(len(batch))
     return rows
 
 
-def _decode(path, side, resize):
+def predict_images(
+    classifier: Classifier, images: Iterable[tuple[str, str | bytes | None]], top_k: int, decoders: int = DECODERS
+) -> Iterator[list[Prediction]]:
+    """Predicts images in batches, one of which is in memory.
+
+    Args:
+        classifier: see `Classifier`.
+        images: name and source of each, see `export.inputs.Part`.
+        top_k: classes a row, at least 1; at most all.
+        decoders: threads that decode images.
+
+    Yields:
+        The rows of a batch, in order.
+    """
+    images = iter(images)
+    with concurrent.futures.ThreadPoolExecutor(decoders) as pool:
+        while batch := list(itertools.islice(images, _BATCH)):
+            decoded = list(pool.map(lambda image: _decode(image, classifier.side, classifier.resize), batch))
+            yield _predict_batch(classifier, [name for name, _ in batch], decoded, top_k)
+
+
+def _decode(image, side, resize):
     """The pixels, or the reason as a string: an image must not stop the others."""
-    if os.path.isdir(path):
+    name, source = image
+    if isinstance(source, str) and os.path.isdir(source):
         return "no image in this folder"
     try:
-        return decode_image(path, side, resize)
+        return decode_image(read_source(source), side, resize)
     except Exception as error:
-        return error_text(error, path)
+        return error_text(error, source if isinstance(source, str) else name)
 
 
 def _predict_batch(classifier, paths, decoded, top_k):

@@ -78,7 +78,7 @@ class OpenVinoSession:
 
     Args:
         model: the bytes of an ONNX file, or of an IR's .xml.
-        threads: not used: OpenVINO takes as many as pay.
+        threads: of one call; 0 for as many as pay.
         weights: the bytes of an IR's .bin.
 
     Raises:
@@ -96,6 +96,8 @@ class OpenVinoSession:
             ) from error
         core = openvino.Core()
         settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
         self._compiled = core.compile_model(core.read_model(model, weights), "CPU", settings)
         # A request serves one call at a time: those that no call is using wait here, as many as ever ran at once.
         self._idle = collections.deque([self._compiled.create_infer_request()])

@@ -23,6 +23,7 @@ _PACKAGES = (
     "openvino",
     "jax",
     "torch",
+    "ray",
 )
 
 

@@ -13,6 +13,7 @@ ENVIRONMENT = {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime >= 1.29: a device id, and events to Microsoft
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub: events, and versions in the user agent of downloads
     "MLFLOW_DISABLE_TELEMETRY": "true",  # MLflow >= 3.2: events to its makers
+    "RAY_USAGE_STATS_ENABLED": "0",  # Ray: what a cluster has and runs, to its makers, every hour
     "TF_ENABLE_ONEDNN_OPTS": "1",  # TensorFlow takes oneDNN by itself only with VNNI, bfloat16 or AMX; AVX2 gains, too
 }
 _OPENVINO = threading.Lock()

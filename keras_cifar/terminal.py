@@ -1,8 +1,10 @@
 """What is printed: any text in any encoding of a terminal, which shows it and does not obey it."""
 
 import contextlib
+import os
 import re
 import sys
+import tempfile
 
 from keras_cifar.names import visible
 
@@ -22,6 +24,24 @@ def safe_terminal():
             stream.reconfigure(errors="backslashreplace")
     with contextlib.redirect_stdout(_guarded(sys.stdout)), contextlib.redirect_stderr(_guarded(sys.stderr)):
         yield
+
+
+@contextlib.contextmanager
+def hold_stderr():
+    """Within it, what is written to stderr, native libraries' too, is held back, and shown only if the block fails."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            held.seek(0)
+            os.write(terminal, held.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def _guarded(stream):

@@ -1,10 +1,13 @@
 """No library that we use reports to anyone: nothing is sent, and nothing written into a fresh home."""
 
+import contextlib
 import importlib
 import os
 import pathlib
+import socket
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from conftest import ROOT, tiny_options
@@ -24,7 +27,7 @@ def guard(event, args):
     else:
         return
     host = host.decode() if isinstance(host, bytes) else host
-    if host not in (None, "", "localhost", "127.0.0.1", "::1"):
+    if host not in (None, "", "localhost", "127.0.0.1", "::1", os.environ.get("OWN_ADDRESS")):
         with open(__file__ + ".said", "a") as file:
             file.write(f"{event} {host}")
         os._exit(77)
@@ -70,6 +73,12 @@ def home(tmp_path):
     }
 
 
+@pytest.fixture
+def short_folder():
+    with tempfile.TemporaryDirectory() as folder:
+        yield folder
+
+
 def run_python(code, env, *args):
     return subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, env=env)
 
@@ -101,6 +110,21 @@ def test_commands_in_a_fresh_home_say_nothing_to_anyone(home, exported, tmp_path
     assert written(home) == said(home) == []
     if importlib.util.find_spec("openvino"):
         assert done.stdout.splitlines()[-1] == "done True"
+
+
+@pytest.mark.slow
+def test_a_ray_of_our_own_says_nothing_to_anyone(home, exported, tmp_path, short_folder):
+    pytest.importorskip("ray", reason="Ray is not installed: the extra ray")
+    Image.new("RGB", (40, 50), "red").save(tmp_path / "red.png")
+    code = "import cli, sys; sys.exit(cli.main(['predict', *sys.argv[1:]]))"
+    model, out = exported["folder"] / "level4_int8.onnx", tmp_path / "out"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one, contextlib.suppress(OSError):
+        one.connect(("192.0.2.1", 9))  # which sends nothing
+        home["OWN_ADDRESS"] = one.getsockname()[0]  # Ray's processes talk to each other by it
+    home["TMPDIR"] = short_folder  # Ray's sockets are in it, whose paths have a limit
+    done = run_python(code, home, model, "--engine", "ray", "--input", tmp_path / "red.png", "--output", out)
+    assert done.returncode == 0 and list(out.glob("part-*")), done.stderr[-3000:]
+    assert written(home) == said(home) == []
 
 
 @pytest.mark.parametrize("package", ["keras_cifar", "export", "tuning"])

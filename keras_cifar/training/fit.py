@@ -38,6 +38,7 @@ from keras_cifar.speed.engine import compile_inference, describe_compute, loop_k
 from keras_cifar.speed.fold import fold_batch_norms
 from keras_cifar.speed.graph import BACKBONE, split_at_trainable
 from keras_cifar.training.feeds import STEPS_A_CALL, ResidentImages, image_feed, model_feed, resident_images
+from keras_cifar.training.machines import Machines
 from keras_cifar.training.objective import Objective
 from keras_cifar.training.step import StepSettings, TrainSteps, learning_rates
 
@@ -58,6 +59,7 @@ class TrainedPart:
         val: val images.
         cache: of features; None for the user's.
         class_weights: (C,) float32, see `keras_cifar.training.class_weights`; None for all the same.
+        machines: that share each batch; None for this one alone.
 
     Attributes:
         loop: see `keras_cifar.speed.engine.loop_kind`.
@@ -72,10 +74,10 @@ class TrainedPart:
 
     def __init__(
         self, recipe: Recipe, model: keras.Model, train: Split, val: Split, cache: FeatureCache | None = None,
-        class_weights: np.ndarray | None = None,
+        class_weights: np.ndarray | None = None, machines: Machines | None = None,
     ):  # fmt: skip
         self.recipe, self.train, self.val = recipe, train, val
-        self.cache, self.class_weights = cache or FeatureCache.of_user(), class_weights
+        self.cache, self.class_weights, self.machines = cache or FeatureCache.of_user(), class_weights, machines
         self.steps_per_call, self.loop = STEPS_A_CALL, loop_kind()
         frozen, trained = split_at_trainable(model)
         self.trained = fold_batch_norms(trained)
@@ -144,7 +146,7 @@ class TrainedPart:
             recipe = self.recipe
             settings = StepSettings(weight_decay > 0, recipe.clip_norm, recipe.accumulate, recipe.ema, self._scales)
             objective = Objective.of(recipe, self.class_weights)
-            self._steps = TrainSteps(self.trained, objective, settings, self._in_loop, self.feed)
+            self._steps = TrainSteps(self.trained, objective, settings, self._in_loop, self.feed, self.machines)
         self._steps.reset(weight_decay)
         return self._steps
 
@@ -288,6 +290,8 @@ class Fit:
         self.recipe, self.part = recipe, part
         self.watched = slice(None) if watched is None else watched
         self.batch_size = min(recipe.batch_size, len(part.train))
+        if part.machines is not None:
+            part.machines.check_batch(self.batch_size)
         self.steps_per_epoch = len(part.train) // self.batch_size
         self.total_steps = self.steps_per_epoch * recipe.epochs
         self.progress = Progress()

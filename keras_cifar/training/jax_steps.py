@@ -6,18 +6,21 @@ import keras
 import numpy as np
 
 from keras_cifar.training.feeds import STEPS_A_CALL, Feed
+from keras_cifar.training.machines import Devices, Machines
 from keras_cifar.training.objective import Objective
 
 
 def jax_steps(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, objective: Objective, feed: Feed, in_loop: bool
-) -> Callable:
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, objective: Objective, feed: Feed, in_loop: bool,
+    machines: Machines | None = None,
+) -> Callable:  # fmt: skip
     """The function of `TrainSteps`.
 
     Args:
         model, objective, feed: see `TrainSteps`.
         optimizer: built for the model's trainable variables.
         in_loop: whether a call may have several steps; XLA computes convolutions in a loop on one core of a CPU.
+        machines: that share each batch; None for this one's first device alone.
 
     Returns:
         (inputs, truth, rates), each of S <= 32 steps -> losses (S,), top-1 (S,).
@@ -47,6 +50,8 @@ def jax_steps(
         return (list(weights), other_weights, list(optimizer_state)), (loss, top1)
 
     take = _compiled(step, in_loop)
+    if machines is not None:
+        take = _on_all(take, Devices(machines), (feed.shape.index(None) + 1, 1))
 
     def call(inputs, truth, rates):
         count = len(rates)  # calls of fewer steps are filled up: a function compiles for one number alone
@@ -80,6 +85,20 @@ def _compiled(step, in_loop):
         return jax.lax.fori_loop(0, count, body, carry) if in_loop else body(0, carry)
 
     return jax.jit(take, donate_argnums=(0, 1, 2))
+
+
+def _on_all(take, devices, axes):
+    """The same function, its batches split among the devices of all machines and its state on each of them."""
+    import jax
+
+    def take_on_all(weights, others, state, fixed, batches, count):
+        values = jax.tree.map(devices.everywhere, [weights, others, state, fixed])
+        parts = [devices.split(part, axis) for part, axis in zip(batches, axes, strict=False)]
+        with devices.machines.together():
+            found = take(*values, [*parts, devices.everywhere(batches[2])], count)
+            return jax.tree.map(devices.local, jax.block_until_ready(found))
+
+    return take_on_all
 
 
 def _filled(part, count):

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 
 from keras_cifar.data.access import DataAccess
+from keras_cifar.training.machines import Machines
 from keras_cifar.training.observers import Observer, default_observers
 
 
@@ -19,6 +20,7 @@ class Job:
         overwrite: replace what the folder holds.
         say: gets each line for the user.
         observers: who watches each training, see `keras_cifar.training.observers`.
+        machines: that train together; None for this one alone.
     """
 
     folder: str | os.PathLike | None = None
@@ -27,3 +29,4 @@ class Job:
     overwrite: bool = False
     say: Callable[[str], None] = print
     observers: tuple[Observer, ...] = dataclasses.field(default_factory=default_observers)
+    machines: Machines | None = None

@@ -10,6 +10,7 @@ from keras_cifar.speed.keras_internals import FusedAdam, moving_averages
 from keras_cifar.speed.xla import xla_pays
 from keras_cifar.training.feeds import Feed, model_feed
 from keras_cifar.training.jax_steps import jax_steps
+from keras_cifar.training.machines import Machines
 from keras_cifar.training.objective import Objective
 
 
@@ -50,14 +51,16 @@ class TrainSteps:
         settings: see `StepSettings`.
         in_loop: whether a call may have several steps. Short steps gain by it, and all on an accelerator.
         feed: what a step makes of what it is given; None for a model that takes it as it is.
+        machines: see `jax_steps`.
 
     Attributes:
         optimizer: its state is a list of variables.
     """
 
     def __init__(
-        self, model: keras.Model, objective: Objective, settings: StepSettings, in_loop: bool, feed: Feed | None = None
-    ):
+        self, model: keras.Model, objective: Objective, settings: StepSettings, in_loop: bool,
+        feed: Feed | None = None, machines: Machines | None = None,
+    ):  # fmt: skip
         self.model, self.objective, self.settings = model, objective, settings
         self.feed = feed or model_feed(model)
         self.optimizer = FusedAdam(
@@ -74,7 +77,7 @@ class TrainSteps:
         self.optimizer.build(model.trainable_variables)
         backend = keras.backend.backend()
         if backend == "jax":
-            self._take = jax_steps(model, self.optimizer, objective, self.feed, in_loop)
+            self._take = jax_steps(model, self.optimizer, objective, self.feed, in_loop, machines)
         else:
             self._take = self._make_graph(in_loop) if backend == "tensorflow" else self._make_calls()
 

@@ -5,9 +5,12 @@ that the batches are a pure function of (see `keras_cifar.training.fit`). Keras'
 ModelCheckpoint are not atomic and restart the random streams.
 """
 
+import contextlib
 import dataclasses
 import functools
+import math
 import pathlib
+import platform
 import time
 from collections.abc import Callable
 
@@ -18,9 +21,9 @@ from keras_cifar.checks import Number, number_setting
 from keras_cifar.data.copies import describe_alike, describe_copies, image_keys
 from keras_cifar.data.datasets import Source, Split
 from keras_cifar.data.record import absolute_data, check_changes, data_changes, describe_data, is_same_place
-from keras_cifar.environment import describe_environment, thread_count, utc_now
+from keras_cifar.environment import describe_environment, package_versions, thread_count, utc_now
 from keras_cifar.errors import DivergedError, InputError
-from keras_cifar.files import atomic_path, write_json
+from keras_cifar.files import atomic_path, temporary_folder, write_json
 from keras_cifar.metrics import classification_metrics
 from keras_cifar.model.build import build_model, copy_weights, load_classifier
 from keras_cifar.names import file_name
@@ -78,6 +81,8 @@ def train(recipe: Recipe, job: Job | None = None) -> Run:
     job = job or Job()
     run = Run(job.folder or default_run_dir(recipe))
     job = dataclasses.replace(job, folder=run.path)
+    if job.machines is not None:
+        return _train_together(recipe, job, save_seconds)
     with run.lock():
         run.check(recipe, job.overwrite)
         start = _prepare(recipe, run, dataclasses.replace(job, init_from=find_parent(recipe, job)))
@@ -85,6 +90,51 @@ def train(recipe: Recipe, job: Job | None = None) -> Run:
         training.begin()
         training.finish()
     return run
+
+
+def _train_together(recipe, job, save_seconds):
+    """The same with other machines: machine 0 writes the run, the others one that is thrown away."""
+    machines = job.machines
+    with machines.joined(), contextlib.ExitStack() as stack:
+        if not machines.writes:
+            job.say(f"Machine {machines.index} of {machines.count}: machine 0 writes the run")
+            folder = pathlib.Path(stack.enter_context(temporary_folder("machine")), "run")
+            job = dataclasses.replace(job, folder=folder, init_from=None, observers=(), say=lambda line: None)
+            save_seconds = math.inf
+        run = Run(job.folder)
+        try:
+            stack.enter_context(run.lock())
+            run.check(recipe, job.overwrite)
+            parent = _finished_parent(recipe, job) if machines.writes else None
+            start = _prepare(recipe, run, dataclasses.replace(job, init_from=parent))
+            facts = start.facts()
+        except InputError as error:
+            machines.tell(error)
+            raise
+        machines.agree(facts)
+        variables = start.model.variables
+        for variable, array in zip(variables, machines.share(list(map(_array, variables))), strict=True):
+            variable.assign(array)
+        training = _Training(start, save_seconds)
+        training.begin()
+        training.finish()
+    return run
+
+
+def _array(variable):
+    return keras.ops.convert_to_numpy(variable)
+
+
+def _finished_parent(recipe, job):
+    """`find_parent` of a machine that others wait for."""
+    if job.init_from is None and recipe.continues is not None:
+        parent = pathlib.Path(job.folder).parent / f"level{recipe.continues}"
+        if not Run(parent).is_finished:
+            raise InputError(
+                f"Expected level {recipe.continues}, which level {recipe.level} continues, in {parent}, but it is not "
+                "finished there; train it first."
+            )
+    return find_parent(recipe, job)
 
 
 def refit(recipe: Recipe, job: Job | None = None) -> Run:
@@ -316,6 +366,17 @@ class _Beginning:
         """`image_keys` of the training images."""
         return image_keys(self.train)
 
+    def facts(self) -> dict:
+        """What must be the same on all machines."""
+        recipe = {name: value for name, value in recipe_to_dict(self.recipe).items() if name != "data"}
+        data = describe_data(self.source, self.train, self.val, self.recipe)
+        return {
+            "version of Python and packages": {"Python": platform.python_version(), **package_versions()},
+            "recipe": recipe,
+            "data": {name: value for name, value in data.items() if name != "data"},
+            "arithmetic": describe_compute(self.recipe),
+        }
+
     def local(self) -> dict:
         """What is true on this machine only."""
         access = self.job.access
@@ -405,15 +466,22 @@ class _Training:
             f"{environment['precision']}, frozen layers on {environment['engine']} in "
             f"{environment['engine_precision']}"
         )
-        part = TrainedPart(self.recipe, self.model, start.train, start.val, class_weights=start.class_weights)
+        part = TrainedPart(
+            self.recipe, self.model, start.train, start.val, class_weights=start.class_weights,
+            machines=start.job.machines,
+        )  # fmt: skip
         if part.no_room:
             self.say(
                 f"No room in {part.cache.folder} to store the output of the frozen layers: it is computed at every step"
             )
         self.fit = Fit(self.recipe, part)
+        if start.job.machines is not None:
+            self.say(start.job.machines.describe(self.fit.batch_size, self.recipe.learning_rate))
         self._restore(start.state)
 
     def _restore(self, state):
+        if self.start.job.machines is not None:
+            state = self.start.job.machines.share_state(state, self.fit.state())
         if state is None:
             return
         try:

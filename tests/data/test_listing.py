@@ -5,7 +5,7 @@ import os
 import pytest
 from PIL import Image
 
-from export.predict import find_images
+from export.inputs import find_inputs
 from keras_cifar.data.images import decode_image, image_suffixes, missing_reader
 from keras_cifar.data.listing import describe_left_out, is_ignored, list_by_class, list_images, listing_digest
 
@@ -34,7 +34,7 @@ def test_every_suffix_that_can_be_decoded_in_any_case(photos):
 
 
 def test_prediction_finds_what_training_finds(photos):
-    assert find_images([str(photos)]) == [image.path for image in list_images(photos).images]
+    assert find_inputs([str(photos)]).files == [image.path for image in list_images(photos).images]
 
 
 @pytest.mark.parametrize("name", SYSTEM)
@@ -43,9 +43,9 @@ def test_hidden_and_system_files_do_not_count(photos, name):
     (photos / "deep" / name).parent.mkdir(exist_ok=True, parents=True)
     Image.new("L", (8, 8)).save(photos / "deep" / name, "PNG")
     assert keys(photos) == before and list_images(photos).left_out["hidden or system file{s}"] == 1
-    assert find_images([str(photos)]) == [image.path for image in list_images(photos).images]
-    assert find_images([str(photos / "**")]) == find_images([str(photos)])
-    assert find_images([str(photos / "deep" / name)]) == [str(photos / "deep" / name)]  # unless somebody names it
+    assert find_inputs([str(photos)]).files == [image.path for image in list_images(photos).images]
+    assert find_inputs([str(photos / "**")]).files == find_inputs([str(photos)]).files
+    assert find_inputs([str(photos / "deep" / name)]).files == [str(photos / "deep" / name)]  # unless somebody names it
 
 
 def test_names_of_people_are_not_hidden():
@@ -68,7 +68,7 @@ def test_links_are_followed_and_loops_end(photos, tmp_path):
     expected = ["a.jpg", "again/f.png", "b.PNG", "deep/c.bmp", "deep/d.Tif", "e.gif", "g.png"]
     assert [image.key for image in found.images] == expected
     assert found.left_out == {"link{s} to a folder that is read already": 4, "broken link{s}": 1}
-    assert find_images([str(photos)]) == [image.path for image in found.images]
+    assert find_inputs([str(photos)]).files == [image.path for image in found.images]
     assert {"back/c.bmp", "f.png"} <= set(keys(photos / "linked"))  # a linked folder itself
 
 
@@ -113,7 +113,7 @@ def test_image_without_its_reader_names_the_package(photos):
     (photos / "phone.HEIC").write_bytes(b"\0" * 40)
     found = list_images(photos)
     assert describe_left_out(found.left_out) == "1 .heic (pip install pillow-heif)"
-    assert find_images([str(photos)])[-1].endswith("phone.HEIC")  # a row that says what to install
+    assert find_inputs([str(photos)]).files[-1].endswith("phone.HEIC")  # a row that says what to install
     assert missing_reader("x.heif") == "pillow-heif" and missing_reader("x.png") is missing_reader("x.txt") is None
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 import cli
 from export import OnnxClassifier
-from export.predict import find_images, open_classifier, predict_files
+from export.inputs import find_inputs
+from export.predict import open_classifier, predict_files
 from keras_cifar.errors import InputError
 
 
@@ -33,19 +34,19 @@ def photos(tmp_path):
 
 
 def test_folders_globs_and_files_each_once(photos):
-    names = [p.removeprefix(str(photos) + "/") for p in find_images([str(photos), str(photos / "a.png")])]
+    names = [p.removeprefix(str(photos) + "/") for p in find_inputs([str(photos), str(photos / "a.png")]).files]
     assert names == ["a.png", "b.jpg", "d.bmp", "deep/c.webp"]
-    assert len(find_images([str(photos / "*.png"), str(photos / "**" / "*.webp")])) == 2
-    assert find_images([str(photos / "none.png"), str(photos / "a.png")])[0].endswith("none.png")
+    assert len(find_inputs([str(photos / "*.png"), str(photos / "**" / "*.webp")]).files) == 2
+    assert find_inputs([str(photos / "none.png"), str(photos / "a.png")]).files[0].endswith("none.png")
     (photos / "[1].png").write_bytes((photos / "a.png").read_bytes())
-    assert find_images([str(photos / "[1].png")]) == [str(photos / "[1].png")]
+    assert find_inputs([str(photos / "[1].png")]).files == [str(photos / "[1].png")]
     (photos / "empty").mkdir()
     (photos / ".a.png").write_bytes(b"of another program")
     (photos / "paper.pdf").write_bytes(b"%PDF-1.4")
-    assert len(find_images([str(photos)])) == 5
+    assert len(find_inputs([str(photos)]).files) == 5
     for nothing in ([str(photos / "empty")], [str(photos / "*.gif")], [str(photos / "none.png")]):
         with pytest.raises(InputError, match="found no image"):
-            find_images(nothing)
+            find_inputs(nothing)
 
 
 def test_formats_say_the_same(model, photos, tmp_path, capsys):
@@ -87,7 +88,7 @@ def test_unreadable_image_is_a_row_and_exit_code_1(model, photos, capsys):
 def test_many_images_keep_their_order(model, tmp_path):
     for i in range(150):
         Image.new("L", (8, 8), i).save(tmp_path / f"{i:03}.png")
-    paths = find_images([str(tmp_path)])
+    paths = find_inputs([str(tmp_path)]).files
     rows = predict_files(OnnxClassifier(model), paths, top_k=99)
     assert [row.path for row in rows] == paths and {len(row.classes) for row in rows} == {10}
     alone = predict_files(OnnxClassifier(model), [paths[140]], top_k=1)[0]

@@ -15,8 +15,9 @@ from PIL import Image
 
 import cli
 from export import OnnxClassifier
-from export.predict import find_images, predict_files
-from export.predict_shards import predict_to_parquet
+from export.inputs import Inputs, find_inputs
+from export.predict import predict_inputs
+from export.predict_shards import Summary, predict_to_parquet
 from keras_cifar.errors import InputError
 
 
@@ -35,16 +36,25 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
+def few_rows(inputs):
+    """The same inputs, ten images a file."""
+    return SmallParts(inputs.files, inputs.shards)
+
+
+class SmallParts(Inputs):
+    rows = 10
+
+
 def rows_of(folder):
     return pyarrow.parquet.read_table(folder).sort_by("path").to_pylist()
 
 
 def test_rows_are_those_of_predict(model, photos, tmp_path, capsys):
     folder = tmp_path / "out.parquet"
-    classifier, paths = OnnxClassifier(model), find_images([str(photos)])
-    assert predict_to_parquet(classifier, paths, folder, top_k=3, rows=10) == 1
+    classifier, inputs = OnnxClassifier(model), few_rows(find_inputs([str(photos)]))
+    assert predict_to_parquet(classifier, inputs, folder, top_k=3) == Summary(25, 1)
     assert [len(pyarrow.parquet.read_table(path)) for path in sorted(folder.glob("*.parquet"))] == [10, 10, 5]
-    expected = {row.path: row for row in predict_files(classifier, paths, top_k=3)}
+    expected = {row.path: row for row in predict_inputs(classifier, inputs, top_k=3)}
     rows = rows_of(folder)
     assert [row["path"] for row in rows] == sorted(expected)
     for row in rows:
@@ -59,13 +69,13 @@ def test_rows_are_those_of_predict(model, photos, tmp_path, capsys):
 
 def test_what_is_written_is_kept(model, photos, tmp_path, capsys):
     folder = tmp_path / "out.parquet"
-    classifier, paths = OnnxClassifier(model), find_images([str(photos)])
-    predict_to_parquet(classifier, paths, folder, rows=10)
+    classifier, inputs = OnnxClassifier(model), few_rows(find_inputs([str(photos)]))
+    predict_to_parquet(classifier, inputs, folder)
     before = rows_of(folder)
     kept, lost, _ = sorted(folder.glob("*.parquet"))
     age = kept.stat().st_mtime_ns
     lost.unlink()
-    predict_to_parquet(classifier, paths, folder, rows=10)
+    predict_to_parquet(classifier, inputs, folder)
     assert kept.stat().st_mtime_ns == age and rows_of(folder) == before
     assert "2 of 3 files are in" in capsys.readouterr().err
 
@@ -112,7 +122,7 @@ def test_another_command_is_refused_and_nothing_is_lost(exported, photos, tmp_pa
 def test_bad_output_is_one_sentence(model, photos, tmp_path):
     (tmp_path / "file.parquet").write_text("a file")
     with pytest.raises(InputError, match="is a file; choose another"):
-        predict_to_parquet(OnnxClassifier(model), [str(photos / "00.png")], tmp_path / "file.parquet")
+        predict_to_parquet(OnnxClassifier(model), Inputs([str(photos / "00.png")], []), tmp_path / "file.parquet")
     assert cli.main(["predict", model, str(photos), "--output", "x.parquet", "--format", "csv"]) == 2
 
 
@@ -122,9 +132,10 @@ def test_a_killed_command_goes_on(model, photos, tmp_path):
         shutil.copytree(photos, tmp_path / "many" / str(copy))
     folder, out = tmp_path / "out.parquet", tmp_path / "whole.parquet"
     code = (
-        "import sys; from export import OnnxClassifier; from export.predict import find_images\n"
+        "import sys; from export import OnnxClassifier, inputs\n"
         "from export.predict_shards import predict_to_parquet\n"
-        "predict_to_parquet(OnnxClassifier(sys.argv[1]), find_images([sys.argv[2]]), sys.argv[3], rows=50)"
+        "inputs._FEWEST_ROWS = 50\n"
+        "predict_to_parquet(OnnxClassifier(sys.argv[1]), inputs.find_inputs([sys.argv[2]]), sys.argv[3])"
     )
     command = [sys.executable, "-c", code, model, str(tmp_path / "many")]
     for least in (2, 6, 12):

@@ -5,11 +5,19 @@ import functools
 import json
 import os
 import threading
+from collections.abc import Iterator
 
 from keras_cifar.checks import show
 from keras_cifar.data.datasets import Source
 from keras_cifar.data.sources.image_files import files_source, quoted
-from keras_cifar.data.sources.shards import PackedImage, build_table, find_shards, open_shard, readable
+from keras_cifar.data.sources.shards import (
+    PackedImage,
+    Shard,
+    build_table,
+    find_shards,
+    open_shard,
+    readable,
+)
 from keras_cifar.data.sources.table import COLUMNS, find_column
 from keras_cifar.data.specs import DataRequest
 from keras_cifar.errors import InputError
@@ -17,6 +25,7 @@ from keras_cifar.errors import InputError
 _IMAGES = ("image", "img", "picture", "photo", "jpg", "png", "bytes")
 _LABELS = (*COLUMNS["label"], "fine_label")
 _GROUPS_HELD = 4
+_IMAGES_HELD = 64
 _READING = threading.Lock()  # else each decoder would read the same rows
 
 
@@ -73,17 +82,48 @@ def _columns(file, path):
     """The columns of the images' bytes and of the labels, and the classes' names, None where the file has none."""
     schema = file.schema_arrow
     features = _features(schema)
-    image = _first(features, "Image", _IMAGES) or find_column(schema.names, _IMAGES)
+    column = _image_column(schema, features, path)
     label = _first(features, "ClassLabel", _LABELS) or find_column(schema.names, _LABELS)
-    column = _bytes_column(schema, image)
-    for what, found in (("images, as bytes or a struct with bytes,", column), ("classes", label)):
-        if found is None:
-            raise InputError(
-                f"Expected a column of {what} in {path}, but it has {show(', '.join(schema.names))}; rename it to "
-                f"{'image' if found is column else 'label'}."
-            )
+    if label is None:
+        raise _lacks("classes", schema, path, "label")
     names = features.get(label, {}).get("names")
     return column, label, [str(name) for name in names] if names else None
+
+
+def _image_column(schema, features, path):
+    image = _first(features, "Image", _IMAGES) or find_column(schema.names, _IMAGES)
+    column = _bytes_column(schema, image)
+    if column is None:
+        raise _lacks("images, as bytes or a struct with bytes,", schema, path, "image")
+    return column
+
+
+def _lacks(what, schema, path, name):
+    return InputError(
+        f"Expected a column of {what} in {path}, but it has {show(', '.join(schema.names))}; rename it to {name}."
+    )
+
+
+def encoded_images(shard: Shard) -> Iterator[tuple[str, bytes | None]]:
+    """The images of a Parquet file, which needs no labels; few at a time are in memory.
+
+    Args:
+        shard: the file.
+
+    Yields:
+        The number of the row, from 0, and the bytes, None where the row has none.
+
+    Raises:
+        InputError: it cannot be read, or has no images.
+    """
+    with readable("Parquet", shard), _open(shard.path) as file:
+        column = _image_column(file.schema_arrow, _features(file.schema_arrow), shard.path)
+        row = 0
+        for batch in file.iter_batches(_IMAGES_HELD, columns=[column]):
+            found = batch.column(0)
+            for value in found.flatten()[0] if column.endswith(".bytes") else found:
+                yield str(row), value.as_py()
+                row += 1
 
 
 def _features(schema):

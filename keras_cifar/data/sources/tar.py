@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import tarfile
+from collections.abc import Iterator
 
 from keras_cifar.checks import show
 from keras_cifar.data.datasets import Source
@@ -12,7 +13,14 @@ from keras_cifar.data.folders import split_of
 from keras_cifar.data.images import image_suffixes
 from keras_cifar.data.listing import HIDDEN, describe_left_out, is_ignored
 from keras_cifar.data.sources.image_files import files_source, quoted
-from keras_cifar.data.sources.shards import PackedImage, build_table, find_shards, open_shard, readable
+from keras_cifar.data.sources.shards import (
+    PackedImage,
+    Shard,
+    build_table,
+    find_shards,
+    open_shard,
+    readable,
+)
 from keras_cifar.data.sources.table import COLUMNS, find_column
 from keras_cifar.data.specs import DataRequest
 from keras_cifar.errors import InputError
@@ -80,6 +88,32 @@ def _images(shard, left_out):
                     left_out[suffix or "file{s} without a suffix"] += 1
 
 
+def image_members(shard: Shard) -> Iterator[tuple[str, bytes]]:
+    """The images of a tar file, which needs no labels, in its order; one at a time is in memory.
+
+    Args:
+        shard: the file.
+
+    Yields:
+        The name in it, and the bytes.
+
+    Raises:
+        InputError: it cannot be read, is compressed or cut off, or holds no image.
+    """
+    suffixes, count = image_suffixes(), 0
+    with readable("tar", shard), open_shard(shard.path) as file:
+        for member in _members(file, shard.path):
+            path = _path(member)
+            if not member.isfile() or any(map(is_ignored, path.split("/"))):
+                continue
+            if os.path.splitext(path)[1].lower() in suffixes:
+                count += 1
+                file.seek(member.offset_data)
+                yield path, file.read(member.size)
+    if not count:
+        raise InputError(f"Expected images in {shard.path}, but there are none; check the file.")
+
+
 def _path(member):
     return member.name.removeprefix("./")
 
@@ -89,7 +123,7 @@ def _members(file, path):
     if head.startswith(_COMPRESSED):
         raise InputError(
             f"Expected tar files that are not compressed, whose images can be read where they are, but {path} is; "
-            "unpack it and pass --data folder:PATH."
+            "unpack it and name the folder."
         )
     file.seek(0)
     with tarfile.open(fileobj=file, mode="r:") as tar:
