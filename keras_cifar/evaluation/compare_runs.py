@@ -90,8 +90,8 @@ def read_judged(path: str | os.PathLike, split: str = "test", view: str | None =
         figures = open_run(path).file(f"evaluation_{split}.json")
         if not figures.is_file():
             raise InputError(
-                f"Expected an evaluation on {split} in {path}, but there is none; run `python cli.py evaluate {path} "
-                f"--split {split}` first."
+                f"Expected an evaluation on {split} in {path}, but there is none; `evaluate` it with --split {split} "
+                "first."
             )
     elif figures.suffix != ".json":
         raise InputError(

@@ -87,7 +87,7 @@ def test_other_images_missing_evaluations_and_lost_predictions(runs, tmp_path):
     others = made_run(tmp_path / "others", source=made_source(images=500)).path
     with pytest.raises(InputError, match=r"600 images of made test .* on 500 images of made test"):
         compare_judged(judged(runs[0], others))
-    with pytest.raises(InputError, match=r"evaluation on val in .*; run `python cli.py evaluate .* --split val` first"):
+    with pytest.raises(InputError, match=r"evaluation on val in .*; `evaluate` it with --split val first"):
         read_judged(runs[0], "val")
     shutil.copy(runs[1] / "predictions_test.npz", runs[0])
     with pytest.raises(InputError, match="missing or of another evaluation; evaluate again"):

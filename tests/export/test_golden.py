@@ -155,10 +155,14 @@ def test_sums_that_saturate_fail_the_check(kept_in_full):
 
 @pytest.fixture
 def kept_in_full():
-    """Logits of a layer whose weights use 8 full bits: exact, rounded otherwise, and with saturated pairs."""
+    """Logits of a layer whose weights use 8 full bits: exact, rounded otherwise, and with saturated pairs.
+
+    Neighbours have one sign, as they often have in a filter: only such pairs saturate.
+    """
     random = np.random.default_rng(0)
     inputs = random.integers(0, 256, (COUNT, 512)).astype(np.int64)
-    weights = random.integers(-127, 128, (512, 10)).astype(np.int64)
+    signs = np.repeat(random.choice([-1, 1], (256, 10)), 2, axis=0)
+    weights = signs * random.integers(64, 128, (512, 10)).astype(np.int64)
     pairs = inputs[:, ::2, None] * weights[::2] + inputs[:, 1::2, None] * weights[1::2]
     exact = pairs.sum(axis=1).astype(np.float64)
     return exact, exact + random.normal(0, 0.02 * exact.std(), exact.shape), np.clip(pairs, -32768, 32767).sum(axis=1)

@@ -242,6 +242,6 @@ def test_tta_as_an_option_takes_no_run_for_its_value():
     for words, tta in ((["--tta", "RUN"], "all"), (["RUN", "--tta"], "all"), (["RUN", "--no-tta"], "none"),
                        (["--tta", "selective", "RUN"], "selective"), (["RUN"], None)):  # fmt: skip
         args = cli._parser().parse_args(cli._with_tta_spelled_out(["export", *words]))
-        assert args.tta == tta and args.run == "RUN"
+        assert args.tta == tta and args.run == ["RUN"]
     with pytest.raises(InputError, match="--tta"):
         ExportPlan(tta="always").check()

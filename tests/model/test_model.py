@@ -139,9 +139,8 @@ EVERYTHING = {"policy": "trivialaugment", "mixup": 0.2, "label_smoothing": 0.1, 
               "clip_norm": 0.5, "accumulate": 2, "ema": 0.8, "weight_decay": 0.1, "views": 0, "epochs": 2}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, pytest.param(EVERYTHING, marks=pytest.mark.slow)], ids=["level 2", "everything"]
-)
+@pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["level 2", "everything"])
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_train(backend, changes, tmp_path):
     pytest.importorskip(backend)

@@ -18,6 +18,7 @@ from keras_cifar import array_cache
 from keras_cifar.data.augment import Augmentation, view_images, view_table
 from keras_cifar.data.datasets import Split, open_data
 from keras_cifar.errors import InputError
+from keras_cifar.evaluation import features
 from keras_cifar.evaluation.features import FeatureCache
 from keras_cifar.evaluation.predict import predict_logits
 from keras_cifar.files import read_json, write_json
@@ -26,7 +27,6 @@ from keras_cifar.recipes import HANDED_DOWN_FIELDS, LEVELS, PARENT_FIELDS
 from keras_cifar.runs.run import Run
 from keras_cifar.speed.engine import compile_inference
 from keras_cifar.speed.graph import split_at_head, split_at_trainable
-from keras_cifar.training import features
 from keras_cifar.training.fit import Fit, TrainedPart
 from keras_cifar.training.observers import default_observers
 from keras_cifar.training.train import train, train_levels
