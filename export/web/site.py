@@ -54,7 +54,7 @@ def write_site(
     write_json(root / "models.json", {"models": [model.about for model in models]})
     policy = _POLICY.format(scripts="'self'", styles="'self'", connect="'self'")
     write_text(root / "index.html", _with_policy(_text("index.html"), policy))
-    say(f"written to {folder}: {len(models)} models, onnxruntime-web {VERSION}; try it with `python -m http.server -d`")
+    say(f"written to {folder}: {_counted(models)}, onnxruntime-web {VERSION}; try it with `python -m http.server -d`")
     return root / "index.html"
 
 
@@ -81,7 +81,7 @@ def write_single(
     page = _replaced(page, "</body>", "\n".join(blocks) + "\n</body>")
     write_text(path, page)
     size = pathlib.Path(path).stat().st_size
-    say(f"written to {path} ({size / 1e6:.1f} MB): {len(models)} models, onnxruntime-web {VERSION}; open it")
+    say(f"written to {path} ({size / 1e6:.1f} MB): {_counted(models)}, onnxruntime-web {VERSION}; open it")
     return pathlib.Path(path)
 
 
@@ -166,3 +166,7 @@ def _replaced(page, old, new):
 
 def _attribute(text):
     return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+
+
+def _counted(models):
+    return f"{len(models)} model{'s' if len(models) != 1 else ''}"
