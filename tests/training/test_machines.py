@@ -65,25 +65,32 @@ def apart(one, other):
 OPTIONS = [*tiny_options(limit=64, epochs=2, batch_size=16), "--level", "3"]
 
 
+EVERYTHING = ("--views", "0", "--mixup", "0.2", "--ema", "0.9", "--accumulate", "2", "--clip-norm", "1")
+
+
 @needs_jax
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "more", [(), ("--views", "0", "--mixup", "0.2", "--ema", "0.9", "--accumulate", "2", "--clip-norm", "1")]
+    ("count", "more"),
+    [
+        pytest.param(2, (), marks=pytest.mark.slow),
+        pytest.param(4, (), marks=pytest.mark.machines),
+        pytest.param(2, EVERYTHING, marks=pytest.mark.machines),
+        pytest.param(4, EVERYTHING, marks=pytest.mark.machines),
+    ],
 )
-def test_two_and_four_end_with_the_weights_of_one(port, tmp_path, more):
+def test_two_and_four_end_with_the_weights_of_one(port, tmp_path, count, more):
     process = start(port, 0, 0, *OPTIONS, *more, "--run-dir", tmp_path / "1")
     assert process.communicate(timeout=600) and process.returncode == 0
-    for count in (2, 4):
-        ended = train_on(port + count, count, *OPTIONS, *more, "--run-dir", tmp_path / str(count))
-        assert [code for code, *_ in ended] == [0] * count, ended
-        assert f"each batch of 16 images is {16 // count} on each device; learning rate" in ended[0][1]
-        assert apart(tmp_path / "1", tmp_path / str(count)) < 1e-5
-        assert "machine 0 writes the run" in ended[1][1] and "next:" not in ended[1][1]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "4"]
+    ended = train_on(port, count, *OPTIONS, *more, "--run-dir", tmp_path / str(count))
+    assert [code for code, *_ in ended] == [0] * count, ended
+    assert f"each batch of 16 images is {16 // count} on each device; learning rate" in ended[0][1]
+    assert apart(tmp_path / "1", tmp_path / str(count)) < 1e-5
+    assert "machine 0 writes the run" in ended[1][1] and "next:" not in ended[1][1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", str(count)]
 
 
 @needs_jax
-@pytest.mark.slow
+@pytest.mark.machines
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_machine_ends_the_others_and_the_commands_resume(port, tmp_path, killed):
     options = [*OPTIONS, "--epochs", "20", "--run-dir", tmp_path / "run"]
@@ -103,7 +110,7 @@ def test_a_killed_machine_ends_the_others_and_the_commands_resume(port, tmp_path
 
 
 @needs_jax
-@pytest.mark.slow
+@pytest.mark.machines
 def test_what_differs_between_machines_is_named(port, tmp_path):
     run = ["--run-dir", tmp_path / "run"]
     wrong = {
@@ -119,7 +126,7 @@ def test_what_differs_between_machines_is_named(port, tmp_path):
 
 
 @needs_jax
-@pytest.mark.slow
+@pytest.mark.machines
 def test_more_machines_than_images_a_batch(port, tmp_path):
     for number, (size, words) in enumerate({"1": "take fewer machines", "3": "pass --batch-size 2"}.items()):
         ended = train_on(port + number, 2, *OPTIONS, "--batch-size", size, "--run-dir", tmp_path / size)
