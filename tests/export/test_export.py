@@ -165,7 +165,7 @@ def test_failed_gate_leaves_no_file(exported, tmp_path, monkeypatch, capsys):
     broken = onnx.load(exported["core"])
     kernel = max(broken.graph.initializer, key=lambda tensor: len(tensor.raw_data))
     kernel.raw_data = (np.frombuffer(kernel.raw_data, np.float32) * 1.1).tobytes()
-    monkeypatch.setattr(module, "build_core", lambda model: broken)
+    monkeypatch.setattr("export.cores.build_core", lambda model: broken)
     assert cli.main(["export", str(exported["run"]), "--output", str(tmp_path / "a" / "m.onnx")]) == 2
     error = capsys.readouterr().err
     assert "no file was written" in error and len(error.strip().splitlines()) == 1
@@ -306,7 +306,7 @@ def test_a_target_from_outside_is_one_registration(exported, val, tmp_path, adde
     assert path.name == "level4_fp32.npz" and path.with_suffix(".md").is_file()
     expected = open_file(exported, "fp32").predict_logits(val.images[:8])
     assert np.allclose(open_archive(path)(val.images[:8]), expected, atol=1e-4)
-    for plan, words in ((ExportPlan(target="x"), "--target among onnx, archive"), (ExportPlan(tmp_path, "archive",
+    for plan, words in ((ExportPlan(target="x"), r"--target among onnx, .*archive"), (ExportPlan(tmp_path, "archive",
                         triton=str(tmp_path / "t")), "leave one of them out")):  # fmt: skip
         with pytest.raises(InputError, match=words):
             module.export_run(run, plan)

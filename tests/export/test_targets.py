@@ -184,7 +184,14 @@ def test_export_writes_what_agrees_with_keras_on_all_of_val(exported, files, tmp
 @pytest.mark.slow
 def test_a_file_that_differs_from_keras_is_not_written(exported, files, tmp_path, monkeypatch):
     of_kind(files, "openvino")
-    monkeypatch.setattr("export.targets.openvino_ir.logits", lambda *paths: lambda x: np.ones((len(x), 10), np.float32))
+    val = open_data("digits").load("val")
+    label_of = {image.tobytes(): label for image, label in zip(val.images, val.labels, strict=True)}
+
+    def wrong(images):
+        labels = [label_of[image.tobytes()] for image in images]
+        return np.eye(10, dtype=np.float32)[np.add(labels, 1) % 10]
+
+    monkeypatch.setattr("export.targets.openvino_ir.logits", lambda *paths: wrong)
     for int8 in (False, True):
         with pytest.raises(InputError, match="no file was written"):
             export_run(open_run(exported["run"]), ExportPlan(tmp_path, "openvino", int8=int8, force=True, max_drop=0.4))

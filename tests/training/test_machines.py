@@ -112,14 +112,18 @@ def test_a_killed_machine_ends_the_others_and_the_commands_resume(port, tmp_path
 @needs_jax
 @pytest.mark.machines
 def test_what_differs_between_machines_is_named(port, tmp_path):
-    run = ["--run-dir", tmp_path / "run"]
+    run, random = ["--run-dir", tmp_path / "run"], np.random.default_rng(0)
+    for name in "ab":
+        images = random.integers(0, 256, (200, 32, 32, 3), np.uint8)
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=np.arange(200) % 10)
+    options = [*OPTIONS, "--data", f"npz:{tmp_path / 'a.npz'}"]
     wrong = {
-        "the same recipe": [*OPTIONS, "--learning-rate", "0.5"],
-        "the same data": [*OPTIONS, "--limit", "48"],
-        "machine 1 ended": [*OPTIONS, "--data", "folder:/no/such"],
+        "the same recipe": [*options, "--learning-rate", "0.5"],
+        "the same data": [*options, "--data", f"npz:{tmp_path / 'b.npz'}"],
+        "machine 1 ended": [*options, "--data", "folder:/no/such"],
     }
     for number, (words, others) in enumerate(wrong.items()):
-        ended = train_on(port + number, 2, *OPTIONS, *run, others=others)
+        ended = train_on(port + number, 2, *options, *run, others=others)
         assert [code for code, *_ in ended] == [2, 2], ended
         assert [len(sentences(error)) for *_, error in ended] == [1, 1] and words in ended[0][2], ended
         assert not (tmp_path / "run" / "recipe.json").exists()

@@ -226,6 +226,7 @@ def test_the_step_that_diverged_is_named(runner, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="it counts graphs of TensorFlow")
 def test_a_compiled_step_goes_with_its_model():
     images = keras.Input((4, 4, 8))
     inputs = random.normal(size=(1, 6, 4, 4, 8)).astype(np.float32)

@@ -202,7 +202,7 @@ def test_steps_in_one_arithmetic_do_not_go_on_in_another(tmp_path):
     run.begin(tiny_recipe(1), overwrite=False)
     run.save_state([np.zeros(1)], {})
     run.file("environment.json").write_text('{"precision": "mixed_bfloat16"}')
-    with pytest.raises(InputError, match=r"with precision mixed_bfloat16, but this machine has float32"):
+    with pytest.raises(InputError, match=r"with precision mixed_bfloat16, but it is float32 now"):
         train(tiny_recipe(1), job(run.path, say=lambda line: None))
     assert run.environment == {"precision": "mixed_bfloat16"}
     assert train(tiny_recipe(1), job(run.path, overwrite=True, say=lambda line: None)).is_finished
