@@ -295,19 +295,20 @@ def gather_views(views: list[np.ndarray], view: np.ndarray, index: np.ndarray) -
     return rows
 
 
-def take_places(padded: Any, size: tuple[int, ...], places: Any) -> Any:
+def take_places(padded: Any, size: tuple[int, ...], places: Any, flip: bool) -> Any:
     """The batch of a step from images in the memory of the device, of whatever backend Keras runs on.
 
     Args:
         padded: (N, H + 2 * padding, W + 2 * padding, 3) uint8.
         size: (H, W).
         places: (4, B) int32: index, dy, dx, mirrored.
+        flip: whether some are mirrored.
 
     Returns:
         (B, H, W, 3) uint8, equal to what `make_batch_fn` gathers.
     """
-    if tuple(padded.shape[1:3]) == tuple(size):
-        return _mirrored(ops.take(padded, places[0], axis=0), places[3])
+    if tuple(padded.shape[1:3]) == tuple(size) and not flip:
+        return ops.take(padded, places[0], axis=0)
     if keras.backend.backend() == "tensorflow":
         index, *offsets = tf.unstack(places)
         return _gather_augmented(padded, size, index, [offset[:, None] for offset in offsets])
@@ -315,11 +316,8 @@ def take_places(padded: Any, size: tuple[int, ...], places: Any) -> Any:
     def cut(place):
         return ops.slice(padded, (place[0], place[1], place[2], 0), (1, *size, padded.shape[-1]))[0]
 
-    return _mirrored(ops.vectorized_map(cut, ops.transpose(places)), places[3])
-
-
-def _mirrored(images, mirrored):
-    return ops.where(ops.reshape(mirrored == 1, (-1, 1, 1, 1)), images[:, :, ::-1], images)
+    images = ops.vectorized_map(cut, ops.transpose(places))
+    return ops.where(ops.reshape(places[3] == 1, (-1, 1, 1, 1)), images[:, :, ::-1], images) if flip else images
 
 
 def padded_images(images: np.ndarray, crop_padding: int) -> np.ndarray:

@@ -72,7 +72,11 @@ class ResidentImages:
         padded = padded_images(store.array, augmentation.crop_padding)
         images = keras.Variable(padded, dtype="uint8", trainable=False, name="images")
         variables = (images, *after.variables)
-        self.feed = Feed((4, None), "int32", lambda places: make(take_places(images.value, size, places)), variables)
+
+        def take(places):
+            return make(take_places(images.value, size, places, augmentation.flip))
+
+        self.feed = Feed((4, None), "int32", take, variables)
 
     def draw(self, batch_size: int, seed: int) -> Callable[[int, int], np.ndarray]:
         """The function (start, stop) -> places (stop - start, 4, batch_size) int32 of those steps."""

@@ -82,7 +82,9 @@ def test_the_device_takes_the_pixels_that_the_host_takes(augmentation):
     places = ResidentImages(images, augmentation, model_feed(build_pixels())).draw(7, 3)(2, 6)
     assert places.shape == (4, 4, 7) and places.dtype == np.int32
     for step, place in zip(range(2, 6), places, strict=True):
-        found = keras.ops.convert_to_numpy(take_places(padded, (8, 6), keras.ops.convert_to_tensor(place)))
+        found = keras.ops.convert_to_numpy(
+            take_places(padded, (8, 6), keras.ops.convert_to_tensor(place), augmentation.flip)
+        )
         expected, truth = batch_at(np.int64(step))
         assert np.array_equal(found, expected) and np.array_equal(labels[place[0]], truth)
 
