@@ -246,6 +246,18 @@ def number_setting(name: str, rule: Number) -> int | float:
     return rule.check(name, parse_number(os.environ.get(name) or str(rule.example)))
 
 
+def choice_setting(name: str, choices: tuple[str, ...], default: str) -> str:
+    """The word in an environment variable; the default where it is not set.
+
+    Raises:
+        InputError: it is none of the choices.
+    """
+    chosen = os.environ.get(name, default)
+    if chosen not in choices:
+        raise InputError(f"Expected {name} among {', '.join(choices)}, but it is {chosen!r}; choose one or unset it.")
+    return chosen
+
+
 def load_json(path: str | os.PathLike, what: str) -> Any:
     """What a JSON file of the user's holds.
 

@@ -5,13 +5,13 @@ on the folded model.
 """
 
 import importlib.util
-import os
 import tempfile
 from collections.abc import Callable
 
 import keras
 import numpy as np
 
+from keras_cifar.checks import choice_setting
 from keras_cifar.environment import has_accelerator
 from keras_cifar.errors import InputError
 from keras_cifar.libraries import import_openvino
@@ -32,11 +32,8 @@ def engine_name() -> str:
         InputError: KERAS_CIFAR_ENGINE is no engine, or not installed.
     """
     usable = importlib.util.find_spec("openvino") is not None and keras.backend.backend() == "tensorflow"
-    chosen = os.environ.get("KERAS_CIFAR_ENGINE", "openvino" if usable and not has_accelerator() else "keras")
-    if chosen not in ENGINES:
-        raise InputError(
-            f"Expected KERAS_CIFAR_ENGINE among {', '.join(ENGINES)}, but it is {chosen!r}; choose one or unset it."
-        )
+    fastest = "openvino" if usable and not has_accelerator() else "keras"
+    chosen = choice_setting("KERAS_CIFAR_ENGINE", ENGINES, fastest)
     if chosen == "openvino" and not usable:
         raise InputError(
             "Expected OpenVINO for KERAS_CIFAR_ENGINE=openvino, but it is not installed or Keras does not run on "
@@ -52,11 +49,7 @@ def loop_kind() -> str:
         InputError: KERAS_CIFAR_LOOP is neither, or the backend runs step by step only.
     """
     compiles = keras.backend.backend() in ("tensorflow", "jax")
-    chosen = os.environ.get("KERAS_CIFAR_LOOP", "device" if compiles and has_accelerator() else "host")
-    if chosen not in LOOPS:
-        raise InputError(
-            f"Expected KERAS_CIFAR_LOOP among {', '.join(LOOPS)}, but it is {chosen!r}; choose one or unset it."
-        )
+    chosen = choice_setting("KERAS_CIFAR_LOOP", LOOPS, "device" if compiles and has_accelerator() else "host")
     if chosen == "device" and not compiles:
         raise InputError(
             "Expected KERAS_BACKEND=tensorflow or jax for KERAS_CIFAR_LOOP=device, but it is "
