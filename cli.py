@@ -146,7 +146,9 @@ def _add_other_commands(add):
         "file; each is compared with the first"
     )  # fmt: skip
     compare.add_argument("--split", choices=("test", "val"), default="test")
-    compare.add_argument("--view", choices=("plain", "tta"), help="default: the one that each is judged by")
+    compare.add_argument(
+        "--view", choices=("plain", "tta", "selective"), help="default: the one that each is judged by"
+    )
     compare.add_argument("--output", metavar="FILE.csv", help="also write the images that only some get right")
 
     check = add("check", _check, "look for copies, odd images and uneven classes before training", _CHECK_EXAMPLES)

@@ -9,16 +9,11 @@ from collections.abc import Callable
 import numpy as np
 
 from export.metadata import Selective
-from keras_cifar.evaluation.tta import flip_images, mean_logits
+from keras_cifar.evaluation.tta import flip_images, mean_logits, needs_second_view
 from keras_cifar.metrics import softmax, top1
 
 # The fraction of the images whose class a second view changes that are to have one.
 CHANGES = 0.98
-
-
-def needs_second_view(logits: np.ndarray, temperature: float, threshold: float) -> np.ndarray:
-    """(N,) bool: whether the top probability of the first view's logits (N, C) is below the threshold."""
-    return softmax(logits / temperature).max(axis=1) < threshold
 
 
 def selective_logits(

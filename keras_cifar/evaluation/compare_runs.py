@@ -13,10 +13,8 @@ from keras_cifar.evaluation.evaluate_split import read_predictions
 from keras_cifar.files import write_csv
 from keras_cifar.metrics import format_top1, holm
 from keras_cifar.names import visible
-from keras_cifar.runs.evaluation_file import Evaluation, read_evaluation
+from keras_cifar.runs.evaluation_file import VIEW_NAMES, Evaluation, read_evaluation
 from keras_cifar.runs.run import open_run
-
-_VIEW_NAMES = {"plain": "plain", "tta": "flip TTA"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Judged:
     Attributes:
         name: the run folder or file, as it was given.
         evaluation: its figures.
-        view: whose answers these are, "plain" or "tta".
+        view: whose answers these are, one of `VIEW_NAMES`.
         labels: (N,) int.
         predicted: (N,) int.
     """
@@ -80,7 +78,7 @@ def read_judged(path: str | os.PathLike, split: str = "test", view: str | None =
     Args:
         path: a run folder, or the `evaluation_SPLIT.json` of one or of a file.
         split: of the evaluation in a run folder.
-        view: "plain" or "tta"; None for the one whose accuracy is the classifier's.
+        view: one of `VIEW_NAMES`; None for the one whose accuracy is the classifier's.
 
     Raises:
         InputError: it has no evaluation of that split, or not of that view, or its predictions are missing.
@@ -101,7 +99,7 @@ def read_judged(path: str | os.PathLike, split: str = "test", view: str | None =
     view = view or evaluation.headline
     if found is None or view not in found:
         raise InputError(
-            f"Expected {_VIEW_NAMES[view]} predictions of each image next to {figures}, but they are missing or of "
+            f"Expected {VIEW_NAMES[view]} predictions of each image next to {figures}, but they are missing or of "
             "another evaluation; evaluate again."
         )
     return Judged(str(path), evaluation, view, found["labels"], found[view])
@@ -162,7 +160,7 @@ def describe_pairs(pairs: list[Pair]) -> Iterator[str]:
     yield f"{found.data} {found.split}, {len(first.labels):,} images, each compared with the first"
     for judged in (first, *(pair.other for pair in pairs)):
         top1 = format_top1(judged.evaluation.views[judged.view])
-        yield f"{visible(judged.name)}: {_VIEW_NAMES[judged.view]} top-1 {top1}"
+        yield f"{visible(judged.name)}: {VIEW_NAMES[judged.view]} top-1 {top1}"
     for pair in pairs:
         yield ""
         yield f"{visible(pair.other.name)} over {visible(first.name)}: {_described(pair.whole)}"

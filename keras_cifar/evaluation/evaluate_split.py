@@ -18,13 +18,13 @@ from keras_cifar.data.specs import Division
 from keras_cifar.environment import cpu_kind, cpu_name, utc_now
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.predict import predict_views, view_metrics
+from keras_cifar.evaluation.tta import needs_second_view
 from keras_cifar.files import atomic_path
-from keras_cifar.metrics import averages_over_classes, format_top1, read_confusion, rejection, shares, softmax
+from keras_cifar.metrics import averages_over_classes, format_top1, read_confusion, rejection, shares
 from keras_cifar.names import visible
-from keras_cifar.runs.evaluation_file import Evaluation, read_evaluation
+from keras_cifar.runs.evaluation_file import VIEW_NAMES, Evaluation, read_evaluation
 from keras_cifar.runs.plots import plot_confusion
 
-_VIEWS = {"plain": "plain", "tta": "flip TTA", "selective": "selective TTA"}
 _CLASSES_ON_A_LINE = 20
 
 
@@ -116,7 +116,7 @@ def evaluate_split(
         logits["tta"] = logits.pop("plain")
     doubtful = None
     if subject.selective_threshold is not None:
-        doubtful = softmax(logits["plain"]).max(axis=1) < subject.selective_threshold
+        doubtful = needs_second_view(logits["plain"], 1.0, subject.selective_threshold)
         logits["selective"] = np.where(doubtful[:, None], logits["tta"], logits["plain"])
     found = view_metrics(logits, images.labels, source.class_names)
     result = Evaluation(
@@ -140,7 +140,7 @@ def evaluate_split(
     )
     write_predictions(predictions_path(subject.figures), images.labels, logits)
     result.write(subject.figures)
-    title = f"{split}, {_VIEWS[subject.headline]}"
+    title = f"{split}, {VIEW_NAMES[subject.headline]}"
     plot_confusion(read_confusion(result.best), source.class_names, subject.picture, title)
     return result
 
@@ -184,7 +184,7 @@ def read_predictions(figures: str | os.PathLike) -> dict[str, np.ndarray] | None
         with np.load(path) as file:
             found = {name: file[name] for name in file.files}
         labels = found["labels"]
-        for view in found.keys() & _VIEWS.keys():
+        for view in found.keys() & VIEW_NAMES.keys():
             metrics = result.views[view]
             if len(labels) != metrics["images"] or np.mean(found[view] == labels) != metrics["top1"]:
                 return None
@@ -206,7 +206,7 @@ def _since(earlier, images):
 def describe_evaluation(result: Evaluation, owner: str) -> list[str]:
     """The lines that `evaluate` prints of what `evaluate_split` returned."""
     lines = [f"{result.data} {result.split}, {result.best['images']} images, {owner}"]
-    for view, name in _VIEWS.items():
+    for view, name in VIEW_NAMES.items():
         if metrics := result.view(view):
             error = metrics["calibration_error"]
             views = f"  {result.views_per_image:.2f} views an image" if view == "selective" else ""

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from keras_cifar.metrics import softmax
+
 
 def flip_images(images):
     """Mirrors (B, H, W, C) left to right."""
@@ -19,3 +21,8 @@ def flip_tta(logits_fn):
     The result is the same for an image and its mirror image.
     """
     return lambda images: mean_logits(logits_fn(images), logits_fn(flip_images(images)))
+
+
+def needs_second_view(logits: np.ndarray, temperature: float, threshold: float) -> np.ndarray:
+    """(N,) bool: whether the top probability of the first view's logits (N, C) is below the threshold."""
+    return softmax(logits / temperature).max(axis=1) < threshold

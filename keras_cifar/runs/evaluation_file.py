@@ -7,7 +7,8 @@ from keras_cifar.errors import InputError
 from keras_cifar.files import read_json, write_json
 from keras_cifar.metrics import Metrics, Rejection
 
-VIEWS = ("plain", "tta", "selective")
+VIEW_NAMES = {"plain": "plain", "tta": "flip TTA", "selective": "selective TTA"}
+VIEWS = tuple(VIEW_NAMES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,8 @@ from scipy.stats import binomtest
 
 import cli
 from keras_cifar.errors import InputError
-from keras_cifar.evaluation.compare_runs import compare_judged, read_judged
+from keras_cifar.evaluation.compare_runs import compare_judged, describe_pairs, read_judged
+from keras_cifar.files import read_json, write_json
 
 
 @pytest.fixture
@@ -92,3 +93,16 @@ def test_other_images_missing_evaluations_and_lost_predictions(runs, tmp_path):
     shutil.copy(runs[1] / "predictions_test.npz", runs[0])
     with pytest.raises(InputError, match="missing or of another evaluation; evaluate again"):
         read_judged(runs[0])
+
+
+def test_selective_answers_are_compared_by_name(runs):
+    """As those of a file that takes a second view where the first is not sure."""
+    for run in runs[:2]:
+        figures = run / "evaluation_test.json"
+        values = read_json(figures)
+        write_json(figures, {**values, "selective": values["tta"], "headline": "selective"})
+        with np.load(run / "predictions_test.npz") as file:
+            found = {name: file[name] for name in file.files}
+        np.savez(run / "predictions_test.npz", **found, selective=found["tta"])
+    said = list(describe_pairs(compare_judged(judged(*runs[:2]))))
+    assert sum("selective TTA top-1" in line for line in said) == 2

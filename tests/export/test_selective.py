@@ -14,10 +14,10 @@ import cli
 from export import ExportPlan, OnnxClassifier
 from export.card import is_edited
 from export.rejection import choose_rejection
-from export.selective import CHANGES, choose_threshold, needs_second_view
+from export.selective import CHANGES, choose_threshold
 from keras_cifar.data.datasets import open_data
 from keras_cifar.errors import InputError
-from keras_cifar.evaluation.tta import flip_images, mean_logits
+from keras_cifar.evaluation.tta import flip_images, mean_logits, needs_second_view
 from keras_cifar.metrics import softmax
 
 
