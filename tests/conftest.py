@@ -138,6 +138,16 @@ def image_folder(tmp_path):
     return tmp_path / "photos"
 
 
+def write_photos(folder):
+    """Makes a folder of 25 files, one of which is no image."""
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(25):
+        Image.fromarray(random.integers(0, 256, (20, 30, 3), np.uint8)).save(folder / f"{i:02}.png")
+    (folder / "07.png").write_bytes(b"no image")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory, worker_id):
     """A tiny finished run of level 4, and its four files, made once for all worker processes."""

@@ -7,11 +7,9 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pyarrow.parquet
 import pytest
-from conftest import ROOT
-from PIL import Image
+from conftest import ROOT, write_photos
 
 import cli
 from export import OnnxClassifier
@@ -28,12 +26,7 @@ def model(exported):
 
 @pytest.fixture
 def photos(tmp_path):
-    random = np.random.default_rng(0)
-    (tmp_path / "photos").mkdir()
-    for i in range(25):
-        Image.fromarray(random.integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / "photos" / f"{i:02}.png")
-    (tmp_path / "photos" / "07.png").write_bytes(b"no image")
-    return tmp_path / "photos"
+    return write_photos(tmp_path / "photos")
 
 
 def few_rows(inputs):
