@@ -17,6 +17,7 @@ examples:
 
 import argparse
 import dataclasses
+import functools
 import importlib.util
 import logging
 import os
@@ -29,6 +30,7 @@ from typing import Any
 from keras_cifar.checks import UNSET, Number, Weights, parse_number
 from keras_cifar.data.specs import STORES, source_of
 from keras_cifar.errors import InputError
+from keras_cifar.exclude_list import ImageNames
 from keras_cifar.names import visible
 from keras_cifar.program import as_started, install_hint, program
 from keras_cifar.recipes import (
@@ -151,14 +153,21 @@ def _add_other_commands(add):
     )
     compare.add_argument("--output", metavar="FILE.csv", help="also write the images that only some get right")
 
-    check = add("check", _check, "look for copies, odd images and uneven classes before training", _CHECK_EXAMPLES)
-    check.add_argument("--data", required=True, help="see `train`")
+    text = "look for wrong labels, copies, odd images and uneven classes before training"
+    check = add("check", _check, text, _CHECK_EXAMPLES)
+    check.add_argument("--data", help="see `train`; default: the data of --run")
     check.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
     check.add_argument(
-        "--backbone", metavar="NAME|none", help="pretrained network by which cropped and mirrored copies are found; "
-        "default: one whose weights are installed as a pip package, else none"
+        "--backbone", metavar="NAME|none", help="pretrained network by which doubtful labels and cropped and mirrored "
+        "copies are found; default: one whose weights are installed as a pip package, else none"
     )  # fmt: skip
+    check.add_argument("--run", help="a finished run, which judges the labels of val and test instead")
+    text = "doubtful labels to name at most, the least plausible first; default: 100"
+    check.add_argument("--suspects", type=parse_number, default=100, metavar="N", help=text)
     check.add_argument("--output", metavar="FILE.csv", help="also write what was found, a row each")
+    check.add_argument("--html", metavar="FILE.html", help="also write a page with the images that were found")
+    text = "also write the images to leave out of training, for a person to shorten and `train --exclude` to take"
+    check.add_argument("--fix-list", metavar="FILE.csv", help=text)
     check.add_argument("--store", choices=STORES, default="auto", help="see `train`")
 
     doctor = add("doctor", _doctor, "say what this machine has, what is missing and how to get it")
@@ -329,7 +338,10 @@ _COMPARE_EXAMPLES = """examples:
   python cli.py compare runs/photos/level4 level4_int8_evaluation_test.json --view plain --output changed.csv"""
 _CHECK_EXAMPLES = """examples:
   python cli.py check --data folder:photos
-  python cli.py check --data cifar10 --output findings.csv"""
+  python cli.py check --data cifar10 --output findings.csv --html findings.html
+  python cli.py check --run runs/cifar10-resnet18-seed0/level4 --html findings.html
+  python cli.py check --data folder:photos --fix-list fix.csv    then look, shorten it, and
+  python cli.py train --level 1 --data folder:photos --exclude fix.csv"""
 _REPORT_EXAMPLES = """examples:
   python cli.py report runs/cifar10-resnet18-seed0
   python cli.py report runs --output report.md"""
@@ -371,7 +383,7 @@ def _resolve(args, level):
     options = {field: getattr(args, field) for field in OPTION_FIELDS}
     options = {field: value for field, value in options.items() if value is not UNSET}
     for field in options:
-        if isinstance(rule := FIELDS[field].rule, Weights):  # here, as argparse would swallow its sentence
+        if isinstance(rule := FIELDS[field].rule, (Weights, ImageNames)):  # here: argparse would swallow its sentence
             options[field] = rule.parse(options[field])
     return resolve_recipe(level, **changes | options)
 
@@ -655,11 +667,16 @@ def _show(args):
         print(f"Level {recipe.level}: {recipe.title}")
         for name, value in recipe_to_dict(recipe).items():
             if name not in ("level", "title"):
-                print(_field_line(name, ", ".join(value) or "-" if isinstance(value, list) else str(value)))
+                print(_field_line(name, _listed(value) if isinstance(value, list) else str(value)))
         print(f"  {'stage':10} {'trainable':>12} {'frozen':>12}")
         for stage, trainable, frozen in stage_parameters(recipe):
             print(f"  {stage:10} {trainable:12,} {frozen:12,}")
         print()
+
+
+def _listed(names):
+    """Names, of many the first."""
+    return f"{', '.join(names[:5])}{', ...' * (len(names) > 5)}" or "-"
 
 
 def _field_line(name, value):
@@ -693,25 +710,60 @@ def _compare(args):
 
 
 def _check(args):
-    from keras_cifar.data.check import check_data, write_findings
-    from keras_cifar.data.datasets import open_data
-    from keras_cifar.data.specs import Reading
+    from keras_cifar.data.check import check_data
     from keras_cifar.files import check_output
 
-    if args.output:
-        check_output(args.output)
-    source = open_data(args.data, args.data_dir, reading=Reading(skip_bad_images=True, store=args.store))
+    if args.data is None and args.run is None:
+        raise InputError("Expected --data DATA or --run RUN to check, but got neither; name one.")
+    FIELDS["limit"].rule.check("--suspects", args.suspects)
+    for path in (args.output, args.fix_list, args.html):
+        if path:
+            check_output(path)
+    source, predict = _checked_source(args)
     source.say_notes(print)
-    lines, findings = check_data(source, embed=_embedder(args.backbone))
+    found = check_data(source, embed=_embedder(args.backbone), predict=predict, suspects=args.suspects)
     source.say_notes(print)
-    print("\n".join(lines))
+    print("\n".join(found.lines))
+    _write_checked(args, found)
+
+
+def _checked_source(args):
+    """The data to check, and what a run says of the splits that it was not trained on, None without one."""
+    from keras_cifar.data.access import DataAccess
+    from keras_cifar.data.datasets import open_data
+
+    access = DataAccess(args.data, args.data_dir, skip_bad_images=True, store=args.store)
+    if args.run is None:
+        return open_data(args.data, args.data_dir, reading=access.reading("crop")), None
+    _import_quietly()
+    from keras_cifar.evaluation.inspection import open_judge
+    from keras_cifar.runs.run import open_run
+
+    return open_judge(open_run(args.run), access)
+
+
+def _write_checked(args, found):
+    from keras_cifar.data.findings import write_findings, write_fix_list
+
     if args.output:
-        write_findings(args.output, findings)
-        print(f"{len(findings):,} findings, written to {args.output}")
+        write_findings(args.output, found)
+        print(f"{len(found.findings):,} findings, written to {args.output}")
+    if args.html:
+        from keras_cifar.evaluation.gallery import write_gallery
+
+        write_gallery(args.html, found)
+        print(f"their pictures are in {args.html}")
+    if args.fix_list:
+        count = write_fix_list(args.fix_list, found)
+        print(
+            f"{count:,} images of train and val that one may want to leave out, written to {args.fix_list}: remove the "
+            f"lines of those that are right\nnext: {program()} train --level 1 --data {args.data or 'DATA'} --exclude "
+            f"{args.fix_list}"
+        )
 
 
 def _embedder(backbone):
-    """What `check` finds cropped and mirrored copies by; None without a backbone, which is said."""
+    """What `check` finds cropped and mirrored copies and judges labels by; None without a backbone, which is said."""
     if backbone == "none":
         return None
     _import_quietly()
@@ -721,14 +773,13 @@ def _embedder(backbone):
 
     backbone = backbone or packaged_backbone()
     if backbone is None:
-        print(f"Cropped and mirrored copies are not looked for: pass --backbone NAME, or {install_hint('offline')}")
+        print(
+            "Labels are not judged, and cropped and mirrored copies are not looked for: pass --backbone NAME, or "
+            f"{install_hint('offline')}"
+        )
         return None
-
-    def say_and_embed(split):
-        print(f"Cropped and mirrored copies are looked for by the features of {backbone} (--backbone)", flush=True)
-        return embed(split, backbone, say=print)
-
-    return say_and_embed
+    print(f"Labels, and cropped and mirrored copies, are judged by the features of {backbone} (--backbone)", flush=True)
+    return functools.partial(embed, backbone=backbone, say=print)
 
 
 def _doctor(args):

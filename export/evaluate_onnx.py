@@ -57,7 +57,7 @@ def evaluate_onnx(
     subject = Subject(
         lambda images: classifier.session.run(images, LOGITS) / metadata.temperature,
         BATCH_SIZE,
-        Division(metadata.recipe["split_seed"], metadata.recipe.get("refit", False)),
+        _division(metadata.recipe),
         views="tta" if classifier.has_tta else "both" if tta else "plain",
         headline=metadata.view,
         engine=classifier.provider,
@@ -96,6 +96,10 @@ def _was_trained_on(metadata, data, source):
         return True
     listing = metadata.data_record.get("listings", {}).get("train")
     return listing is not None and listing == source.listing("train", recipe["split_seed"])
+
+
+def _division(recipe):
+    return Division(recipe["split_seed"], recipe.get("refit", False), tuple(recipe.get("exclude", ())))
 
 
 def evaluation_paths(path: pathlib.Path, split: str) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:

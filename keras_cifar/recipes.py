@@ -47,6 +47,7 @@ from keras_cifar.checks import (
 from keras_cifar.data.policies import POLICIES
 from keras_cifar.data.specs import RESIZES, SOURCES, DataName, Division
 from keras_cifar.errors import InputError
+from keras_cifar.exclude_list import ImageNames
 from keras_cifar.model.specs import BackboneName, backbone_spec
 from keras_cifar.training.losses import LOSSES
 
@@ -380,6 +381,15 @@ class Recipe:
         changes_model=True,
         is_handed_down=True,
     )
+    exclude: tuple[str, ...] = _field(
+        (),
+        ImageNames('["train cat/17.png", "val 17"]', may_be_empty=True),
+        "leave out of train and val the images that a CSV file lists (columns image, split), as `check --fix-list` "
+        "writes it; test stays whole",
+        is_option=True,
+        changes_model=True,
+        parent="level",
+    )
     continues: int | None = _field(
         None,
         Number(1, 4, whole=True, optional=True, example="null"),
@@ -390,7 +400,7 @@ class Recipe:
     @property
     def division(self) -> Division:
         """How its images are divided into train and val."""
-        return Division(self.split_seed, self.refit)
+        return Division(self.split_seed, self.refit, self.exclude)
 
     def __post_init__(self):
         for field, info in FIELDS.items():

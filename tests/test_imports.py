@@ -31,6 +31,7 @@ GROUND = (
     "checks",
     "environment",
     "errors",
+    "exclude_list",
     "files",
     "libraries",
     "metrics",
@@ -44,6 +45,7 @@ GROUND = (
 )
 STDLIB_ONLY = (
     "errors",
+    "exclude_list",
     "libraries",
     "checks",
     "program",

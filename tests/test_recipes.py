@@ -28,7 +28,7 @@ COMMON = {"data": "cifar10", "backbone": "resnet18", "weights": "imagenet", "hea
           "image_size": 160, "resize": "crop", "limit": None, "weight_decay": 0.0, "loss": "cross_entropy",
           "policy": "none", "erasing": 0.0, "mixup": 0.0, "cutmix": 0.0, "label_smoothing": 0.0,
           "warmup": 0.0, "layer_decay": 1.0, "clip_norm": 0.0, "class_weights": "none", "accumulate": 1, "ema": 0.0,
-          "refit": False, "drop_path": 0.0}  # fmt: skip
+          "refit": False, "drop_path": 0.0, "exclude": ()}  # fmt: skip
 GOLDEN = {
     1: {"taps": ("P5",), "head": "linear", "dropout": 0.2, "trainable_stages": (), "flip": False, "crop_padding": 0,
         "learning_rate": 1e-3, "schedule": "cosine", "epochs": 40, "tta": False, "continues": None,

@@ -1,60 +1,42 @@
-"""What is wrong with a data set before anything is trained on it: copies, odd images, uneven classes."""
+"""What is wrong with a data set before anything is trained on it: labels, copies, odd images, uneven classes."""
 
 import collections
-import dataclasses
-import functools
-import os
 from collections.abc import Callable
 
 import numpy as np
 from tqdm import tqdm
 
-from keras_cifar.data.copies import are_too_many, image_keys, image_looks, image_names
-from keras_cifar.data.datasets import Source, Split, joined
+from keras_cifar.data.copies import are_too_many, image_keys, image_looks
+from keras_cifar.data.datasets import Source, Split
+from keras_cifar.data.findings import SPLITS, AllImages, Checked
 from keras_cifar.data.images import shown_size
 from keras_cifar.data.looks import find_alike, find_cropped
 from keras_cifar.data.stores import blocks
+from keras_cifar.data.suspects import LEAST_IMAGES, find_suspects, probe_logits
 from keras_cifar.errors import InputError
-from keras_cifar.files import write_csv
 
-SPLITS = ("train", "val", "test")
-FINDING_FIELDS = ("finding", "split", "image", "label", "other_split", "other_image", "other_label")
+SUSPECTS = 100
 _TINY, _LONG = 32, 4  # pixels of the shorter side, and longer by shorter side
 _NAMED = 3
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """An image that somebody should look at.
-
-    Attributes:
-        finding: "copy", "alike" or "cropped" (see `keras_cifar.data.looks`), "one shade", "tiny" or "long".
-        split, image, label: its split, its name, or its number where it has none, and its class.
-        other_split, other_image, other_label: of the image that it is like; empty for others.
-    """
-
-    finding: str
-    split: str
-    image: str
-    label: str
-    other_split: str = ""
-    other_image: str = ""
-    other_label: str = ""
-
-
 def check_data(
-    source: Source, split_seed: int = 0, embed: Callable[[Split], np.ndarray] | None = None
-) -> tuple[list[str], list[Finding]]:
+    source: Source,
+    split_seed: int = 0,
+    embed: Callable[[Split], np.ndarray] | None = None,
+    predict: Callable[[str, Split], np.ndarray | None] | None = None,
+    suspects: int = SUSPECTS,
+) -> Checked:
     """Looks at every image of every split.
 
     Args:
         source: of the images; unreadable ones should be left out rather than refused.
         split_seed: that val is cut by, where the source has none.
-        embed: gives features (N, D) of a split's images, by which cropped and mirrored copies are found, see
-            `keras_cifar.evaluation.inspection`; None to look for none.
-
-    Returns:
-        Lines for people, and what was found.
+        embed: gives features (N, D) of a split's images, by which cropped and mirrored copies and doubtful labels are
+            found, see `keras_cifar.evaluation.inspection`; None to look for none.
+        predict: gives logits (N, C) of a split, by its name and images, from a classifier that was not trained on it,
+            or None; where it does, they judge the split's labels in place of the features.
+        suspects: doubtful labels to name at most.
 
     Raises:
         InputError: there are no images.
@@ -64,35 +46,71 @@ def check_data(
     if not splits:
         raise InputError(f"Expected images in {source.label}, but it has none; add some.")
     lines = [_describe_classes(name, split, source.class_names) for name, split in splits.items()]
-    images = _Images(source, splits, split_seed)
+    images = AllImages(source, splits, split_seed)
     findings = [*_odd_sizes(images), *_shades(images), *_copies(images)]
+    features = None if embed is None else np.concatenate([embed(split) for split in splits.values()])
     if are_too_many(images.whole, images.whole):
         lines.append(f"{len(images.whole):,} images are too many to look for near copies")
     elif not source.are_symbols:
         findings += _alike(images, findings)
-        if embed is not None:
-            findings += _cropped(images, findings, embed(images.whole))
-    return [*lines, *_summary(findings)], findings
+        if features is not None:
+            findings += _cropped(images, findings, features)
+    predicted = {} if predict is None else {name: predict(name, split) for name, split in splits.items()}
+    said, doubtful = _doubtful(images, source.class_names, features, predicted, findings, suspects)
+    return Checked(source.label, [*lines, *said, *_summary(findings)], [*doubtful, *findings], images)
 
 
-def write_findings(path: str | os.PathLike, findings: list[Finding]) -> None:
-    """Writes a CSV file with a row for each finding, atomically."""
-    write_csv(path, FINDING_FIELDS, map(dataclasses.asdict, findings))
+def _doubtful(images, class_names, features, predicted, findings, most):
+    """Lines on labels that look wrong, and the findings."""
+    labels, places = images.whole.labels, np.array(images.splits)
+    pairs = [(each.number, each.other) for each in findings if each.other is not None]
+    probed = None if features is None else probe_logits(features, labels, pairs)
+    logits = np.full((len(images), len(class_names)), np.nan, np.float32)
+    by_run = [name for name, found in predicted.items() if found is not None]
+    found = []
+    for kind, names in (("run", by_run), ("features", [name for name in SPLITS if name not in by_run])):
+        mine = np.flatnonzero(np.isin(places, names))
+        if kind == "run" and by_run:
+            logits = np.concatenate([predicted[name] for name in by_run])
+        elif kind == "features" and probed is not None:
+            logits = probed[mine]
+        else:
+            continue
+        found.append((mine, find_suspects(logits, labels[mine])))
+    if not found:
+        return _why_not(features, labels), []
+    return _named_suspects(images, class_names, found, most)
 
 
-class _Images:
-    """The images of all splits, one after the other."""
+def _why_not(features, labels):
+    """A line on labels that are not looked at; without features nothing was asked for."""
+    if features is None:
+        return []
+    filled = np.count_nonzero(np.bincount(labels) >= LEAST_IMAGES)
+    return [f"labels are not judged: that needs two classes of {LEAST_IMAGES} images, and {filled} has so many"]
 
-    def __init__(self, source, splits, split_seed):
-        self.whole = functools.reduce(joined, splits.values())
-        self.splits = [name for name, split in splits.items() for _ in range(len(split))]
-        self.files = [file for name in splits for file in source.readable(name, split_seed) or ()]
-        self.names = [name for each, split in splits.items() for name in image_names(source, each, split, split_seed)]
-        self.labels = [source.class_names[label] for label in self.whole.labels]
 
-    def finding(self, what, i, j=None):
-        other = () if j is None else (self.splits[j], self.names[j], self.labels[j])
-        return Finding(what, self.splits[i], self.names[i], self.labels[i], *other)
+def _named_suspects(images, class_names, found, most):
+    """Lines, and findings of the labels that are the least plausible, whoever judged them."""
+    numbers = np.concatenate([mine[suspects.images] for mine, suspects in found])
+    suggested, confidence, given = (
+        np.concatenate([getattr(suspects, name) for _, suspects in found])
+        for name in ("suggested", "confidence", "given_confidence")
+    )
+    order = np.argsort(given, kind="stable")[:most]
+    named = [
+        images.finding("label", int(numbers[k]), suggested_label=class_names[suggested[k]],
+                       confidence=float(confidence[k]), label_confidence=float(given[k]))
+        for k in order
+    ]  # fmt: skip
+    judged, estimate = (sum(getattr(suspects, name) for _, suspects in found) for name in ("judged", "estimate"))
+    few = len(images) - judged
+    lines = [f"{few:,} labels of classes with fewer than {LEAST_IMAGES} images are not judged"] if few else []
+    first = "; ".join(f"{each.image}, {each.label} or rather {each.suggested_label}" for each in named[:_NAMED])
+    text = f"labels: {len(numbers):,} of {judged:,} are not what the images look like, of which confident learning"
+    text += f" counts {estimate:,} as wrong, many of them hard images; the {len(named):,} least plausible are named"
+    text += f" ({first}{'; ...' * (len(named) > _NAMED)})"
+    return [*lines, text if named else "labels: none looks wrong"], named
 
 
 def _describe_classes(name, split, class_names):
@@ -140,9 +158,9 @@ def _cropped(images, findings, features):
 
 def _new(images, findings, what, pairs):
     """Pairs of which nothing was found yet."""
-    known = {(each.split, each.image) for each in findings if each.other_image}
+    known = {each.number for each in findings if each.other is not None}
     for i, j in zip(*pairs, strict=True):
-        if (images.splits[i], images.names[i]) not in known:
+        if i not in known:
             yield images.finding(what, int(i), int(j))
 
 

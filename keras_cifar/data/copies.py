@@ -115,6 +115,8 @@ def image_looks(split: Split) -> np.ndarray:
 def image_names(source: Source, name: str, split: Split, split_seed: int) -> list[str]:
     """The name of each image of a split, as "train 17" by its number where it has none."""
     files = source.readable(name, split_seed)
+    if split.numbers is not None:
+        return [f"{name} {i}" if files is None else files[i].name for i in split.numbers]
     if files is None or len(files) != len(split):
         return [f"{name} {i}" for i in range(len(split))]
     return [file.name for file in files]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_cifar.data.exclude import kept_images
 from keras_cifar.data.folders import VAL_FRACTION, ImageFolder
 from keras_cifar.data.listing import ImageFile, listing_digest
 from keras_cifar.data.specs import (
@@ -37,12 +38,15 @@ class Split:
         digests: (N, 16) uint8 that tell each image from others without reading its pixels, see `image_digests`; None
             for images whose pixels are in memory already.
         looks: (N,) uint64 that are alike for images that look alike, see `keras_cifar.data.looks`; None as above.
+        numbers: (N,) int64, of each image in the split that the source gives; None for 0 to N - 1, or where images are
+            of several.
     """
 
     store: ImageStore
     labels: np.ndarray
     digests: np.ndarray | None = None
     looks: np.ndarray | None = None
+    numbers: np.ndarray | None = None
 
     @classmethod
     def of(cls, images: np.ndarray, labels: np.ndarray) -> "Split":
@@ -59,8 +63,10 @@ class Split:
 
     def take(self, index: np.ndarray) -> "Split":
         """Some images, by their numbers (K,), and their labels."""
-        digests, looks = (None if array is None else array[index] for array in (self.digests, self.looks))
-        return Split(select(self.store, index), self.labels[index], digests, looks)
+        digests, looks, numbers = (
+            None if array is None else array[index] for array in (self.digests, self.looks, self.numbers)
+        )
+        return Split(select(self.store, index), self.labels[index], digests, looks, numbers)
 
     def fingerprint(self) -> str:
         """Hex SHA-256 of shape, labels and pixels or, with `_BY_DIGESTS` behind it, the images' digests."""
@@ -167,23 +173,37 @@ class Source:
             return found
         if limit is not None:
             found = self._limited(found, limit, division.seed)
-        self._check_every_class(found, limit)
+        self._check_every_class(found, limit, division.exclude)
         return found
 
     def _read(self, split, division):
         if split == "test" or not division.refit:
-            return self.read(split, division.seed)
-        val = self.read("val", division.seed)
+            return self._kept(split, division)
+        val = self._kept("val", division)
         if val is None or not len(val):
             return None
         fraction = max(REFIT_FRACTION, 1 / len(val))
         taken, left = stratified_split(val.labels, fraction, division.seed)
         if split == "val":
             return val.take(left)
-        train, more = self.read("train", division.seed), val.take(taken)
+        train, more = self._kept("train", division), val.take(taken)
         if train is None:
             return None
         return joined(train, more)
+
+    def _kept(self, split, division):
+        """A split without the images that the division excludes."""
+        found = self.read(split, division.seed)
+        if found is None or split == "test" or not division.exclude:
+            return found
+        files = self.readable(split, division.seed)
+        if files is None and division.seed != CHOOSING.seed:
+            raise InputError(
+                f"Expected split_seed {CHOOSING.seed} with --exclude, as images of {self.label} are named by their "
+                f"numbers in that split, but got {division.seed}; leave one out."
+            )
+        kept = kept_images(division.exclude, split, found.labels, self.class_names, self.folder, files)
+        return dataclasses.replace(found.take(kept), numbers=kept)
 
     def listing(self, split: str, split_seed: int = 0) -> str | None:
         """SHA-256 over names and sizes of a split's files, or None without such files; reads no image."""
@@ -207,10 +227,11 @@ class Source:
         _, index = stratified_split(train.labels, limit / len(train), split_seed)
         return train.take(index)
 
-    def _check_every_class(self, train, limit):
+    def _check_every_class(self, train, limit, exclude):
         found = np.bincount(train.labels, minlength=len(self.class_names))
         if missing := [name for name, count in zip(self.class_names, found, strict=True) if not count]:
-            todo = "add or repair images" if limit is None else "pass a larger --limit"
+            todo = "shorten the list of --exclude" if exclude else "add or repair images"
+            todo = todo if limit is None else "pass a larger --limit"
             raise InputError(
                 f"Expected a readable training image of each class of {self.label}, but of {len(train)} none is of "
                 f"{', '.join(missing[:5])}; {todo}."

@@ -17,10 +17,12 @@ class Division:
     Attributes:
         seed: of what is cut from train where the source has no val.
         refit: whether train takes val as well, all but the slice that is val then, see `REFIT_FRACTION`.
+        exclude: images that are left out of both, see `keras_cifar.exclude_list.ImageNames`; no other image moves.
     """
 
     seed: int = 0
     refit: bool = False
+    exclude: tuple[str, ...] = ()
 
 
 CHOOSING = Division()

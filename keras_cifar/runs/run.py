@@ -26,6 +26,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_cifar.checks import show
 from keras_cifar.data.record import is_same_place
 from keras_cifar.errors import InputError
 from keras_cifar.files import atomic_path, read_json, sweep_partials, write_csv, write_json
@@ -234,4 +235,9 @@ def differences(old: Recipe, new: Recipe) -> str:
     if is_same_place(old.data, new.data):
         old = dataclasses.replace(old, data=new.data)
     pairs = zip(recipe_to_dict(old).items(), recipe_to_dict(new).values(), strict=True)
-    return ", ".join(f"{name} was {a} and is now {b}" for (name, a), b in pairs if a != b)
+    return ", ".join(f"{name} was {_short(a)} and is now {_short(b)}" for (name, a), b in pairs if a != b)
+
+
+def _short(value):
+    """A list may name thousands of images."""
+    return show(value) if isinstance(value, list) else value

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from keras_cifar.checks import Number, number_setting
+from keras_cifar.checks import Number, number_setting, show
 from keras_cifar.data.copies import describe_alike, describe_copies, image_keys
 from keras_cifar.data.datasets import Source, Split
 from keras_cifar.data.record import absolute_data, check_changes, data_changes, describe_data, is_same_place
@@ -59,6 +59,7 @@ def default_run_dir(recipe: Recipe) -> pathlib.Path:
     """`runs/DATA-BACKBONE-seedS/levelN`: the levels of a ladder are in one folder, a refit in `levelN-refit`."""
     data, backbone = (file_name(name.replace(":", "-", 1).rstrip("/")) for name in (recipe.data, recipe.backbone))
     limit = f"-limit{recipe.limit}" if recipe.limit else ""
+    limit += f"-without{len(recipe.exclude)}" if recipe.exclude else ""
     name = f"level{recipe.level}{REFIT_SUFFIX if recipe.refit else ''}"
     return pathlib.Path("runs") / f"{data}-{backbone}-seed{recipe.seed}{limit}" / name
 
@@ -178,6 +179,8 @@ def _prepare(recipe, run, job):
     model = start_model(recipe, source, job.init_from, job.say)
     changes = parent_changes(recipe, source, job)
     train_split, val = _load(recipe, source)
+    if recipe.exclude:
+        job.say(_describe_exclude(recipe, source))
     weights = class_weights(recipe, train_split.labels, source.class_names)
     start = _Beginning(recipe, run, job, source, model, train_split, val, changes, weights)
     for line in (
@@ -186,6 +189,16 @@ def _prepare(recipe, run, job):
     ):
         job.say(line)
     return start
+
+
+def _describe_exclude(recipe, source):
+    """A line on the images that were left out, once both splits are read."""
+    whole = {split: source.read(split, recipe.split_seed) for split in ("train", "val")}
+    kept = dataclasses.replace(recipe.division, refit=False)
+    counts = {split: len(found) - len(source.load(split, kept)) for split, found in whole.items()}
+    ignored = sum(entry.startswith("test ") for entry in recipe.exclude)
+    text = f"left out by --exclude: {counts['train']:,} images of train and {counts['val']:,} of val"
+    return f"{text}; test stays whole, {ignored:,} of it were listed" if ignored else text
 
 
 def _load(recipe, source):
@@ -299,7 +312,7 @@ def _checked_parent(recipe, path):
     for field in PARENT_FIELDS if recipe.continues == parent.recipe.level else SHARED_FIELDS:
         if ours[field] != theirs[field]:
             raise InputError(
-                f"Expected a run with {field}={ours[field]} to start from, but {path} has {theirs[field]}; "
+                f"Expected a run with {field}={show(ours[field])} to start from, but {path} has {show(theirs[field])}; "
                 "train that level again with the same options, or choose another run."
             )
     return parent
