@@ -16,7 +16,7 @@ from conftest import ROOT
 ROWS = [
     ("GROUND",),
     ("data", "speed"),
-    ("runs.evaluation_file", "runs.run", "runs.plots"),
+    ("runs.evaluation_file", "runs.run", "runs.plots", "runs.thumbnails"),
     ("model",),
     ("evaluation",),
     ("training",),
