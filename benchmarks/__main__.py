@@ -45,6 +45,11 @@ def main():
     of_page.add_argument("files", nargs="*", help="that `export` wrote; default: the package's classifier")
     of_cifar = names.add_parser("alike")
     of_cifar.add_argument("--data-dir", help="folder of prepared TFDS data sets")
+    of_labels = names.add_parser("labels", help="needs people's votes on CIFAR-10's labels")
+    of_labels.add_argument("reference", help="CSV with tfds_id and votes_given")
+    of_labels.add_argument("--data-dir", help="folder of prepared TFDS data sets")
+    of_labels.add_argument("--run", help="also a finished run on CIFAR-10")
+    of_labels.add_argument("--files", help="folder that keeps the run's logits")
     documents = names.add_parser("figures", help="compare the documents with the files behind them")
     documents.add_argument("--write", action="store_true", help="put the files' figures into the documents")
     names.add_parser("notebook", help="run docs/levels.ipynb and keep its outputs")
@@ -59,6 +64,8 @@ def main():
         return figures.main(args.write)
     if args.name == "alike":
         return measure(args.name, args.data_dir)
+    if args.name == "labels":
+        return measure(args.name, args.reference, args.data_dir, args.run, args.files)
     if args.name == "web":
         return measure(args.name, args.photos, args.files)
     if args.name == "serve":

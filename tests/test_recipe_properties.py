@@ -9,6 +9,7 @@ from test_recipes import refused
 
 from keras_cifar.checks import Choice, Names, Number, Switch, Text, Weights
 from keras_cifar.errors import InputError
+from keras_cifar.exclude_list import SPLITS, ImageNames
 from keras_cifar.model.specs import BACKBONES, HUB, BackboneName, backbone_spec
 from keras_cifar.recipes import (
     FIELDS,
@@ -45,6 +46,8 @@ def of_rule(rule):
         return st.booleans()
     if isinstance(rule, BackboneName):
         return st.sampled_from([*BACKBONES]) | st.text(_LETTERS, min_size=1, max_size=40).map(HUB.__add__)
+    if isinstance(rule, ImageNames):
+        return st.lists(st.builds("{} {}".format, st.sampled_from(SPLITS), st.integers(0, 9)), unique=True).map(tuple)
     assert isinstance(rule, Text | Names)
     return st.text(_LETTERS, min_size=1, max_size=40)
 

@@ -13,11 +13,13 @@ from keras_cifar.data.images import shown_size
 from keras_cifar.data.looks import find_alike, find_cropped
 from keras_cifar.data.stores import blocks
 from keras_cifar.data.suspects import LEAST_IMAGES, find_suspects, probe_logits
+from keras_cifar.environment import free_memory
 from keras_cifar.errors import InputError
 
 SUSPECTS = 100
 _TINY, _LONG = 32, 4  # pixels of the shorter side, and longer by shorter side
 _NAMED = 3
+_FEATURE_BYTES = 4 * 4 * 2048  # of an image: four copies of some 2,000 numbers, while labels are judged
 
 
 def check_data(
@@ -48,7 +50,8 @@ def check_data(
     lines = [_describe_classes(name, split, source.class_names) for name, split in splits.items()]
     images = AllImages(source, splits, split_seed)
     findings = [*_odd_sizes(images), *_shades(images), *_copies(images)]
-    features = None if embed is None else np.concatenate([embed(split) for split in splits.values()])
+    features, said = _features(embed, splits)
+    lines += said
     if are_too_many(images.whole, images.whole):
         lines.append(f"{len(images.whole):,} images are too many to look for near copies")
     elif not source.are_symbols:
@@ -58,6 +61,16 @@ def check_data(
     predicted = {} if predict is None else {name: predict(name, split) for name, split in splits.items()}
     said, doubtful = _doubtful(images, source.class_names, features, predicted, findings, suspects)
     return Checked(source.label, [*lines, *said, *_summary(findings)], [*doubtful, *findings], images)
+
+
+def _features(embed, splits):
+    """Those of all splits, and a line where there is no memory for them; None then, and where nothing gives some."""
+    count = sum(map(len, splits.values()))
+    if embed is None:
+        return None, []
+    if count * _FEATURE_BYTES > free_memory():
+        return None, [f"{count:,} images are too many for this memory to judge labels by features"]
+    return np.concatenate([embed(split) for split in splits.values()]), []
 
 
 def _doubtful(images, class_names, features, predicted, findings, most):

@@ -1,15 +1,24 @@
 """Images that `--exclude FILE` leaves out of train and val, of every kind of data source."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
+from conftest import TINY_CLI, StopAfter, job, run_cli, tiny_options, tiny_recipe
 from PIL import Image
 from test_copies import pictures
 
+import cli
 from keras_cifar.data.copies import image_names
 from keras_cifar.data.datasets import open_data
 from keras_cifar.data.exclude import listed_names
-from keras_cifar.data.specs import Division
+from keras_cifar.data.specs import Division, Reading
+from keras_cifar.errors import InputError
+from keras_cifar.evaluation.evaluate_run import evaluate
 from keras_cifar.exclude_list import read_exclude_list
+from keras_cifar.runs.run import Run
+from keras_cifar.training.train import default_run_dir, train
 
 
 def without(source, *exclude, split="train", **division):
@@ -29,8 +38,6 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("store", ["memory", "stream"])
 def test_images_of_a_folder_are_left_out_by_name_and_no_other_moves(folder, store):
-    from keras_cifar.data.specs import Reading
-
     source = open_data(f"folder:{folder}", reading=Reading(store=store))
     whole = {split: source.load(split) for split in ("train", "val", "test")}
     names = {split: image_names(source, split, found, 0) for split, found in whole.items()}
@@ -125,3 +132,113 @@ def test_what_check_lists_is_what_training_leaves_out(make, tmp_path):
         left = without(source, *read_exclude_list(tmp_path / "list.csv"), split=split)
         assert np.array_equal(left.images, whole.images[1:-1]) and np.array_equal(left.labels, whole.labels[1:-1])
         assert np.array_equal(without(source, "test 3", split=split).labels, whole.labels)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("split,image\ntrain,a/none.png", ["'a/none.png' is not in its train", "remove it"]),
+        ("split,name\ntrain,a/00.png", ["a column image", "'split, name'"]),
+        ("split,image\ntraining,a/00.png", ["'training'", "line 2"]),
+        ("split,image\ntrain,", ["an image", "line 2"]),
+        ("", ["a column image"]),
+        ("image\n" + "\n".join(f"a/{i:02}.png" for i in range(0, 20, 2)), ["none is of a", "--exclude"]),
+        (None, ["No such file"]),
+    ],
+)
+def test_a_list_that_does_not_fit_is_refused_in_one_sentence(folder, tmp_path, capsys, lines, words):
+    if lines is not None:
+        (tmp_path / "list.csv").write_text(lines)
+    options = tiny_options(data=f"folder:{folder}", batch_size=4)
+    options[options.index("--limit") :][:2] = []
+    command = ["train", "--level", "1", *options, "--exclude", str(tmp_path / "list.csv")]
+    assert cli.main([*command, "--run-dir", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith("error: Expected ") and all(word in line for word in words), line
+    assert not (tmp_path / "run" / "recipe.json").exists()
+
+
+def test_numbers_that_do_not_fit_are_refused(tmp_path):
+    source = open_data(of_npz(tmp_path))
+    for entry, words in (
+        ("train 99", "from 0 to 15"),
+        ("train x", "from 0 to 15"),
+        ("train 0 dog", "in this data it is cat"),
+    ):
+        with pytest.raises(InputError, match=words):
+            without(source, entry)
+    with pytest.raises(InputError, match="split_seed 0"):
+        without(source, "train 0", seed=1)
+    with pytest.raises(InputError, match="lists all 4 of them"):
+        without(source, *(f"val {i}" for i in range(4)), split="val")
+
+
+def test_spreadsheets_write_other_tables(tmp_path):
+    (tmp_path / "a.csv").write_text("\ufeffnr;Label; image ;split\r\n1;x;b/2 c.png;VAL\r\n2;cat;train 7;\r\n", "utf-8")
+    (tmp_path / "b.csv").write_text("image,label,suggested_label\n7,cat,dog\n7,cat,\n", "utf-8")
+    assert read_exclude_list(tmp_path / "a.csv") == ("train 7", "val b/2 c.png")
+    assert read_exclude_list(tmp_path / "b.csv") == ("train 7 cat",)
+
+
+def excluding(*images, level=1, **changes):
+    return tiny_recipe(level, exclude=images, **changes)
+
+
+def test_a_run_knows_what_it_left_out(tmp_path):
+    said = []
+    recipe = excluding("train 3", "train 5", "val 0", "test 9", limit=None)
+    run = train(recipe, job(tmp_path / "run", say=said.append))
+    whole = open_data("digits")
+    counts = {split: len(whole.load(split)) for split in ("train", "val", "test")}
+    assert "left out by --exclude: 2 images of train and 1 of val; test stays whole, 1 of it were listed" in said
+    assert run.environment["images"] == {"train": counts["train"] - 2, "val": counts["val"] - 1}
+    assert run.metrics["val"]["images"] == counts["val"] - 1
+    assert json.loads(run.file("recipe.json").read_text())["exclude"] == list(recipe.exclude)
+    assert evaluate(run, "val").best["images"] == counts["val"] - 1
+    assert evaluate(run, "test").best["images"] == counts["test"]
+
+
+def test_a_killed_run_resumes_with_the_same_list_alone_and_to_the_bit(tmp_path):
+    recipe = excluding(*(f"train {i}" for i in range(0, 600, 2)), limit=None, epochs=1)
+    whole = train(recipe, job(tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, job(tmp_path / "killed", observers=(StopAfter(7),)))
+    fewer = dataclasses.replace(recipe, exclude=recipe.exclude[:-1])
+    with pytest.raises(InputError, match=r"exclude was \['train 0', .* and is now") as error:
+        train(fewer, job(tmp_path / "killed"))
+    assert len(str(error.value)) < 600
+    killed = train(recipe, job(tmp_path / "killed"))
+    assert whole.metrics["val"] == killed.metrics["val"]
+
+
+def test_the_level_before_is_trained_without_them_too(tmp_path):
+    recipe = excluding("train 1", "val 2", level=4, image_size=32)
+    run = train(recipe, job(tmp_path / "ladder" / "level4"))
+    assert Run(tmp_path / "ladder" / "level3").recipe.exclude == recipe.exclude == run.recipe.exclude
+    with pytest.raises(InputError, match="Expected a run with exclude="):
+        train(dataclasses.replace(recipe, exclude=()), job(tmp_path / "ladder" / "whole"))
+
+
+def test_runs_with_and_without_have_folders_of_their_own():
+    assert str(default_run_dir(excluding("train 1", limit=None))).endswith("-seed0-without1/level1")
+
+
+def test_a_folder_is_checked_cleaned_and_trained(folder, tmp_path, capsys):
+    """As a user does: check writes a list, a person removes a line, train takes the rest."""
+    Image.new("RGB", (40, 40), (9, 9, 9)).save(folder / "train" / "a" / "flat.png")
+    (folder / "test" / "b" / "leak.png").write_bytes((folder / "train" / "b" / "01.png").read_bytes())
+    fix = tmp_path / "fix.csv"
+    command = ["check", "--data", f"folder:{folder}", "--backbone", "none", "--fix-list", str(fix)]
+    assert cli.main(command) == 0
+    header, *rows = fix.read_text().splitlines()
+    assert header.startswith("split,image,label,") and sorted(row.split(",")[1] for row in rows) == [
+        "a/flat.png",
+        "b/01.png",
+    ]
+    assert "2 images of train and val that one may want to leave out" in capsys.readouterr().out
+    fix.write_text("\n".join([header, *(row for row in rows if "flat" in row)]))
+    options = tiny_options(data=f"folder:{folder}", batch_size=4, limit=10)
+    done = run_cli("train", "--level", 1, *options, "--exclude", fix, "--run-dir", tmp_path / "run", script=TINY_CLI)
+    assert done.returncode == 0, done.stderr
+    assert "left out by --exclude: " in done.stdout
+    assert Run(tmp_path / "run").recipe.exclude in (("train a/flat.png",), ("val a/flat.png",))
