@@ -507,13 +507,14 @@ def _evaluate(args):
 
 def _evaluate_run(args):
     _import_quietly()
-    from keras_cifar.evaluation.evaluate_run import evaluate
+    from keras_cifar.evaluation.evaluate_run import run_subject
+    from keras_cifar.evaluation.evaluate_split import evaluate_split
     from keras_cifar.runs.run import open_run
 
-    run = open_run(args.model)
-    result = evaluate(run, args.split, args.tta, _access(args))
-    written = run.file(f"evaluation_{args.split}.json"), run.file("confusion.png")
-    return result, f"level {run.recipe.level}", written
+    run, access = open_run(args.model), _access(args)
+    subject, source, changes = run_subject(run, args.split, args.tta, access)
+    result = evaluate_split(subject, source, args.split, changes, access)
+    return result, f"level {run.recipe.level}", (subject.figures, subject.picture)
 
 
 def _evaluate_file(args):
