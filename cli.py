@@ -832,6 +832,13 @@ def _run(argv):
             raise
         print("\ninterrupted; repeat the command to resume", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "keras_cifar", "export", "tuning"):
+            raise
+        message = f"Expected the package {package}, but it is not installed here; {install_hint()}, or activate the"
+        print(visible(f"error: {message} environment that has it."), file=sys.stderr)
+        return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
