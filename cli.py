@@ -519,13 +519,14 @@ def _evaluate(args):
 
 def _evaluate_run(args):
     _import_quietly()
-    from keras_cifar.evaluation.evaluate_run import evaluate
+    from keras_cifar.evaluation.evaluate_run import run_subject
+    from keras_cifar.evaluation.evaluate_split import evaluate_split
     from keras_cifar.runs.run import open_run
 
-    run = open_run(args.model)
-    result = evaluate(run, args.split, args.tta, _access(args))
-    written = run.file(f"evaluation_{args.split}.json"), run.file("confusion.png")
-    return result, f"level {run.recipe.level}", written
+    run, access = open_run(args.model), _access(args)
+    subject, source, changes = run_subject(run, args.split, args.tta, access)
+    result = evaluate_split(subject, source, args.split, changes, access)
+    return result, f"level {run.recipe.level}", (subject.figures, subject.picture)
 
 
 def _evaluate_file(args):
@@ -751,27 +752,29 @@ def _check(args):
     for path in (args.output, args.fix_list, args.html):
         if path:
             check_output(path)
-    source, predict = _checked_source(args)
+    source, seed, predict = _checked_source(args)
     source.say_notes(print)
-    found = check_data(source, embed=_embedder(args.backbone), predict=predict, suspects=args.suspects)
+    found = check_data(source, seed, _embedder(args.backbone), predict, args.suspects)
     source.say_notes(print)
     print("\n".join(found.lines))
     _write_checked(args, found)
 
 
 def _checked_source(args):
-    """The data to check, and what a run says of the splits that it was not trained on, None without one."""
+    """The data to check, the seed of its val, and what a run says of the splits that it has not seen, None without."""
     from keras_cifar.data.access import DataAccess
     from keras_cifar.data.datasets import open_data
 
     access = DataAccess(args.data, args.data_dir, skip_bad_images=True, store=args.store)
     if args.run is None:
-        return open_data(args.data, args.data_dir, reading=access.reading("crop")), None
+        return open_data(args.data, args.data_dir, reading=access.reading("crop")), 0, None
     _import_quietly()
     from keras_cifar.evaluation.inspection import open_judge
     from keras_cifar.runs.run import open_run
 
-    return open_judge(open_run(args.run), access)
+    run = open_run(args.run)
+    source, predict = open_judge(run, access)
+    return source, run.recipe.split_seed, predict
 
 
 def _write_checked(args, found):
@@ -882,6 +885,13 @@ def _run(argv):
             raise
         print("\ninterrupted; repeat the command to resume", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "keras_cifar", "export", "tuning"):
+            raise
+        message = f"Expected the package {package}, but it is not installed here; {install_hint()}, or activate the"
+        print(visible(f"error: {message} environment that has it."), file=sys.stderr)
+        return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -187,6 +187,8 @@ class Run:
         if overwrite:
             for name in _FILES:
                 self.file(name).unlink(missing_ok=True)
+            for path in (*self.path.glob("*_test-*"), *self.path.glob("confusion-*.png")):  # of other test sets
+                path.unlink()
             shutil.rmtree(self.file("tensorboard"), ignore_errors=True)
         write_json(self.file("recipe.json"), recipe_to_dict(recipe))
 
