@@ -26,7 +26,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_cifar.checks import show
 from keras_cifar.data.record import is_same_place
 from keras_cifar.errors import InputError
 from keras_cifar.files import atomic_path, read_json, sweep_partials, write_csv, write_json
@@ -36,6 +35,7 @@ from keras_cifar.runs.evaluation_file import Evaluation, read_evaluation
 HISTORY_FIELDS = (
     "epoch", "step", "learning_rate", "train_loss", "train_top1", "val_loss", "val_top1", "seconds",
 )  # fmt: skip
+_LISTED = 5  # names in a message
 _FILES = (
     "metrics.json", "state.npz", "history.csv", "best.keras", "last.keras", "environment.json", "local.json",
     "curves.png", "confusion.png", "evaluation_val.json", "evaluation_test.json", "predictions_val.npz",
@@ -237,9 +237,12 @@ def differences(old: Recipe, new: Recipe) -> str:
     if is_same_place(old.data, new.data):
         old = dataclasses.replace(old, data=new.data)
     pairs = zip(recipe_to_dict(old).items(), recipe_to_dict(new).values(), strict=True)
-    return ", ".join(f"{name} was {_short(a)} and is now {_short(b)}" for (name, a), b in pairs if a != b)
+    return ", ".join(_change(name, a, b) for (name, a), b in pairs if a != b)
 
 
-def _short(value):
-    """A list may name thousands of images."""
-    return show(value) if isinstance(value, list) else value
+def _change(name, old, new):
+    """In words; of lists that may name thousands of images, how many."""
+    if isinstance(old, list) and max(len(old), len(new)) > _LISTED:
+        changed = len(set(old) ^ set(new))
+        return f"{name} was {len(old):,} names and is now {len(new):,}, {changed:,} of which are in one list alone"
+    return f"{name} was {old} and is now {new}"

@@ -198,7 +198,7 @@ def _describe_exclude(recipe, source):
     counts = {split: len(found) - len(source.load(split, kept)) for split, found in whole.items()}
     ignored = sum(entry.startswith("test ") for entry in recipe.exclude)
     text = f"left out by --exclude: {counts['train']:,} images of train and {counts['val']:,} of val"
-    return f"{text}; test stays whole, {ignored:,} of it were listed" if ignored else text
+    return f"{text}; test stays whole, {ignored:,} that are listed of it count for nothing" if ignored else text
 
 
 def _load(recipe, source):

@@ -150,7 +150,8 @@ def test_a_list_that_does_not_fit_is_refused_in_one_sentence(folder, tmp_path, c
     if lines is not None:
         (tmp_path / "list.csv").write_text(lines)
     options = tiny_options(data=f"folder:{folder}", batch_size=4)
-    options[options.index("--limit") :][:2] = []
+    limit = options.index("--limit")
+    del options[limit : limit + 2]
     command = ["train", "--level", "1", *options, "--exclude", str(tmp_path / "list.csv")]
     assert cli.main([*command, "--run-dir", str(tmp_path / "run")]) == 2
     (line,) = capsys.readouterr().err.splitlines()[-1:]
@@ -190,7 +191,8 @@ def test_a_run_knows_what_it_left_out(tmp_path):
     run = train(recipe, job(tmp_path / "run", say=said.append))
     whole = open_data("digits")
     counts = {split: len(whole.load(split)) for split in ("train", "val", "test")}
-    assert "left out by --exclude: 2 images of train and 1 of val; test stays whole, 1 of it were listed" in said
+    (line,) = [line for line in said if "--exclude" in line]
+    assert line.startswith("left out by --exclude: 2 images of train and 1 of val; test stays whole, 1 that")
     assert run.environment["images"] == {"train": counts["train"] - 2, "val": counts["val"] - 1}
     assert run.metrics["val"]["images"] == counts["val"] - 1
     assert json.loads(run.file("recipe.json").read_text())["exclude"] == list(recipe.exclude)
@@ -204,9 +206,8 @@ def test_a_killed_run_resumes_with_the_same_list_alone_and_to_the_bit(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(recipe, job(tmp_path / "killed", observers=(StopAfter(7),)))
     fewer = dataclasses.replace(recipe, exclude=recipe.exclude[:-1])
-    with pytest.raises(InputError, match=r"exclude was \['train 0', .* and is now") as error:
+    with pytest.raises(InputError, match=r"exclude was 300 names and is now 299, 1 of which"):
         train(fewer, job(tmp_path / "killed"))
-    assert len(str(error.value)) < 600
     killed = train(recipe, job(tmp_path / "killed"))
     assert whole.metrics["val"] == killed.metrics["val"]
 
