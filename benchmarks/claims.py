@@ -29,6 +29,8 @@ NO_MEASUREMENTS = {
     r"saved (?:atomically )?every 30\s+seconds": "default of KERAS_CIFAR_SAVE_SECONDS",
     r"\(default 8\)": "default of KERAS_CIFAR_CACHE_GB",
     r"points \(0\.5\)": "default of --max-drop",
+    r"by default 100\b": "default of --suspects",
+    r"fewer than 10 images": "limit of keras_cifar/data/suspects.py",
     r"logits by less than 1e-3": "limit of export/parity.py",
     r"The goal of 1\.3 times": "goal",
     r"\b20 %(?= of (?:train|them))|below 20 %": "setting: how much of train becomes val",
