@@ -65,7 +65,7 @@ def _section(kind, found, shown, pictures):
     )  # fmt: skip
 
 
-def _card(each: Finding, pictures):
+def _card(each: Finding, pictures: dict[int, str]) -> str:
     figures = [_figure(pictures[each.number], each.split, each.image, each.label)]
     if each.other is not None:
         figures.append(_figure(pictures[each.other], each.other_split, each.other_image, each.other_label))
