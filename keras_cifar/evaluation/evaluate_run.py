@@ -1,6 +1,7 @@
 """Evaluates a finished run on val or test and keeps the result in its folder."""
 
 import dataclasses
+import hashlib
 import pathlib
 
 import keras
@@ -11,10 +12,12 @@ from keras_cifar.data.record import data_changes
 from keras_cifar.data.specs import Expected, data_path, is_url
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.evaluate_split import Subject, check_class_names, evaluate_split
+from keras_cifar.evaluation.shifts import ShiftPlan, evaluate_shift, narrowed
 from keras_cifar.files import sweep_partials
 from keras_cifar.model.build import load_classifier
 from keras_cifar.runs.evaluation_file import Evaluation
 from keras_cifar.runs.run import Run
+from keras_cifar.runs.shift_file import ShiftResult
 from keras_cifar.speed.engine import compile_inference, engine_name, inference_precision
 
 
@@ -101,11 +104,24 @@ def evaluate(
     Raises:
         InputError: see `load_run` and `keras_cifar.evaluation.evaluate_split.evaluate_split`.
     """
-    recipe, access = run.recipe, access or DataAccess()
+    access = access or DataAccess()
     sweep_partials(run.path)
     model, source = load_run(run, access)
-    precision = run_precision(run)
-    subject = Subject(
+    subject = run_subject(run, model, split, tta)
+    return evaluate_split(subject, source, split, run_data_changes(run, source, split), access)
+
+
+def run_subject(run: Run, model: keras.Model, split: str, tta: bool = True) -> Subject:
+    """A finished run as what is evaluated.
+
+    Args:
+        run: a finished run.
+        model: its best weights, see `load_run`.
+        split: "val" or "test".
+        tta: whether flip test-time augmentation is evaluated too.
+    """
+    recipe, precision = run.recipe, run_precision(run)
+    return Subject(
         compile_inference(model, recipe.batch_size, precision),
         recipe.batch_size,
         recipe.division,
@@ -119,4 +135,22 @@ def evaluate(
         backend=keras.backend.backend(),
         seen=run.seen(),
     )
-    return evaluate_split(subject, source, split, run_data_changes(run, source, split), access)
+
+
+def evaluate_run_shift(run: Run, plan: ShiftPlan, access: DataAccess | None = None) -> tuple[ShiftResult, pathlib.Path]:
+    """Evaluates the run's best weights under a shift and writes `shift_SPLIT_NAME.json` and its picture.
+
+    Args:
+        run: a finished run.
+        plan: the shift, the split and how many of its images.
+        access: see `evaluate`.
+
+    Raises:
+        InputError: see `load_run` and `keras_cifar.evaluation.shifts.evaluate_shift`.
+    """
+    access = access or DataAccess()
+    sweep_partials(run.path)
+    model, source = load_run(run, access)
+    digest = hashlib.sha256(run.file("best.keras").read_bytes()).hexdigest()
+    subject = dataclasses.replace(narrowed(run_subject(run, model, plan.split, plan.tta)), model=digest)
+    return evaluate_shift(subject, source, plan, run_data_changes(run, source, plan.split), access)
