@@ -111,7 +111,7 @@ def _add_training_commands(add):
     evaluate.add_argument("--shift", metavar="NAME", help=f"{text}or cifair with :PATH")
     text = "with --shift: this many images, the same share of each class"
     evaluate.add_argument("--limit", type=parse_number, metavar="N", help=text)
-    text = "with --shift and several: the picture and table; default: next to the first"
+    text = "with --shift and several: their picture, with a table next to it; default: next to the first"
     evaluate.add_argument("--output", metavar="FILE.png", help=text)
     evaluate.add_argument("--provider", metavar="NAME", default="onnxruntime", help="for a file: or openvino")
 
@@ -546,20 +546,25 @@ def _evaluate_shift(args):
         check_shift,
         describe_differences,
         describe_shift,
+        shared_picture,
         write_shifts,
     )
+    from keras_cifar.files import check_output
 
     plan = ShiftPlan(args.shift, args.split, args.limit, args.tta)
     check_shift(plan)
-    results = {}
+    if args.output:
+        check_output(args.output)
+    results, paths = {}, []
     for model in dict.fromkeys(args.models):
-        result, path = (_shift_of_file if _is_file(model) else _shift_of_run)(args, model, plan)
-        results[model] = result
-        print("\n".join(describe_shift(result, model)))
+        results[model], path = (_shift_of_file if _is_file(model) else _shift_of_run)(args, model, plan)
+        paths.append(path)
+        print("\n".join(describe_shift(results[model], model)))
         print(f"written to {path} and {path.with_suffix('.png').name}")
     if len(results) > 1:
         print("\n".join(describe_differences(results)))
-        written = write_shifts(results, args.output or path.parent.with_name(path.with_suffix(".png").name))
+        picture = args.output or shared_picture(paths[0], not _is_file(args.models[0]))
+        written = write_shifts(results, picture)
         print(f"written to {written[0]} and {written[1]}")
 
 

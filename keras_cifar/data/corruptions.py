@@ -228,7 +228,7 @@ def jpeg(images: np.ndarray, quality: int, subsampling: str = "420") -> np.ndarr
 
 
 def turned(images: np.ndarray, degrees: np.ndarray) -> np.ndarray:
-    """Images (B, H, W, 3) uint8, each turned about its centre by its degrees (B,); what comes in is mirrored."""
+    """Images (B, H, W, 3) uint8, each turned left by its degrees (B,) about its centre; what comes in is mirrored."""
     return _moved(images, [_turn(math.radians(angle)) for angle in degrees])
 
 
@@ -238,7 +238,7 @@ def scaled(images: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _turn(angle):
-    return np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0]])
+    return np.array([[math.cos(angle), math.sin(angle), 0], [-math.sin(angle), math.cos(angle), 0]])
 
 
 def _moved(images, matrices):

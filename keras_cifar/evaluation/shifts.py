@@ -249,21 +249,19 @@ def _logits(subject, condition, split, chosen):
 
 def describe_shift(result: ShiftResult, owner: str) -> list[str]:
     """The lines that `evaluate --shift` prints of one classifier."""
-    constants = f", constants of {result.constants}" if result.constants else ""
-    count = (result.clean or result.rows[0])["images"] if result.axis else result.rows[0]["images"]
-    lines = [f"{result.data} {result.split}, {count:,} images, {owner}, {VIEW_NAMES[result.view]}, "
-             f"--shift {result.shift}{constants}"]  # fmt: skip
-    lines += [_line("clean", result.clean)] if result.clean else []
+    has_own_images = result.identity["data_fingerprint"] is None
+    what = f"{result.shift}" if has_own_images else f"{result.data} {result.split} under {result.shift}"
+    constants = f" (constants of {result.constants})" if result.constants else ""
+    lines = [f"{what}{constants}, {result.rows[0]['images']:,} images, {owner}, {VIEW_NAMES[result.view]}"]
+    if result.clean:
+        lines.append(_line(f"{result.data} {result.split}" if has_own_images else "as they are", result.clean))
     names = list(dict.fromkeys(row["name"] for row in result.rows))
     if len(result.rows) == len(names):
         return lines + [_line(_label(row, result), row) for row in result.rows]
-    if len(names) == 1:
-        lines += [_line(f"{row['level']:g}", row) for row in result.rows]
-    else:
-        lines += _table(result, names)
+    lines += [_line(_label(row, result), row) for row in result.rows] if len(names) == 1 else _table(result, names)
     mean = {"top1": result.mean_top1, "top1_interval": result.mean_top1_interval}
-    left = len(result.rows) - len(result.counted)
-    without = f" ({left // 5} corruptions more are not counted)" if left else ""
+    left = len(names) - len({row["name"] for row in result.counted})
+    without = f"; {left} of the corruptions are not among the fifteen that count" if left else ""
     error = result.mean_calibration_error
     return [*lines, f"{'mean':18} top-1 {format_top1(mean)}  calibration error {error:.4f}{without}"]
 
@@ -281,11 +279,10 @@ def _table(result, names):
     levels = sorted({row["level"] for row in result.rows})
     found = {(row["name"], row["level"]): 100 * row["top1"] for row in result.rows}
     yield f"{'top-1, %':18} {''.join(f'{level:7g}' for level in levels)}   mean"
-    for name in names:
-        values = [found[name, level] for level in levels]
+    rows = {name: [found[name, level] for level in levels] for name in names}
+    rows["mean"] = [100 * value for value in result.by_level().values()]
+    for name, values in rows.items():
         yield f"{name:18} {''.join(f'{value:7.2f}' for value in values)}{np.mean(values):7.2f}"
-    values = [100 * value for value in result.by_level().values()]
-    yield f"{'mean':18} {''.join(f'{value:7.2f}' for value in values)}{np.mean(values):7.2f}"
 
 
 def describe_differences(results: dict[str, ShiftResult]) -> list[str]:
@@ -325,6 +322,12 @@ def write_shifts(results: dict[str, ShiftResult], picture: str | os.PathLike) ->
     write_csv(table, fields, rows)
     plot_shifts(results, picture, f"{first.data} {first.split}, {first.shift}")
     return picture, table
+
+
+def shared_picture(path: pathlib.Path, is_run: bool) -> pathlib.Path:
+    """Where the picture of several classifiers goes, by the figures of the first: beside its run folder or file."""
+    name = path.name[path.name.index("shift_") :]
+    return (path.parent.parent if is_run else path.parent) / pathlib.Path(name).with_suffix(".png")
 
 
 def _csv_row(name, result, row):
