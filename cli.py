@@ -45,6 +45,7 @@ from keras_cifar.training.observers import OBSERVERS, observers_for
 from tuning.search_space import ORACLE_NAMES, SEARCHABLE, Plan, RangeTest
 
 _LEVELS = [*map(str, LEVELS), "all"]
+_PUBLISHED = "cifar10-jpeg-efficientnet_lite0"  # the ladder in results/ that `verify` repeats
 
 
 class _Parser(argparse.ArgumentParser):
@@ -159,6 +160,19 @@ def _add_other_commands(add):
         "--view", choices=("plain", "tta", "selective"), help="default: the one that each is judged by"
     )
     compare.add_argument("--output", metavar="FILE.csv", help="also write the images that only some get right")
+
+    verify = add("verify", _verify, "train a published result again: does the number come out?", _VERIFY_EXAMPLES)
+    verify.add_argument("--level", required=True, type=int, choices=LEVELS, help="which level")
+    verify.add_argument(
+        "--results", metavar="FOLDER", help="runs that make the promise; their weights need not be there; default: "
+        f"results/{_PUBLISHED} of a checkout"
+    )  # fmt: skip
+    verify.add_argument("--quick", action="store_true", help="a slice of it: the runs of FOLDER-quick")
+    verify.add_argument("--seed", type=parse_number, default=0, help="whose run to repeat; default: 0")
+    verify.add_argument("--run-dir", metavar="DIR", help="default: runs/verify-FOLDER-seedS")
+    verify.add_argument("--data", help="where the data is now, if not where the recipe says; see `train`")
+    verify.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
+    _add_reading_options(verify)
 
     check = add("check", _check, "look for copies, odd images and uneven classes before training", _CHECK_EXAMPLES)
     check.add_argument("--data", required=True, help="see `train`")
@@ -339,6 +353,10 @@ _SHOW_EXAMPLES = """examples:
 _COMPARE_EXAMPLES = """examples:
   python cli.py compare runs/photos/level3 runs/photos/level4
   python cli.py compare runs/photos/level4 level4_int8_evaluation_test.json --view plain --output changed.csv"""
+_VERIFY_EXAMPLES = """examples:
+  python cli.py verify --level 3
+  python cli.py verify --level 3 --quick
+Repeat the command of an interrupted run to resume it. Exit code: 0 verified, 1 not."""
 _CHECK_EXAMPLES = """examples:
   python cli.py check --data folder:photos
   python cli.py check --data cifar10 --output findings.csv"""
@@ -454,7 +472,7 @@ def _access(args):
 def _job(args, folder):
     from keras_cifar.training.job import Job
 
-    return Job(folder, _access(args), args.init_from, getattr(args, "overwrite", False))
+    return Job(folder, _access(args), getattr(args, "init_from", None), getattr(args, "overwrite", False))
 
 
 def _lr_range(args):
@@ -509,13 +527,14 @@ def _is_file(model):
 
 def _evaluate_run(args, model):
     _import_quietly()
-    from keras_cifar.evaluation.evaluate_run import evaluate
+    from keras_cifar.evaluation.evaluate_run import run_subject
+    from keras_cifar.evaluation.evaluate_split import evaluate_split
     from keras_cifar.runs.run import open_run
 
-    run = open_run(model)
-    result = evaluate(run, args.split, args.tta, _access(args))
-    written = run.file(f"evaluation_{args.split}.json"), run.file("confusion.png")
-    return result, f"level {run.recipe.level}", written
+    run, access = open_run(model), _access(args)
+    subject, source, changes = run_subject(run, args.split, args.tta, access)
+    result = evaluate_split(subject, source, args.split, changes, access)
+    return result, f"level {run.recipe.level}", (subject.figures, subject.picture)
 
 
 def _evaluate_file(args, model):
@@ -760,6 +779,20 @@ def _compare(args):
         print(f"{write_changes(args.output, pairs):,} images written to {args.output}")
 
 
+def _verify(args):
+    folder = pathlib.Path(args.results or pathlib.Path(__file__).with_name("results") / _PUBLISHED)
+    folder = folder.with_name(f"{folder.name}-quick") if args.quick else folder
+    if not folder.is_dir():
+        raise InputError(f"Expected published runs in {folder}, but there is no such folder; name one with --results.")
+    _import_quietly()
+    from keras_cifar.verify import describe_repetition, read_promise, verify
+
+    job = _job(args, args.run_dir or pathlib.Path("runs", f"verify-{folder.resolve().name}-seed{args.seed}"))
+    repetition = verify(read_promise(folder, args.level), args.seed, job, args.data)
+    print("\n".join(describe_repetition(repetition)))
+    return 0 if repetition.is_verified else 1
+
+
 def _check(args):
     from keras_cifar.data.check import check_data, write_findings
     from keras_cifar.data.datasets import open_data
@@ -867,6 +900,13 @@ def _run(argv):
             raise
         print("\ninterrupted; repeat the command to resume", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "keras_cifar", "export", "tuning"):
+            raise
+        message = f"Expected the package {package}, but it is not installed here; {install_hint()}, or activate the"
+        print(visible(f"error: {message} environment that has it."), file=sys.stderr)
+        return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -17,7 +17,7 @@ NAMES = ("level1", "startup", "step", "gradients", "evaluate", "augment", "memor
 # Those that need an extra of the package, which `all` leaves out.
 OF_AN_EXTRA = ("ray",)
 # Those of a run, which `all` leaves out.
-OF_A_RUN = ("quantization", "golden", "certainty")
+OF_A_RUN = ("quantization", "golden", "certainty", "targets")
 # What decides how a CPU is used: by oneDNN (TensorFlow, PyTorch, OpenVINO), TensorFlow, PyTorch and MKL.
 _SETTINGS = ("ONEDNN_MAX_CPU_ISA", "TF_ENABLE_ONEDNN_OPTS", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
 _MODULES = {"onnx": "onnx_files", "ray": "ray_data"}  # a module called onnx would look like the package

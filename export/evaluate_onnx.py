@@ -1,14 +1,13 @@
 """Evaluates an exported file with the evaluator of the run folders."""
 
 import dataclasses
-import os
 import pathlib
 
 from export.card import card_path, is_edited, name_of, write_card
 from export.classifier import BATCH_SIZE, LOGITS, FileClassifier
 from keras_cifar.data.access import DataAccess
 from keras_cifar.data.datasets import Source, open_data
-from keras_cifar.data.record import data_changes
+from keras_cifar.data.record import data_changes, is_data_of
 from keras_cifar.data.specs import Division, Expected, data_path
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.evaluate_split import Subject, check_class_names, evaluate_split, predictions_path
@@ -147,20 +146,11 @@ def _open(classifier, split, access):
     def opened(expected):
         return open_data(data, access.data_dir, classifier.side, access.reading(classifier.resize), expected)
 
-    source = opened(expected)
-    if split == "test" and data_path(data) and not _was_trained_on(classifier.metadata, data, source):
+    source, metadata = opened(expected), classifier.metadata
+    recipe = recipe_from_dict(metadata.recipe)
+    if split == "test" and data_path(data) and not is_data_of(metadata.data_record, recipe, data, source):
         source = opened(dataclasses.replace(expected, flat_is_test=True))
     return source
-
-
-def _was_trained_on(metadata, data, source):
-    """Whether a folder is the one of the training, by its path or, if it was moved, by its files."""
-    recipe = metadata.recipe
-    now, then = data_path(data), data_path(recipe["data"])
-    if now is not None and then is not None and os.path.realpath(now) == os.path.realpath(then):
-        return True
-    listing = metadata.data_record.get("listings", {}).get("train")
-    return listing is not None and listing == source.listing("train", recipe["split_seed"])
 
 
 def evaluation_paths(path: pathlib.Path, split: str) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:

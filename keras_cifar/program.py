@@ -16,8 +16,10 @@ def program() -> str:
     return _IN_CHECKOUT if _is_checkout() and not is_script else _SCRIPT
 
 
-def install_hint(extra: str) -> str:
-    """The command that installs an extra of this package, such as `fast`."""
+def install_hint(extra: str = "") -> str:
+    """The command that installs this package, or an extra of it, such as `fast`."""
+    if not extra:
+        return "pip install -e ." if _is_checkout() else "pip install keras-cifar"
     return f'pip install -e ".[{extra}]"' if _is_checkout() else f'pip install "keras-cifar[{extra}]"'
 
 

@@ -30,6 +30,15 @@ def refused(capsys, *args):
     return line
 
 
+@pytest.mark.parametrize("command", ["train --level 1", "predict photo.jpg", "doctor", "report"])
+def test_without_the_packages_that_it_needs_a_command_says_which_is_missing(command):
+    words = [sys.executable, "-S", str(ROOT / "cli.py"), *command.split()]  # -S: none but the standard library
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1
+    assert "but it is not installed here; pip install -e ., or activate" in done.stderr
+
+
 BAD = {
     "unknown data": (["--data", "imagenet"], "cifar10, cifar100"),
     "missing folder": (["--data", "folder:/no/such/place"], "there is none"),

@@ -16,12 +16,12 @@ from conftest import ROOT
 ROWS = [
     ("GROUND",),
     ("data", "speed"),
-    ("runs.evaluation_file", "runs.run", "runs.plots"),
+    ("runs.evaluation_file", "runs.shift_file", "runs.run", "runs.plots"),
     ("model",),
     ("evaluation",),
     ("training",),
     ("runs.report",),
-    ("demo", "doctor"),
+    ("demo", "doctor", "verify"),
 ]
 # Registries of names that recipes are checked against: the standard library only, so that `--help` is instant.
 SEAMS = ("model.specs", "data.specs", "data.policies", "training.losses")

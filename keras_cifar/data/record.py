@@ -99,6 +99,22 @@ def _load(source, split, recipe):
     return found
 
 
+def is_data_of(then: dict, recipe: Recipe, data: str, source: Source) -> bool:
+    """Whether data is that of a training, by its path or, if it was moved, by the names and sizes of its files.
+
+    Args:
+        then: see `data_changes`.
+        recipe: of the training.
+        data: name of the data set, see `keras_cifar.data.datasets.open_data`.
+        source: what was opened under that name.
+    """
+    now, before = data_path(data), data_path(recipe.data)
+    if now is not None and before is not None and os.path.realpath(now) == os.path.realpath(before):
+        return True
+    listing = then.get("listings", {}).get("train")
+    return data == recipe.data or (listing is not None and listing == source.listing("train", recipe.split_seed))
+
+
 def check_changes(
     changes: list[str], owner: str | os.PathLike, allowed: bool, say: Callable[[str], None] = print
 ) -> None:

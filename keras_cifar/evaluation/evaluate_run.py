@@ -8,25 +8,28 @@ import keras
 
 from keras_cifar.data.access import DataAccess
 from keras_cifar.data.datasets import Source
-from keras_cifar.data.record import data_changes
+from keras_cifar.data.record import data_changes, is_data_of
 from keras_cifar.data.specs import Expected, data_path, is_url
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.evaluate_split import Subject, check_class_names, evaluate_split
 from keras_cifar.evaluation.shifts import ShiftPlan, evaluate_shift, narrowed
 from keras_cifar.files import sweep_partials
 from keras_cifar.model.build import load_classifier
+from keras_cifar.names import file_name
 from keras_cifar.runs.evaluation_file import Evaluation
 from keras_cifar.runs.run import Run
 from keras_cifar.runs.shift_file import ShiftResult
 from keras_cifar.speed.engine import compile_inference, engine_name, inference_precision
 
 
-def load_run(run: Run, access: DataAccess | None = None) -> tuple[keras.Model, Source]:
-    """The best weights of a finished run and the data that it was trained on.
+def load_run(run: Run, access: DataAccess | None = None, split: str | None = None) -> tuple[keras.Model, Source]:
+    """The best weights of a finished run and the data that it was trained on, or another test set.
 
     Args:
         run: a finished run.
         access: what differs from how the run reached its data; unreadable images are also left out where it left them.
+        split: that is to be read. With "test", class folders alone that the access names, or a table without splits,
+            are a test set, unless the run was trained on them; None for any.
 
     Raises:
         InputError: the data or the weights cannot be read, or have other classes or sizes.
@@ -40,7 +43,10 @@ def load_run(run: Run, access: DataAccess | None = None) -> tuple[keras.Model, S
         data_dir=access.data_dir or local.get("data_dir"),
         skip_bad_images=access.skip_bad_images or local.get("skip_bad_images", False),
     )
-    source = access.open(run.recipe, Expected(names, model.input_shape[1]))
+    expected = Expected(names, model.input_shape[1])
+    source = access.open(run.recipe, expected)
+    if split == "test" and data_path(data) and not _is_own(run, data, source):
+        source = access.open(run.recipe, dataclasses.replace(expected, flat_is_test=True))
     check_class_names(source, names, run.path)
     if model.input_shape[1:] != tuple(source.image_shape):
         raise InputError(
@@ -48,6 +54,11 @@ def load_run(run: Run, access: DataAccess | None = None) -> tuple[keras.Model, S
             "name the data of the run with --data."
         )
     return model, source
+
+
+def _is_own(run, data, source):
+    recipe = dataclasses.replace(run.recipe, data=run.local.get("data") or run.recipe.data)
+    return is_data_of(run.data_record, recipe, data, source)
 
 
 def _may_exist(path):
@@ -93,7 +104,7 @@ def evaluate(
     tta: bool = True,
     access: DataAccess | None = None,
 ) -> Evaluation:
-    """Reads a split, predicts it with the run's best weights and writes `evaluation_SPLIT.json`.
+    """Reads a split, predicts it with the run's best weights and keeps what it found in the run's folder.
 
     Args:
         run: a finished run.
@@ -104,24 +115,30 @@ def evaluate(
     Raises:
         InputError: see `load_run` and `keras_cifar.evaluation.evaluate_split.evaluate_split`.
     """
-    access = access or DataAccess()
-    sweep_partials(run.path)
-    model, source = load_run(run, access)
-    subject = run_subject(run, model, split, tta)
-    return evaluate_split(subject, source, split, run_data_changes(run, source, split), access)
+    subject, source, changes = run_subject(run, split, tta, access)
+    return evaluate_split(subject, source, split, changes, access)
 
 
-def run_subject(run: Run, model: keras.Model, split: str, tta: bool = True) -> Subject:
-    """A finished run as what is evaluated.
+def run_subject(
+    run: Run, split: str, tta: bool = True, access: DataAccess | None = None
+) -> tuple[Subject, Source, list[str]]:
+    """What `evaluate` evaluates, on which data, and how that has changed since the training.
+
+    Figures go to `evaluation_SPLIT.json`; those of another test set, which has neither train nor val, to
+    `evaluation_test-NAME.json`, so that the run's own stay.
 
     Args:
-        run: a finished run.
-        model: its best weights, see `load_run`.
-        split: "val" or "test".
-        tta: whether flip test-time augmentation is evaluated too.
+        run, split, tta, access: see `evaluate`.
+
+    Raises:
+        InputError: see `load_run`.
     """
-    recipe, precision = run.recipe, run_precision(run)
-    return Subject(
+    recipe, access = run.recipe, access or DataAccess()
+    sweep_partials(run.path)
+    model, source = load_run(run, access, split)
+    name = _test_set_name(run, access, source) if split == "test" else ""
+    precision = run_precision(run)
+    subject = Subject(
         compile_inference(model, recipe.batch_size, precision),
         recipe.batch_size,
         recipe.division,
@@ -129,12 +146,23 @@ def run_subject(run: Run, model: keras.Model, split: str, tta: bool = True) -> S
         headline="tta" if recipe.tta and tta else "plain",
         engine=engine_name(),
         precision=precision,
-        figures=run.file(f"evaluation_{split}.json"),
-        picture=run.file("confusion.png"),
+        figures=run.file(f"evaluation_{split}{name}.json"),
+        picture=run.file(f"confusion{name}.png"),
         owner=run.path,
         backend=keras.backend.backend(),
         seen=run.seen(),
+        is_bound=not name,
     )
+    return subject, source, [] if name else run_data_changes(run, source, split)
+
+
+def _test_set_name(run, access, source):
+    """`-NAME` where other data than the run's is named, which has neither train nor val; empty for the run's."""
+    path = data_path(access.data) if access.data else None
+    if path is None or _is_own(run, access.data, source):
+        return ""
+    has_more = any(source.read(split, run.recipe.split_seed) is not None for split in ("train", "val"))
+    return "" if has_more else f"-{file_name(pathlib.Path(path).name)}"
 
 
 def evaluate_run_shift(run: Run, plan: ShiftPlan, access: DataAccess | None = None) -> tuple[ShiftResult, pathlib.Path]:
@@ -148,9 +176,6 @@ def evaluate_run_shift(run: Run, plan: ShiftPlan, access: DataAccess | None = No
     Raises:
         InputError: see `load_run` and `keras_cifar.evaluation.shifts.evaluate_shift`.
     """
-    access = access or DataAccess()
-    sweep_partials(run.path)
-    model, source = load_run(run, access)
+    subject, source, changes = run_subject(run, plan.split, plan.tta, access)
     digest = hashlib.sha256(run.file("best.keras").read_bytes()).hexdigest()
-    subject = dataclasses.replace(narrowed(run_subject(run, model, plan.split, plan.tta)), model=digest)
-    return evaluate_shift(subject, source, plan, run_data_changes(run, source, plan.split), access)
+    return evaluate_shift(dataclasses.replace(narrowed(subject), model=digest), source, plan, changes, access)

@@ -177,14 +177,23 @@ def _over_seeds(metrics, interval):
     if len(known) < 2:
         text = format_top1(known[0] if known else None)
     else:
-        mean, low, high = _mean_and_interval(known, interval)
+        mean, low, high = mean_and_interval(known, interval)
         spread = statistics.stdev(one["top1"] for one in known)
         text = f"{100 * mean:.2f} ± {100 * spread:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
     return text + (f", {len(known)} of {len(metrics)} seeds" if 0 < len(known) < len(metrics) else "")
 
 
-def _mean_and_interval(metrics, interval):
-    """The mean top-1 and its interval over images, which is one seed's where the predictions are not known."""
+def mean_and_interval(metrics: list[dict], interval: tuple[float, float] | None) -> tuple[float, float, float]:
+    """The mean top-1 of seeds and its interval over images.
+
+    Args:
+        metrics: of each seed, see `keras_cifar.metrics.classification_metrics`.
+        interval: over images, see `keras_cifar.evaluation.comparisons.interval_of`; where it is None, the predictions
+            not being known, one seed's is taken.
+
+    Returns:
+        Mean, low, high, from 0 to 1.
+    """
     mean = statistics.mean(one["top1"] for one in metrics)
     return mean, *(interval or wilson_interval(mean, metrics[0]["images"]))
 
@@ -288,7 +297,7 @@ def _ladder_row(group):
     row = {"level": group[0].recipe.level}
     for view in ("plain", "tta"):
         metrics = [test.views[view] for test in tests if view in test.views]
-        row[view] = _mean_and_interval(metrics, interval_of(found, view)) if metrics else None
+        row[view] = mean_and_interval(metrics, interval_of(found, view)) if metrics else None
     return row
 
 

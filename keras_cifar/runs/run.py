@@ -187,7 +187,8 @@ class Run:
         if overwrite:
             for name in _FILES:
                 self.file(name).unlink(missing_ok=True)
-            for path in self.path.glob("shift_*"):
+            patterns = ("*_test-*", "confusion-*.png", "shift_*")  # of other test sets and shifts
+            for path in {path for pattern in patterns for path in self.path.glob(pattern)}:
                 path.unlink()
             shutil.rmtree(self.file("tensorboard"), ignore_errors=True)
         write_json(self.file("recipe.json"), recipe_to_dict(recipe))

@@ -153,6 +153,30 @@ def test_data_that_has_moved_is_named_and_found(photos, run, capsys):
         evaluate(run, "val", access=DataAccess(data="digits"))
 
 
+def test_labelled_images_alone_are_a_test_set_beside_the_runs_own(photos, run, capsys):
+    own = evaluate(run, "test", tta=False)
+    before = contents(run.path)
+    write_images(photos.parent / "new", 5, 2)
+    write_images(photos.parent / "also" / "test", 4, 3)
+    command = ["evaluate", str(run.path), "--no-tta", "--data"]
+    for name, count in (("new", 10), ("also", 8)):
+        assert cli.main([*command, f"folder:{photos.parent / name}"]) == 0
+        assert f"evaluation_test-{name}.json and" in capsys.readouterr().out
+        assert read_json(run.file(f"evaluation_test-{name}.json"))["plain"]["images"] == count
+        assert run.file(f"predictions_test-{name}.npz").is_file() and run.file(f"confusion-{name}.png").is_file()
+    assert contents(run.path).items() >= before.items() and run.evaluation("test") == own
+    # The run's own images are no test set, wherever they are, and val is its own.
+    shutil.copytree(photos / "train", photos.parent / "moved")
+    for name, options in (
+        (photos / "train", ()),
+        (photos.parent / "moved", ()),
+        (photos.parent / "new", ("--split", "val")),
+    ):
+        assert cli.main([*command, f"folder:{name}", *options]) == 2
+    run.begin(run.recipe, overwrite=True)
+    assert not list(run.path.glob("*-new.*"))
+
+
 def test_bad_images_can_be_skipped_when_a_run_is_evaluated(photos, run, capsys):
     (photos / "test" / "cat" / "bad.png").write_bytes(b"no image")
     assert cli.main(["evaluate", str(run.path)]) == 2
