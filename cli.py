@@ -100,13 +100,22 @@ def _add_training_commands(add):
 
     text = "evaluate a finished run or an exported file, with and without flip TTA"
     evaluate = add("evaluate", _evaluate, text, _EVALUATE_EXAMPLES)
-    evaluate.add_argument("model", metavar="RUN|FILE.onnx", help="run folder, or a file that `export` wrote")
+    text = "run folder, or a file that `export` wrote; with --shift several, in one picture"
+    evaluate.add_argument("models", nargs="+", metavar="RUN|FILE.onnx", help=text)
     evaluate.add_argument("--split", choices=("val", "test"), default="test", help="default: test")
     evaluate.add_argument("--tta", action=argparse.BooleanOptionalAction, default=True, help="also with flip TTA")
     evaluate.add_argument("--data", help="see `train`; default: where the run was trained from")
     text = "default: where the run was trained from; for a file: TFDS' own place"
     evaluate.add_argument("--data-dir", metavar="DIR", help=text)
     _add_reading_options(evaluate)
+    text = (
+        "on other images: corruptions, one of them such as fog, jpeg[:QUALITY], scale, rotate, or cifar10.1, cifar10c "
+    )
+    evaluate.add_argument("--shift", metavar="NAME", help=f"{text}or cifair with :PATH")
+    text = "with --shift: this many images, the same share of each class"
+    evaluate.add_argument("--limit", type=parse_number, metavar="N", help=text)
+    text = "with --shift and several: their picture, with a table next to it; default: next to the first"
+    evaluate.add_argument("--output", metavar="FILE.png", help=text)
     evaluate.add_argument("--provider", metavar="NAME", default="onnxruntime", help="for a file: or openvino")
 
 
@@ -318,7 +327,10 @@ _SEARCH_HELP = f"of {', '.join(SEARCHABLE)}, with commas; FIELD=LOW:HIGH for ano
 _EVALUATE_EXAMPLES = """examples:
   python cli.py evaluate runs/cifar10-resnet18-seed0/level4 --split test
   python cli.py evaluate runs/cifar10-resnet18-seed0/level4 --split val --no-tta
-  python cli.py evaluate runs/cifar10-resnet18-seed0/level4/level4_int8_tta.onnx --data cifar10"""
+  python cli.py evaluate runs/cifar10-resnet18-seed0/level4/level4_int8_tta.onnx --data cifar10
+  python cli.py evaluate runs/cifar10-resnet18-seed0/level* --shift corruptions --limit 1000
+  python cli.py evaluate runs/cifar10-resnet18-seed0/level4 --shift cifar10.1:CIFAR-10.1/datasets
+Repeat an interrupted command with --shift to resume it."""
 _EXPORT_EXAMPLES = """examples:
   python cli.py export runs/cifar10-resnet18-seed0/level4
   python cli.py export runs/cifar10-resnet18-seed0/level4 --int8 --temperature --output classifier.onnx
@@ -506,43 +518,99 @@ def _tune(args):
 
 
 def _evaluate(args):
-    from export.kinds import is_exported_name
+    if args.shift is not None:
+        return _evaluate_shift(args)
+    for name in ("limit", "output"):
+        if getattr(args, name) is not None:
+            raise InputError(f"Expected --{name} with --shift NAME, but got it without; add that.")
     from keras_cifar.evaluation.evaluate_split import describe_evaluation
 
-    if is_exported_name(args.model):
-        result, owner, written = _evaluate_file(args)
-    else:
-        result, owner, written = _evaluate_run(args)
-    print("\n".join(describe_evaluation(result, owner)))
-    print(f"written to {written[0]} and {written[1]}")
+    for model in args.models:
+        result, owner, written = (_evaluate_file if _is_file(model) else _evaluate_run)(args, model)
+        print("\n".join(describe_evaluation(result, owner)))
+        print(f"written to {written[0]} and {written[1]}")
 
 
-def _evaluate_run(args):
+def _is_file(model):
+    from export.kinds import is_exported_name
+
+    return is_exported_name(model)
+
+
+def _evaluate_run(args, model):
     _import_quietly()
     from keras_cifar.evaluation.evaluate_run import run_subject
     from keras_cifar.evaluation.evaluate_split import evaluate_split
     from keras_cifar.runs.run import open_run
 
-    run, access = open_run(args.model), _access(args)
+    run, access = open_run(model), _access(args)
     subject, source, changes = run_subject(run, args.split, args.tta, access)
     result = evaluate_split(subject, source, args.split, changes, access)
     return result, f"level {run.recipe.level}", (subject.figures, subject.picture)
 
 
-def _evaluate_file(args):
+def _evaluate_file(args, model):
     from export.card import card_path, is_edited
     from export.evaluate_onnx import evaluate_onnx, evaluation_paths
-    from export.open_file import open_file
 
-    classifier = open_file(args.model, args.provider)
-    data = args.data or classifier.metadata.recipe["data"]
-    if (source := source_of(data)) and source.needs_tensorflow:
-        _import_quietly()
+    classifier = _open_to_evaluate(args, model)
     result = evaluate_onnx(classifier, args.split, args.tta, _access(args))
-    path = pathlib.Path(args.model)
+    path = pathlib.Path(model)
     if is_edited(path, classifier.metadata):
         print(f"{card_path(path)} was edited: it is left as it is")
     return result, path.name, evaluation_paths(path, args.split)
+
+
+def _open_to_evaluate(args, model):
+    from export.open_file import open_file
+
+    classifier = open_file(model, args.provider)
+    data = args.data or classifier.metadata.recipe["data"]
+    if (source := source_of(data)) and source.needs_tensorflow:
+        _import_quietly()
+    return classifier
+
+
+def _evaluate_shift(args):
+    from keras_cifar.evaluation.shifts import (
+        ShiftPlan,
+        check_shift,
+        describe_differences,
+        describe_shift,
+        shared_picture,
+        write_shifts,
+    )
+    from keras_cifar.files import check_output
+
+    plan = ShiftPlan(args.shift, args.split, args.limit, args.tta)
+    check_shift(plan)
+    if args.output:
+        check_output(args.output)
+    results, paths = {}, []
+    for model in dict.fromkeys(args.models):
+        results[model], path = (_shift_of_file if _is_file(model) else _shift_of_run)(args, model, plan)
+        paths.append(path)
+        print("\n".join(describe_shift(results[model], model)))
+        print(f"written to {path} and {path.with_suffix('.png').name}")
+    if len(results) > 1:
+        print("\n".join(describe_differences(results)))
+        picture = args.output or shared_picture(paths[0], not _is_file(args.models[0]))
+        written = write_shifts(results, picture)
+        print(f"written to {written[0]} and {written[1]}")
+
+
+def _shift_of_run(args, model, plan):
+    _import_quietly()
+    from keras_cifar.evaluation.evaluate_run import evaluate_run_shift
+    from keras_cifar.runs.run import open_run
+
+    return evaluate_run_shift(open_run(model), plan, _access(args))
+
+
+def _shift_of_file(args, model, plan):
+    from export.evaluate_onnx import evaluate_file_shift
+
+    return evaluate_file_shift(_open_to_evaluate(args, model), plan, _access(args))
 
 
 def _export(args):

@@ -62,6 +62,7 @@ setup(
         "onnxruntime>=1.32",
         "tf2onnx>=1.17",
         "scikit-learn>=1.5",
+        "scipy>=1.11",
         "matplotlib>=3.9",
         "pillow>=10",
         "safetensors>=0.4",

@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import glob
 import pathlib
 from collections.abc import Callable
 
 import keras
 
-from export.card import card_path, check_labels, labels_path, new_card_text, write_labels
+from export.card import card_path, check_labels, labels_path, name_of, new_card_text, write_labels
 from export.cores import check_faster, gate_cores, measure_variants
 from export.evaluate_onnx import evaluation_paths
 from export.golden import make_golden
@@ -225,6 +226,8 @@ def _write_beside(path, partials, metadata, triton, say):
     for split in ("val", "test"):
         for of_the_old_file in evaluation_paths(path, split):
             of_the_old_file.unlink(missing_ok=True)
+    for of_the_old_file in path.parent.glob(f"{glob.escape(name_of(path))}.shift_*"):
+        of_the_old_file.unlink()
     write_labels(path, metadata.class_names)
     write_text(card_path(path), new_card_text(path, metadata, sum(map(size_of, partials))))
     if triton:

@@ -16,7 +16,7 @@ from conftest import ROOT
 ROWS = [
     ("GROUND",),
     ("data", "speed"),
-    ("runs.evaluation_file", "runs.run", "runs.plots", "runs.thumbnails"),
+    ("runs.evaluation_file", "runs.shift_file", "runs.run", "runs.plots", "runs.thumbnails"),
     ("model",),
     ("evaluation",),
     ("training",),

@@ -1,6 +1,7 @@
 """Evaluates a finished run on val or test and keeps the result in its folder."""
 
 import dataclasses
+import hashlib
 import pathlib
 
 import keras
@@ -11,11 +12,13 @@ from keras_cifar.data.record import data_changes, is_data_of
 from keras_cifar.data.specs import Expected, data_path, is_url
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.evaluate_split import Subject, check_class_names, evaluate_split
+from keras_cifar.evaluation.shifts import ShiftPlan, evaluate_shift, narrowed
 from keras_cifar.files import sweep_partials
 from keras_cifar.model.build import load_classifier
 from keras_cifar.names import file_name
 from keras_cifar.runs.evaluation_file import Evaluation
 from keras_cifar.runs.run import Run
+from keras_cifar.runs.shift_file import ShiftResult
 from keras_cifar.speed.engine import compile_inference, engine_name, inference_precision
 
 
@@ -160,3 +163,19 @@ def _test_set_name(run, access, source):
         return ""
     has_more = any(source.read(split, run.recipe.split_seed) is not None for split in ("train", "val"))
     return "" if has_more else f"-{file_name(pathlib.Path(path).name)}"
+
+
+def evaluate_run_shift(run: Run, plan: ShiftPlan, access: DataAccess | None = None) -> tuple[ShiftResult, pathlib.Path]:
+    """Evaluates the run's best weights under a shift and writes `shift_SPLIT_NAME.json` and its picture.
+
+    Args:
+        run: a finished run.
+        plan: the shift, the split and how many of its images.
+        access: see `evaluate`.
+
+    Raises:
+        InputError: see `load_run` and `keras_cifar.evaluation.shifts.evaluate_shift`.
+    """
+    subject, source, changes = run_subject(run, plan.split, plan.tta, access)
+    digest = hashlib.sha256(run.file("best.keras").read_bytes()).hexdigest()
+    return evaluate_shift(dataclasses.replace(narrowed(subject), model=digest), source, plan, changes, access)

@@ -12,9 +12,10 @@ import numpy as np
 
 from keras_cifar.data.access import DataAccess
 from keras_cifar.data.copies import describe_copies
-from keras_cifar.data.datasets import Source
+from keras_cifar.data.datasets import Source, Split
 from keras_cifar.data.record import check_changes
 from keras_cifar.data.specs import Division
+from keras_cifar.data.stores import ImageStore
 from keras_cifar.environment import cpu_kind, cpu_name, utc_now
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.predict import predict_views, view_metrics
@@ -56,6 +57,7 @@ class Subject:
         selective_threshold: of the plain view's top probability, below which selective TTA takes both views; with
             `views` "both" only, None for none.
         reject_threshold: of the headline's top probability, below which a prediction is unsure; None for none.
+        model: what tells its weights from others, in hex; "" where nobody asks.
         is_bound: whether the images must be those that an earlier evaluation read, under whatever name; else only under
             the same name.
     """
@@ -71,6 +73,7 @@ class Subject:
     picture: pathlib.Path
     owner: str | os.PathLike
     backend: str | None = None
+    model: str = ""
     is_bound: bool = True
     seen: np.ndarray | None = None
     selective_threshold: float | None = None
@@ -103,21 +106,15 @@ def evaluate_split(
     earlier = read_evaluation(subject.figures) if subject.figures.is_file() else None
     fingerprint = images.fingerprint()
     if earlier is not None and (subject.is_bound or earlier.data == source.label):
-        changes = [*(changes or []), *_since(earlier, images)]
+        changes = [*(changes or []), *since(earlier, images)]
     source.say_notes(say)
     if subject.seen is not None:
         for line in describe_copies(source, split, images, subject.seen, subject.division.seed):
             say(line)
     check_changes(changes, subject.owner, access is not None and access.allow_changed, say)
     started = time.perf_counter()
-    logits = predict_views(subject.logits_fn, images.store, subject.views == "both", subject.batch_size, split)
-    rate = len(images) * len(logits) / (time.perf_counter() - started)
-    if subject.views == "tta":
-        logits["tta"] = logits.pop("plain")
-    doubtful = None
-    if subject.selective_threshold is not None:
-        doubtful = needs_second_view(logits["plain"], 1.0, subject.selective_threshold)
-        logits["selective"] = np.where(doubtful[:, None], logits["tta"], logits["plain"])
+    logits, doubtful = logits_by_view(subject, images.store, split)
+    rate = len(images) * len(logits.keys() - {"selective"}) / (time.perf_counter() - started)
     found = view_metrics(logits, images.labels, source.class_names)
     result = Evaluation(
         split=split,
@@ -143,6 +140,30 @@ def evaluate_split(
     title = f"{split}, {VIEW_NAMES[subject.headline]}"
     plot_confusion(read_confusion(result.best), source.class_names, subject.picture, title)
     return result
+
+
+def logits_by_view(
+    subject: Subject, images: np.ndarray | ImageStore, progress: str | None = None
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """What a subject says of images in each of its views.
+
+    Args:
+        subject: see `Subject`.
+        images: (N, H, W, 3) uint8.
+        progress: text before the progress bar; None for none.
+
+    Returns:
+        View -> logits (N, C) float32; and (N,) bool of the images of which a selective subject takes the second view,
+        None for others.
+    """
+    logits = predict_views(subject.logits_fn, images, subject.views == "both", subject.batch_size, progress)
+    if subject.views == "tta":
+        logits["tta"] = logits.pop("plain")
+    if subject.selective_threshold is None:
+        return logits, None
+    doubtful = needs_second_view(logits["plain"], 1.0, subject.selective_threshold)
+    logits["selective"] = np.where(doubtful[:, None], logits["tta"], logits["plain"])
+    return logits, doubtful
 
 
 def _rejection(logits, labels, threshold):
@@ -193,8 +214,8 @@ def read_predictions(figures: str | os.PathLike) -> dict[str, np.ndarray] | None
     return found
 
 
-def _since(earlier, images):
-    """What has changed in a split since an evaluation of it."""
+def since(earlier: Evaluation, images: Split) -> list[str]:
+    """What has changed in a split since an evaluation of it, in words; empty where nothing has."""
     if images.matches(earlier.data_fingerprint):
         return []
     split, count, taken = earlier.split, earlier.best["images"], earlier.taken

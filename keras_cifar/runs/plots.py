@@ -12,6 +12,7 @@ import numpy as np
 from keras_cifar.files import atomic_path
 from keras_cifar.metrics import read_confusion
 from keras_cifar.names import plot_text, shorten, visible
+from keras_cifar.runs.shift_file import ShiftResult
 
 _TRAIN, _VAL, _TTA = "#4477aa", "#cc6677", "#228833"
 _NAME_LENGTH = 30  # a folder's name may have 255 characters, and so a class
@@ -169,4 +170,39 @@ def plot_rates(batches: list[int], rates: dict[str, list[float]], title: str) ->
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+@picture
+def plot_shifts(results: dict[str, ShiftResult], title: str) -> Any:
+    """Top-1 and calibration error by level of a shift, the mean over its conditions, one line a classifier.
+
+    Args:
+        results: name of the classifier -> its result. The images as they are stand at severity 0, or on another axis
+            as a dashed line.
+        title: above the picture.
+    """
+    figure = new_figure(9.6, 4.2)
+    axes = figure.subplots(1, 2)
+    axis_name = next(iter(results.values())).axis
+    for number, (name, result) in enumerate(results.items()):
+        for axis, what in zip(axes, ("top1", "calibration_error"), strict=True):
+            color, levels, clean = f"C{number % 10}", result.by_level(what), result.clean
+            if clean is not None and axis_name == "severity":
+                levels = {0.0: clean[what], **levels}  # type: ignore[literal-required]
+            elif clean is not None:
+                axis.axhline(clean[what], color=color, ls="--", lw=1)  # type: ignore[literal-required]
+            axis.plot(list(levels), list(levels.values()), "os^Dvp"[number % 6] + "-", ms=5, color=color,
+                      label=plot_text(name, 2 * _NAME_LENGTH))  # fmt: skip
+    for axis, label in zip(axes, ("top-1 accuracy", "calibration error"), strict=True):
+        axis.set(xlabel=axis_name or "the shift", ylabel=label)
+        axis.grid(alpha=0.3)
+        if not axis_name:
+            axis.set_xticks([])
+        elif axis_name == "severity":
+            axis.set_xticks(range(6))
+    axes[1].set_ylim(0, None)
+    figure.suptitle(title)
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", fontsize=8)
     return figure

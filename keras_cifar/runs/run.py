@@ -9,6 +9,7 @@ best.keras last.keras weights with the graph, as standard Keras files
 metrics.json          the result on val; its presence marks the run as finished
 evaluation_SPLIT.json metrics after `evaluate`, and when they were taken
 predictions_SPLIT.npz labels and predicted classes of the same evaluation
+shift_SPLIT_NAME.json metrics after `evaluate --shift NAME`, and their picture
 seen.npy              a number for each training image, by which copies in other splits are found
 curves.png confusion.png
 """
@@ -187,7 +188,8 @@ class Run:
         if overwrite:
             for name in _FILES:
                 self.file(name).unlink(missing_ok=True)
-            for path in (*self.path.glob("*_test-*"), *self.path.glob("confusion-*.png")):  # of other test sets
+            patterns = ("*_test-*", "confusion-*.png", "shift_*")  # of other test sets and shifts
+            for path in {path for pattern in patterns for path in self.path.glob(pattern)}:
                 path.unlink()
             shutil.rmtree(self.file("tensorboard"), ignore_errors=True)
         write_json(self.file("recipe.json"), recipe_to_dict(recipe))

@@ -39,7 +39,7 @@ def open_cifar_files(request: DataRequest) -> Source:
     train, test, meta, labels, names = _FORMS[form]
     if absent := [name for name in (*train, *test, meta) if name not in files]:
         raise InputError(f"Expected {', '.join(absent)} of {form} in {path}, but it is not there; fetch it again.")
-    class_names = [os.fsdecode(name) for name in _unpickled(files[meta], meta, path).get(names.encode(), [])]
+    class_names = [os.fsdecode(name) for name in _entry(_unpickled(files[meta], meta, path), names) or []]
 
     @functools.cache
     def read(split):
@@ -48,6 +48,18 @@ def open_cifar_files(request: DataRequest) -> Source:
         return Split.of(images, found)
 
     return Source(form, class_names, (_SIDE, _SIDE, 3), with_cut_val(read))
+
+
+def read_test_batch(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """One file of CIFAR-10's form for Python, as `test_batch` is.
+
+    Returns:
+        (N, 32, 32, 3) uint8 and (N,) int64.
+
+    Raises:
+        InputError: it cannot be read, or is another file.
+    """
+    return _batch(path.read_bytes, path.name, "labels", path.parent)
 
 
 def _files(path: pathlib.Path) -> dict[str, Callable[[], bytes]]:
@@ -97,11 +109,21 @@ def _unpickled(read, name, path):
     return found
 
 
+def _entry(found, key):
+    """What a dictionary holds under a name: text in Python 3's files, bytes in those of Python 2, as CIFAR's are."""
+    return found.get(key.encode(), found.get(key))
+
+
+def _numbers(labels):
+    """(N,) int64 of a list or an array, N = 0 of anything else."""
+    return np.array(labels if isinstance(labels, list | np.ndarray) else [], np.int64)
+
+
 def _batch(read, name, labels, path):
     """(N, 32, 32, 3) uint8 and (N,) int64."""
     found = _unpickled(read, name, path)
-    rows, numbers = (found.get(key) for key in (b"data", labels.encode()))
-    if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.shape != (len(numbers or ()), 3 * _SIDE**2):
+    rows, numbers = _entry(found, "data"), _numbers(_entry(found, labels))
+    if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.shape != (*numbers.shape, 3 * _SIDE**2):
         raise InputError(f"Expected images and {labels} in {name} of {path}, but they are others; fetch it again.")
     images = rows.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(images), np.array(numbers, np.int64)
+    return np.ascontiguousarray(images), numbers
