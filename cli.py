@@ -232,6 +232,14 @@ def _add_export_commands(add):
 
     _add_predict(add)
 
+    explain = add("explain", _explain, "draw where in images a run sees its evidence, as heat maps", _EXPLAIN_EXAMPLES)
+    explain.add_argument("run", metavar="RUN", help="run folder")
+    explain.add_argument("paths", nargs="+", metavar="IMAGE", help="images, as `predict` takes them")
+    explain.add_argument("--class", dest="of_class", metavar="NAME", help="evidence for; default: what is predicted")
+    text = "stage of the backbone to look at, such as P4 (finer); default: the last that the head reads"
+    explain.add_argument("--tap", metavar="NAME", help=text)
+    explain.add_argument("--output", metavar="FOLDER", help="for the pictures; default: heatmaps in the run folder")
+
     benchmark = add("benchmark", _benchmark, "measure exported files in turns", _BENCHMARK_EXAMPLES)
     benchmark.add_argument("files", nargs="+", metavar="FILE", help="of any kind that `export` writes")
     benchmark.add_argument("--run", metavar="RUN", help="also this run on Keras, as a SavedModel and on PyTorch")
@@ -346,6 +354,10 @@ _PREDICT_EXAMPLES = """examples:
   python cli.py predict classifier.onnx --input "shards/{000..015}.tar" --output predictions.parquet
   python cli.py predict classifier.onnx --engine ray --input photos --output predictions --workers 8
 An image that cannot be read is a row with its reason; the exit code is then 1."""
+_EXPLAIN_EXAMPLES = """examples:
+  python cli.py explain runs/cifar10-resnet18-seed0/level4 photo.jpg
+  python cli.py explain runs/cifar10-resnet18-seed0/level4 photos --class cat --output heatmaps
+An image that cannot be read is a line with its reason; the exit code is then 1."""
 _SERVE_EXAMPLES = """examples:
   python cli.py serve                                  then open http://127.0.0.1:8000
   python cli.py serve level4_int8_tta.onnx level5_int8.onnx --port 8080
@@ -724,6 +736,30 @@ def _predict_to_parquet(classifier, inputs, args, cluster):
         found = predict_on_ray(classifier, inputs, args.output, args.top_k, cluster)
     print(f"{found.images:,} images, written to {args.output}; {found.unreadable:,} cannot be read", file=sys.stderr)
     return int(found.unreadable > 0)
+
+
+def _explain(args):
+    from export.inputs import find_inputs, read_source
+    from export.kinds import is_exported_name
+    from keras_cifar.files import check_output_folder
+
+    if is_exported_name(args.run):
+        raise InputError(f"Expected a run folder to explain, but got the exported file {args.run}; name its run.")
+    inputs, folder = find_inputs(args.paths), pathlib.Path(args.output or os.path.join(args.run, "heatmaps"))
+    _import_quietly()
+    from keras_cifar.evaluation.explain import PicturePaths, RunExplainer, explain_images
+    from keras_cifar.runs.run import open_run
+
+    run = open_run(args.run)
+    check_output_folder(folder)
+    explainer = RunExplainer(run, args.tap)
+    class_index = explainer.class_index(args.of_class)
+    images = (
+        (name, functools.partial(read_source, content))
+        for part in inputs.parts(max(1, len(inputs.files)))
+        for name, content in part.images()
+    )
+    return int(explain_images(explainer, images, PicturePaths(folder, inputs.local_paths()), class_index) > 0)
 
 
 def _benchmark(args):

@@ -24,7 +24,7 @@ from export.quantize import quantize_within_budget
 from export.rejection import choose_rejection
 from export.runtimes import OnnxSession
 from export.selective import choose_threshold, select
-from export.temperature import fit_temperature
+from keras_cifar.calibration import fit_temperature
 from keras_cifar.data.access import DataAccess
 from keras_cifar.data.datasets import Split, open_data
 from keras_cifar.environment import cpu_count, cpu_kind

@@ -21,8 +21,9 @@ from export.selective import choose_threshold
 from export.target_gate import Checked, check_target
 from export.targets import TARGETS
 from export.targets.serving import serving_model
-from export.temperature import calibration, fit_temperature
+from export.temperature import calibration
 from export.triton import triton_path, write_triton
+from keras_cifar.calibration import fit_temperature
 from keras_cifar.data.access import DataAccess
 from keras_cifar.data.record import IDENTITY, check_changes
 from keras_cifar.environment import cpu_kind, cpu_name, package_versions, utc_now

@@ -41,6 +41,14 @@ def check_output(path: str | os.PathLike) -> None:
         raise InputError(f"Expected to write into {parent}, but that is not allowed; choose another folder.")
 
 
+def check_output_folder(path: str | os.PathLike) -> None:
+    """Raises InputError where files cannot be written into a folder, which need not exist yet; see `check_output`."""
+    path = pathlib.Path(os.path.realpath(path))
+    if path.exists() and not path.is_dir():
+        raise InputError(f"Expected a folder to write into, but {path} is a file; choose another.")
+    check_output(path / "any")
+
+
 def size_of(path: str | os.PathLike) -> int:
     """Bytes of a file, or of all files in a folder."""
     path = pathlib.Path(path)

@@ -28,6 +28,7 @@ SEAMS = ("model.specs", "data.specs", "data.policies", "training.losses")
 GROUND = (
     "array_cache",
     "cache",
+    "calibration",
     "checks",
     "environment",
     "errors",
@@ -79,7 +80,7 @@ MODULES = modules_of("keras_cifar")
 # What `predict` and `evaluate` of a file load.
 WITHOUT_TENSORFLOW = ("data.images", "timing", "metrics", "evaluation.tta", "evaluation.predict",
                       "evaluation.evaluate_split", "data.datasets", "data.folders", "data.listing", "data.record",
-                      "runs.plots", "files")  # fmt: skip
+                      "runs.plots", "runs.thumbnails", "files", "calibration", "evaluation.answers")  # fmt: skip
 
 
 def row_of(module):

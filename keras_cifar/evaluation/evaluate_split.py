@@ -18,10 +18,11 @@ from keras_cifar.data.specs import Division
 from keras_cifar.data.stores import ImageStore
 from keras_cifar.environment import cpu_kind, cpu_name, utc_now
 from keras_cifar.errors import InputError
+from keras_cifar.evaluation.answers import Answers, all_log_probabilities, keep_log_probabilities
 from keras_cifar.evaluation.predict import predict_views, view_metrics
 from keras_cifar.evaluation.tta import needs_second_view
 from keras_cifar.files import atomic_path
-from keras_cifar.metrics import averages_over_classes, format_top1, read_confusion, rejection, shares
+from keras_cifar.metrics import Metrics, averages_over_classes, format_top1, read_confusion, rejection, shares
 from keras_cifar.names import visible
 from keras_cifar.runs.evaluation_file import VIEW_NAMES, Evaluation, read_evaluation
 from keras_cifar.runs.plots import plot_confusion
@@ -178,35 +179,63 @@ def predictions_path(figures: str | os.PathLike) -> pathlib.Path:
 
 
 def write_predictions(path: pathlib.Path, labels: np.ndarray, logits: dict[str, np.ndarray]) -> None:
-    """Writes labels and the predicted class of each image, so that classifiers can be compared image by image.
+    """Writes labels, the predicted class of each image and how sure it is, so that classifiers can be compared image by
+    image, and looked into.
 
     The same predictions make the same bytes.
 
     Args:
-        path: .npz to write, with `labels` and one array a view, (N,) each, in the order of the split.
+        path: .npz to write, with `labels` and one array a view, (N,) each, in the order of the split; and for each view
+            `VIEW_log_probabilities` and perhaps `VIEW_classes`, see `keras_cifar.evaluation.answers`.
         labels: (N,) int.
         logits: view -> (N, C).
     """
     kind = np.min_scalar_type(next(iter(logits.values())).shape[1] - 1)
-    arrays = {"labels": labels} | {view: values.argmax(axis=1) for view, values in logits.items()}
+    arrays = {"labels": labels.astype(kind)} | {v: values.argmax(axis=1).astype(kind) for v, values in logits.items()}
+    for view, values in logits.items():
+        kept = keep_log_probabilities(values, labels)
+        arrays |= {f"{view}_{name}": array for name, array in kept.items()}
     with atomic_path(path) as partial:
-        np.savez_compressed(partial, **{name: array.astype(kind) for name, array in arrays.items()})
+        np.savez_compressed(partial, **arrays)
 
 
 def read_predictions(figures: str | os.PathLike) -> dict[str, np.ndarray] | None:
-    """What `write_predictions` wrote next to the figures of an evaluation.
+    """What `write_predictions` wrote next to the figures of an evaluation, without the probabilities.
 
     Returns:
         `labels` and view -> predicted classes, (N,) each; None where there are none that belong to the figures: they
         are of an earlier version, or the file is damaged.
     """
-    path, result = predictions_path(figures), read_evaluation(figures)
+    return _read(predictions_path(figures), read_evaluation(figures).views, ("labels", *VIEW_NAMES))
+
+
+def read_answers(figures: str | os.PathLike, view: str) -> Answers | None:
+    """What `write_predictions` wrote of one view, with the probabilities.
+
+    Returns:
+        None where there are none that belong to the figures; those of earlier versions hold no probabilities.
+    """
+    return answers_in(predictions_path(figures), view, read_evaluation(figures).views)
+
+
+def answers_in(path: pathlib.Path, view: str, views: dict[str, Metrics]) -> Answers | None:
+    """See `read_answers`; from a file of predictions, and the metrics of its views."""
+    names = (f"{view}_log_probabilities", f"{view}_classes")
+    found = _read(path, views, ("labels", *VIEW_NAMES, *names))
+    if found is None or view not in found or names[0] not in found or view not in views:
+        return None
+    count = len(views[view]["per_class"])
+    return Answers(found["labels"], found[view], all_log_probabilities(found[names[0]], found.get(names[1]), count))
+
+
+def _read(path, views, names):
+    """The arrays of those names that a file of predictions has; None unless it belongs to the metrics of its views."""
     try:
         with np.load(path) as file:
-            found = {name: file[name] for name in file.files}
+            found = {name: file[name] for name in names if name in file.files}
         labels = found["labels"]
         for view in found.keys() & VIEW_NAMES.keys():
-            metrics = result.views[view]
+            metrics = views[view]
             if len(labels) != metrics["images"] or np.mean(found[view] == labels) != metrics["top1"]:
                 return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):

@@ -13,6 +13,7 @@ from keras_cifar.files import atomic_path
 from keras_cifar.metrics import read_confusion
 from keras_cifar.names import plot_text, shorten, visible
 from keras_cifar.runs.shift_file import ShiftResult
+from keras_cifar.runs.thumbnails import draw_heat
 
 _TRAIN, _VAL, _TTA = "#4477aa", "#cc6677", "#228833"
 _NAME_LENGTH = 30  # a folder's name may have 255 characters, and so a class
@@ -148,6 +149,24 @@ def plot_ladder(rows: list[dict], title: str) -> Any:
     axis.margins(x=0.15)
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right")
+    return figure
+
+
+@picture
+def plot_heat_map(image: np.ndarray, heat: np.ndarray, title: str) -> Any:
+    """An image as the model sees it, and next to it the same with its heat map.
+
+    Args:
+        image: (H, W, 3) uint8.
+        heat: (h, w) in [0, 1].
+        title: above the picture.
+    """
+    figure = new_figure(7.2, 4.0)
+    side = max(384, *image.shape[:2])
+    for axis, pixels in zip(figure.subplots(1, 2), (image, draw_heat(image, heat, side)), strict=True):
+        axis.imshow(pixels, interpolation="nearest")
+        axis.set_axis_off()
+    figure.suptitle(title, fontsize=11)
     return figure
 
 

@@ -8,7 +8,8 @@ history.csv           one row an epoch
 best.keras last.keras weights with the graph, as standard Keras files
 metrics.json          the result on val; its presence marks the run as finished
 evaluation_SPLIT.json metrics after `evaluate`, and when they were taken
-predictions_SPLIT.npz labels and predicted classes of the same evaluation
+predictions_SPLIT.npz labels, predicted classes and probabilities of the same evaluation
+val_predictions.npz   the same of val at the best epoch, plain
 shift_SPLIT_NAME.json metrics after `evaluate --shift NAME`, and their picture
 seen.npy              a number for each training image, by which copies in other splits are found
 curves.png confusion.png
@@ -40,7 +41,7 @@ _LISTED = 5  # names in a message
 _FILES = (
     "metrics.json", "state.npz", "history.csv", "best.keras", "last.keras", "environment.json", "local.json",
     "curves.png", "confusion.png", "evaluation_val.json", "evaluation_test.json", "predictions_val.npz",
-    "predictions_test.npz", "seen.npy", "mlflow.json",
+    "predictions_test.npz", "val_predictions.npz", "seen.npy", "mlflow.json",
 )  # fmt: skip
 
 

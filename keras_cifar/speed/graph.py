@@ -53,6 +53,28 @@ def split_at_trainable(model: keras.Model) -> tuple[keras.Model | None, keras.Mo
     return prefix, keras.Model(features, tensors[id(model.output)], name="trained_part")
 
 
+def split_at_map(model: keras.Model) -> tuple[keras.Model | None, keras.Model]:
+    """`split_at_trainable`, but never above the maps that are pooled: those of a frozen backbone can be stored too.
+
+    Args:
+        model: a classifier.
+
+    Returns:
+        images -> feature map, and that map -> logits, in whose graph all taps still are maps; the first is None where
+        more than one map leads from one to the other.
+    """
+    outer = graph_nodes(model)
+    call = next(node for node in outer if node.operation.name == BACKBONE)
+    if _cut(call.operation)[1]:
+        return split_at_trainable(model)
+    if len(call.outputs) > 1:
+        return None, model
+    below = keras.Model(model.input, call.outputs[0], name="frozen_part")
+    features = keras.Input(batch_shape=below.output.shape, dtype=below.output.dtype)
+    tensors = _replay(outer[outer.index(call) + 1 :], {id(call.outputs[0]): features})
+    return below, keras.Model(features, tensors[id(model.output)], name="head_part")
+
+
 def _replay(nodes, tensors):
     """Calls the operations of nodes again on other tensors; takes and returns old tensors' ids -> new ones."""
     tensors = dict(tensors)

@@ -23,6 +23,7 @@ from keras_cifar.data.datasets import Source, Split
 from keras_cifar.data.record import absolute_data, check_changes, data_changes, describe_data, is_same_place
 from keras_cifar.environment import describe_environment, package_versions, thread_count, utc_now
 from keras_cifar.errors import DivergedError, InputError
+from keras_cifar.evaluation.evaluate_split import write_predictions
 from keras_cifar.files import atomic_path, temporary_folder, write_json
 from keras_cifar.metrics import classification_metrics
 from keras_cifar.model.build import build_model, copy_weights, load_classifier
@@ -540,7 +541,9 @@ class _Training:
         self.fit.part.set_weights(self.fit.best_weights)
         self.run.save_model(self.model, "best.keras")
         names, progress = self.source.class_names, self.fit.progress
-        val = classification_metrics(self.fit.best_logits, self.fit.part.val.labels, names)
+        labels, logits = self.fit.part.val.labels, self.fit.best_logits
+        write_predictions(self.run.file("val_predictions.npz"), labels, {"plain": logits})
+        val = classification_metrics(logits, labels, names)
         result = {
             "finished": utc_now(),
             "seconds": round(progress.seconds, 1),

@@ -51,20 +51,20 @@ def test_what_is_found_and_nothing_else(photos, tmp_path, capsys, store):
 def test_arrays_have_numbers_for_names(tmp_path, capsys):
     images = pictures(12, seed=0)
     np.savez(tmp_path / "a.npz", images=np.concatenate([images, images[:1]]), labels=np.arange(13) % 2)
-    assert cli.main(["check", "--data", f"npz:{tmp_path / 'a.npz'}"]) == 0
+    assert cli.main(["check", "--data", f"npz:{tmp_path / 'a.npz'}", "--backbone", "none"]) == 0
     said = capsys.readouterr().out
     assert "the same image, pixel for pixel: 1 (" in said and ("train " in said or "val " in said)
 
 
 def test_near_copies_are_not_looked_for_among_too_many_images(photos, monkeypatch, capsys):
     monkeypatch.setattr(copies, "_MOST_PAIRS", 10)
-    assert cli.main(["check", "--data", f"folder:{photos}"]) == 0
+    assert cli.main(["check", "--data", f"folder:{photos}", "--backbone", "none"]) == 0
     said = capsys.readouterr().out
     assert "34 images are too many to look for near copies" in said and "look alike" not in said
 
 
 def test_symbols_that_look_alike_are_no_finding(capsys):
-    assert cli.main(["check", "--data", "digits"]) == 0
+    assert cli.main(["check", "--data", "digits", "--backbone", "none"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "nothing else was found"
 
 
@@ -91,7 +91,7 @@ def test_cropped_copies_are_found_by_features(photos, tmp_path, capsys):
 
 def test_without_weights_at_hand_it_is_said(photos, monkeypatch, capsys):
     monkeypatch.setattr("keras_cifar.evaluation.inspection.packaged_checkpoint", lambda package: None)
-    assert cli.main(["check", "--data", f"folder:{photos}"]) == 0
+    assert cli.main(["check", "--data", f"folder:{photos}", "--backbone", "none"]) == 0
     assert "mirrored copies are not looked for: pass --backbone NAME, or pip install" in capsys.readouterr().out
 
 

@@ -21,7 +21,8 @@ from export.parity import BATCH_SIZES, TOLERANCE, check_parity, compare_logits, 
 from export.plan import VARIANTS, ExportPlan, Variant
 from export.runtimes import RUNTIMES, OnnxSession, register_runtime
 from export.targets import TARGETS, Target, register_target
-from export.temperature import calibration, fit_temperature
+from export.temperature import calibration
+from keras_cifar.calibration import fit_temperature
 from keras_cifar.data.datasets import open_data
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.evaluate_run import evaluate

@@ -72,7 +72,7 @@ def finished(tmp_path_factory):
 def test_run_folder_holds_what_it_should(finished):
     names = {p.name for p in finished.path.iterdir() if not p.name.startswith(".")}
     assert names == {"recipe.json", "environment.json", "local.json", "history.csv", "metrics.json", "best.keras",
-                     "last.keras", "curves.png", "confusion.png", "seen.npy"}  # fmt: skip
+                     "last.keras", "curves.png", "confusion.png", "seen.npy", "val_predictions.npz"}  # fmt: skip
     environment = read_json(finished.file("environment.json"))
     assert environment["onednn"] == os.environ["TF_ENABLE_ONEDNN_OPTS"]
     assert len(environment["data_fingerprint"]) == 64 and environment["packages"]["keras"] == keras.__version__
