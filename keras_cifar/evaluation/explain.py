@@ -223,7 +223,8 @@ class RunExplainer:
         probabilities = softmax(found.logits)[0]
         both = int(found.logits[0].argmax()), int(found.classes[0])
         shown = float(probabilities[both[0]]), float(probabilities[both[1]])
-        return Explained(name, None, image, found.heat[0], *(self.class_names[each] for each in both), shown)
+        predicted, chosen = (self.class_names[each] for each in both)
+        return Explained(name, None, image, found.heat[0], predicted, chosen, shown)
 
 
 class PicturePaths:

@@ -1,11 +1,11 @@
 """Images that training sees are named where they come again in val or test."""
 
-import io
 import shutil
 
 import numpy as np
 import pytest
 from conftest import job, tiny_recipe
+from made_images import changed_copies, cropped_copies, pictures
 from PIL import Image
 
 from keras_cifar.data import copies
@@ -71,24 +71,6 @@ def test_arrays_without_digests():
     assert not describe_copies(source, "val", val.take(np.array([1, 2])), image_keys(train_split), 0)
 
 
-def pictures(count, seed):
-    """Photograph-like images, (N, 48, 48, 3) uint8, none like another."""
-    random = np.random.default_rng(seed)
-    return np.stack([
-        np.asarray(Image.fromarray(random.integers(0, 256, (6, 6, 3), np.uint8)).resize((48, 48), 3))
-        for _ in range(count)
-    ])  # fmt: skip
-
-
-def changed_copies(images):
-    """As people make them: scaled down and up, brighter, compressed."""
-    small = Image.fromarray(images[0]).resize((20, 20)).resize((48, 48))
-    bright = np.clip(images[1] * 1.2 + 10, 0, 255).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(images[2]).save(file, "JPEG", quality=20)
-    return np.stack([np.asarray(small), bright, np.asarray(Image.open(file))])
-
-
 def test_changed_copies_are_found_and_nothing_else():
     images = pictures(60, seed=0)
     flat = np.full((2, 48, 48, 3), 9, np.uint8)
@@ -97,14 +79,6 @@ def test_changed_copies_are_found_and_nothing_else():
     looks = [perceptual_hashes(store.array) for store in stores]
     found, of = find_alike(looks[0], stores[0], looks[1], stores[1])
     assert found.tolist() == [20, 21, 22] and of.tolist() == [7, 30, 52], "and none of a single shade"
-
-
-def cropped_copies(images):
-    """A mirror image, a part scaled up, and a mirrored part."""
-    part = np.asarray(Image.fromarray(images[1, 4:42, 6:44]).resize((48, 48)))
-    return np.stack(
-        [images[0, :, ::-1], part, np.asarray(Image.fromarray(images[2, 2:40, 8:46]).resize((48, 48)))[:, ::-1]]
-    )
 
 
 @pytest.mark.parametrize("count", [60, 140])

@@ -107,7 +107,7 @@ def test_heat_is_where_the_class_is():
     """A head that reads brightness finds the bright corner."""
     model = classifier(1)
     images = np.full((2, SIDE, SIDE, 3), 100, np.uint8)
-    images[0, :32, :32], images[1, 96:, 32:64] = 255, 255
+    images[0, :32, :32], images[1, 96:, 96:] = 255, 255
     plain = np.full((1, SIDE, SIDE, 3), 100, np.uint8)
     below = split_at_head(model)[0]
     difference = (below.predict_on_batch(images) - below.predict_on_batch(plain)).mean(axis=0)
@@ -117,8 +117,8 @@ def test_heat_is_where_the_class_is():
     layer.set_weights([weights, bias])
     background = Explainer(model).explain(plain, np.array([3])).evidence
     found = Explainer(model).explain(images, np.array([3, 3])).evidence - background
-    places = [np.unravel_index(each.argmax(), each.shape) for each in found]
-    assert places == [(0, 0), (3, 1)]
+    quarters = found.reshape(2, 2, 2, 2, 2).sum(axis=(2, 4)).reshape(2, 4)
+    assert quarters.argmax(axis=1).tolist() == [0, 3]
 
 
 def test_heat_is_between_0_and_1():
@@ -195,7 +195,7 @@ def test_no_input_is_written_over(finished, tmp_path):
 def test_paths_of_pictures_are_told_apart_where_cases_are_not(tmp_path):
     paths = PicturePaths(tmp_path, [])
     assert [paths.path_of(name).name for name in ("x/A.jpg", "y/a.png", "shard.tar:in/a.png", "ö/*.png")] == [
-        "A-heatmap.png", "a-heatmap-2.png", "a-heatmap-3.png", "_-8a8de823-heatmap.png"
+        "A-heatmap.png", "a-heatmap-2.png", "a-heatmap-3.png", "_-684888c0-heatmap.png"
     ]  # fmt: skip
 
 
@@ -228,7 +228,7 @@ def test_what_is_no_run_gets_one_sentence(finished, tmp_path, capsys):
 
 
 def test_another_class_has_another_map(finished):
-    explainer, image = RunExplainer(finished), some_images(1, 8)[0]
+    explainer, image = RunExplainer(finished), some_images(1, 32)[0]
     found = explainer.explain_arrays(image[None])
     other = explainer.explain_arrays(image[None], np.array([int(found.logits[0].argmin())]))
     assert not np.allclose(found.evidence, other.evidence) and np.allclose(found.logits, other.logits)

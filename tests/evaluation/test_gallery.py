@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from browsing import browser, complaints, find_all, requested
 from conftest import job, tiny_recipe
+from made_images import changed_copies, cropped_copies, pictures
 from PIL import Image
-from test_copies import changed_copies, cropped_copies, pictures
 
 import cli
 from keras_cifar.data.check import check_data
