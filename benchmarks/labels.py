@@ -77,6 +77,7 @@ def _run_logits(path, data_dir, test, files):
     _, predict = open_judge(open_run(path), DataAccess(data_dir=data_dir))
     logits = predict("test", test)
     if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
         np.savez(kept, labels=test.labels, plain=logits)
     return logits
 
