@@ -151,6 +151,11 @@ def _add_other_commands(add):
     report = add("report", _report, "write the table of levels over run folders, with pictures", _REPORT_EXAMPLES)
     report.add_argument("runs", nargs="*", default=["runs"], metavar="RUN", help="run folders, or folders of them")
     report.add_argument("--output", metavar="FILE", help="default: report.md in the first folder")
+    report.add_argument(
+        "--html", metavar="FILE", help="the same as a page, with images; default: .html beside --output"
+    )
+    report.add_argument("--data", help="where the images are now, if not where the runs were trained from")
+    report.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
 
     compare = add("compare", _compare, "say whether one classifier is better than another", _COMPARE_EXAMPLES)
     compare.add_argument(
@@ -811,12 +816,18 @@ def _field_line(name, value):
 
 def _report(args):
     _import_quietly()
+    from keras_cifar.data.access import DataAccess
+    from keras_cifar.files import check_output
+    from keras_cifar.page.page import write_page
     from keras_cifar.runs.report import find_runs, markdown_tables, write_report
 
-    runs = find_runs(args.runs)
-    path = write_report(runs, args.output or os.path.join(args.runs[0], "report.md"))
+    runs, output = find_runs(args.runs), pathlib.Path(args.output or os.path.join(args.runs[0], "report.md"))
+    page = pathlib.Path(args.html or output.with_suffix(".html"))
+    check_output(page)
+    path = write_report(runs, output)
     print(markdown_tables(runs))
-    print(f"written to {path}")
+    write_page(runs, page, DataAccess(args.data, args.data_dir))
+    print(f"written to {path} and, as a page, to {page}")
 
 
 def _compare(args):

@@ -46,7 +46,7 @@ setup(
     packages=find_packages(include=["keras_cifar", "keras_cifar.*", "tuning", "export", "export.*"]),
     package_data={
         "export": ["pretrained/*", "web/static/*", "templates/*", "py.typed"],
-        "keras_cifar": ["py.typed", "evaluation/templates/*"],
+        "keras_cifar": ["py.typed", "evaluation/templates/*", "page/templates/*"],
         "tuning": ["py.typed"],
     },
     py_modules=["cli"],
@@ -67,6 +67,7 @@ setup(
         "pillow>=10",
         "safetensors>=0.4",
         "pyarrow>=15",
+        "jinja2>=3.1",
         "fsspec>=2024",
         "ImageHash>=4.3",
         "tqdm>=4.66",

@@ -30,6 +30,7 @@ NO_MEASUREMENTS = {
     r"\(default 8\)": "default of KERAS_CIFAR_CACHE_GB",
     r"points \(0\.5\)": "default of --max-drop",
     r"by default 100\b": "default of --suspects",
+    r"\b25 \| 50 \| 100 \| 200 \| 400\b|first 25 to 400 of the list": "lengths of lists",
     r"fewer than 10 images": "limit of keras_cifar/data/suspects.py",
     r"logits by less than 1e-3": "limit of export/parity.py",
     r"The goal of 1\.3 times": "goal",
@@ -585,6 +586,38 @@ def alike(read: Reader) -> Iterator[Claim]:
     )  # fmt: skip
 
 
+def labels(read: Reader) -> Iterator[Claim]:
+    """Wrong labels that `check` finds among CIFAR-10's test images."""
+    found = read(f"{_RESULTS}/labels.json")
+    yield Claim(
+        _DATA_PAGE,
+        "of the {:,} test images of CIFAR-10 (JPEG copy), people reviewed {} that other classifiers had made suspects: "
+        "five looked at each, and for {} fewer than three confirmed the label",
+        (found["images"], found["reviewed"], found["wrong"]),
+    )
+    titles = {
+        "features, test alone": "features, of the test images alone",
+        "features, all splits": "features, of all 60,000 images",
+        "run": "a run (level 5 at 160 px)",
+    }
+    for way, title in titles.items():
+        scores = found["ways"][way]
+        yield Claim(
+            _DATA_PAGE,
+            f"| {title} | {{:.2f}} % | {{}} | {{}} | {{}} | {{}} | {{}} | {{}} | {{:.3f}} |",
+            (100 * scores["top1"], scores["confident_learning"], *(row["wrong"] for row in scores["lists"].values()),
+             scores["average_precision"]),
+        )  # fmt: skip
+    best = found["ways"]["run"]["lists"]
+    yield Claim(
+        _DATA_PAGE,
+        "a run's first {} hold {} of the {} (recall {:.0f} %, precision {:.0f} %), its first {} {} ({:.0f} %, "
+        "{:.0f} %)",
+        (100, best["100"]["wrong"], found["wrong"], 100 * best["100"]["recall"], 100 * best["100"]["precision"], 400,
+         best["400"]["wrong"], 100 * best["400"]["recall"], 100 * best["400"]["precision"]),
+    )  # fmt: skip
+
+
 def serve(read: Reader) -> Iterator[Claim]:
     """The server under load, beside others."""
     found = read(f"{_RESULTS}/serve.json")
@@ -651,8 +684,8 @@ def web(read: Reader) -> Iterator[Claim]:
 
 SOURCES = (
     ladder, long_ladder, level5, packaged, tuning_level1, tuning_level3, gradients, step, avx2, startup, evaluate,
-    memory, level1, onnx, quantization, resize, stores, large, ray, alike, choices, choices_of_level5, choices_of_views,
-    choices_of_padding, intervals, serve, web,
+    memory, level1, onnx, quantization, resize, stores, large, ray, alike, labels, choices, choices_of_level5,
+    choices_of_views, choices_of_padding, intervals, serve, web,
 )  # fmt: skip
 
 

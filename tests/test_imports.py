@@ -21,7 +21,7 @@ ROWS = [
     ("evaluation",),
     ("training",),
     ("runs.report",),
-    ("demo", "doctor", "verify"),
+    ("demo", "doctor", "verify", "page"),
 ]
 # Registries of names that recipes are checked against: the standard library only, so that `--help` is instant.
 SEAMS = ("model.specs", "data.specs", "data.policies", "training.losses")

@@ -5,7 +5,8 @@ import datetime
 import os
 import pathlib
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.comparisons import compare_rows, interval_of, read_group
@@ -101,24 +102,26 @@ def group_seeds(runs: list[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
-def markdown_table(runs: list[Run]) -> str:
+def ladder_rows(runs: list[Run]) -> list[list[str]]:
     """The table of levels of one data set and backbone, one row a recipe; runs that differ by their seed share one.
 
     Args:
         runs: finished runs; their test columns are dashes until `evaluate --split test` ran. They are named from the
             folder that holds all of them.
+
+    Returns:
+        The header and the rows, as plain text.
     """
     has_reference = _has_reference(runs)
     header = ["Level", "What trains", "Seeds", "Val top-1", "Test top-1", "Test top-1, flip TTA", "Minutes",
               "Start to end"]  # fmt: skip
     rows = [[*header, *["Reference test top-1"] * has_reference, "Runs"]]
-    rows.append(["---"] * len(rows[0]))
     groups = group_seeds(runs)
     for group in groups:
         recipe, tests, found = group[0].recipe, [run.evaluation("test") for run in group], read_group(group)
         rows.append([
-            f"{recipe.level}. {markdown(recipe.title)}",
-            markdown(_what_trains(group, groups)),
+            f"{recipe.level}. {recipe.title}",
+            _what_trains(group, groups),
             str(len(group)),
             _over_seeds([run.metrics["val"] for run in group], None),
             _over_seeds([test and test.view("plain") for test in tests], interval_of(found, "plain")),
@@ -126,16 +129,24 @@ def markdown_table(runs: list[Run]) -> str:
             f"{statistics.mean(run.metrics['seconds'] for run in group) / 60:.1f}",
             f"{max(_seconds_in_all(run) for run in group) / 60:.1f}",
             *[REFERENCE_TEST_TOP1.get(recipe.level, "–")] * has_reference,
-            ", ".join(markdown(_name(run, runs)) for run in group),
+            ", ".join(run_name(run, runs) for run in group),
         ])  # fmt: skip
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    return rows
+
+
+def markdown_table(runs: list[Run]) -> str:
+    """`ladder_rows` as Markdown."""
+    header, *rows = ladder_rows(runs)
+    cells = [[markdown(row[0]), markdown(row[1]), *row[2:-1], markdown(row[-1])] for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *cells)) + "\n"
 
 
 def _has_reference(runs):
     return any(run.recipe.data == "cifar10" for run in runs)
 
 
-def _note(runs):
+def reading_note(runs: list[Run]) -> str:
+    """How the numbers of the table are to be read."""
     refit = f" {_REFIT_NOTE}" if any(run.recipe.refit for run in runs) else ""
     reference = f" Reference: {REFERENCE}, ResNet-18 on the original CIFAR-10." if _has_reference(runs) else ""
     return _NOTE + refit + reference
@@ -165,7 +176,7 @@ def _own(name, value):
     return f"{words} {' + '.join(value) if isinstance(value, list) else value}"
 
 
-def _name(run, runs):
+def run_name(run: Run, runs: list[Run]) -> str:
     """The run's folder, seen from the one that holds all of the runs."""
     parents = [str(other.path.resolve().parent) for other in runs]
     return os.path.relpath(run.path.resolve(), os.path.commonpath(parents)).replace(os.sep, "/")
@@ -183,7 +194,7 @@ def _over_seeds(metrics, interval):
     return text + (f", {len(known)} of {len(metrics)} seeds" if 0 < len(known) < len(metrics) else "")
 
 
-def mean_and_interval(metrics: list[dict], interval: tuple[float, float] | None) -> tuple[float, float, float]:
+def mean_and_interval(metrics: Sequence[Mapping], interval: tuple[float, float] | None) -> tuple[float, float, float]:
     """The mean top-1 of seeds and its interval over images.
 
     Args:
@@ -205,28 +216,42 @@ def _seconds_in_all(run):
     return max((finished - started).total_seconds(), run.metrics["seconds"])
 
 
+def comparison_rows(runs: list[Run]) -> tuple[list[list[str]], list[str]]:
+    """Which steps between the levels of one table are real.
+
+    Args:
+        runs: see `ladder_rows`.
+
+    Returns:
+        Header and rows as plain text, empty where nothing could be compared; and the rows that could not be.
+    """
+    groups = [group for group in group_seeds(runs) if any(run.evaluation("test") for run in group)]
+    levels = [group[0].recipe.level for group in groups]
+    names = [_row_name(group, runs, levels) for group in groups]
+    compared, unknown = compare_rows(list(zip(levels, names, map(read_group, groups), strict=True)))
+    rows = []
+    for one in compared:
+        low, high = (100 * bound for bound in one.interval)
+        spread = "" if one.over_seeds is None else f" ± {100 * one.over_seeds:.2f}"
+        gain = f"{100 * one.gain:+.2f}{spread} ({low:+.2f} to {high:+.2f})"
+        rows.append([one.name, gain, f"{one.p:.2g}", f"{one.corrected_p:.2g}", one.verdict])
+    header = ["Step on test", "Gain, points (95 % interval)", "p", "Corrected p", "Real?"]
+    return ([header, *rows] if rows else []), list(unknown)
+
+
 def comparisons_table(runs: list[Run]) -> str:
     """Which steps between the levels of one table are real, and which rows could not be compared; may be empty.
 
     Args:
         runs: see `markdown_table`.
     """
-    groups = [group for group in group_seeds(runs) if any(run.evaluation("test") for run in group)]
-    levels = [group[0].recipe.level for group in groups]
-    names = [_row_name(group, runs, levels) for group in groups]
-    rows = list(zip(levels, names, map(read_group, groups), strict=True))
-    compared, unknown = compare_rows(rows)
+    rows, unknown = comparison_rows(runs)
     lines = []
-    if compared:
-        lines += ["| Step on test | Gain, points (95 % interval) | p | Corrected p | Real? |", "| --- " * 5 + "|"]
-        for one in compared:
-            low, high = (100 * bound for bound in one.interval)
-            spread = "" if one.over_seeds is None else f" ± {100 * one.over_seeds:.2f}"
-            lines.append(
-                f"| {markdown(one.name)} | {100 * one.gain:+.2f}{spread} ({low:+.2f} to {high:+.2f}) | {one.p:.2g} | "
-                f"{one.corrected_p:.2g} | {one.verdict} |"
-            )
-        lines += ["", _COMPARISONS_NOTE.format(count=len(compared)), ""]
+    if rows:
+        header, *found = rows
+        cells = (header, ["---"] * len(header), *([markdown(row[0]), *row[1:]] for row in found))
+        lines += ["| " + " | ".join(row) + " |" for row in cells]
+        lines += ["", _COMPARISONS_NOTE.format(count=len(found)), ""]
     if unknown:
         lines += [
             f"Not compared: {markdown(', '.join(unknown))}, because stored predictions of the same test images are "
@@ -238,7 +263,7 @@ def comparisons_table(runs: list[Run]) -> str:
 def _row_name(group, runs, levels):
     """`level 3`, with its folder where the table has several rows of that level."""
     level = group[0].recipe.level
-    return f"level {level}" + (f" ({_name(group[0], runs)})" if levels.count(level) > 1 else "")
+    return f"level {level}" + (f" ({run_name(group[0], runs)})" if levels.count(level) > 1 else "")
 
 
 def markdown_tables(runs: list[Run]) -> str:
@@ -273,28 +298,30 @@ def write_report(runs: list[Run], output: str | os.PathLike, say: Callable[[str]
     lines = ["# Runs", ""] if several else []
     for number, (title, members) in enumerate(tables.items()):
         lines += [f"{'##' if several else '#'} {markdown(title)}", "", markdown_table(members)]
-        lines += [] if several else [_note(runs), ""]
+        lines += [] if several else [reading_note(runs), ""]
         lines += [comparisons_table(members)]
         picture = output.with_name(f"{output.stem}-ladder{f'-{number + 1}' if number else ''}.png")
         lines += _ladder(members, picture, f"test, {title}", say)
         for run in members:
             lines += _describe_run(run, output, "###" if several else "##", say)
-    lines += [_note(runs), ""] if several else []
+    lines += [reading_note(runs), ""] if several else []
     write_text(output, "\n".join(lines))
     return output
 
 
 def _ladder(runs, picture, title, say):
     """The picture of the levels, and the lines that show it."""
-    rows = [_ladder_row(group) for group in group_seeds([run for run in runs if run.evaluation("test")])]
+    rows = [ladder_row(group) for group in group_seeds([run for run in runs if run.evaluation("test")])]
     if not rows or not plot_ladder(rows, picture, title, say=say):
         return []
     return [f"![Test top-1 by level]({markdown_target(picture.name)})", ""]
 
 
-def _ladder_row(group):
-    found, tests = read_group(group), [run.evaluation("test") for run in group]
-    row = {"level": group[0].recipe.level}
+def ladder_row(group: list[Run]) -> dict:
+    """What `keras_cifar.runs.plots.plot_ladder` draws of runs that differ by their seed."""
+    found = read_group(group)
+    tests = [test for run in group if (test := run.evaluation("test"))]
+    row: dict[str, Any] = {"level": group[0].recipe.level}
     for view in ("plain", "tta"):
         metrics = [test.views[view] for test in tests if view in test.views]
         row[view] = mean_and_interval(metrics, interval_of(found, view)) if metrics else None

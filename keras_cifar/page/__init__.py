@@ -1,0 +1,1 @@
+"""The report as one HTML page that fetches nothing: see `keras_cifar.page.write_page`."""

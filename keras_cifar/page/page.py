@@ -1,0 +1,198 @@
+"""One HTML page of finished runs: the ladder, and of each run its curves, classes, confusions, certainty and images."""
+
+import os
+import pathlib
+import re
+from typing import Any
+
+from keras_cifar.calibration import fit_temperature
+from keras_cifar.data.access import DataAccess
+from keras_cifar.errors import InputError
+from keras_cifar.evaluation.answers import Answers
+from keras_cifar.evaluation.evaluate_split import answers_in, read_answers
+from keras_cifar.files import check_output, write_text
+from keras_cifar.metrics import format_top1, read_confusion, shares, wilson_interval
+from keras_cifar.names import visible
+from keras_cifar.page.charts import coverage_chart, curves_chart, ladder_chart, reliability_chart
+from keras_cifar.page.images import RunImages, cell_name, choose_galleries
+from keras_cifar.recipes import recipe_to_dict
+from keras_cifar.runs.evaluation_file import VIEW_NAMES
+from keras_cifar.runs.report import (
+    comparison_rows,
+    group_seeds,
+    ladder_row,
+    ladder_rows,
+    reading_note,
+    run_name,
+    split_tables,
+)
+from keras_cifar.runs.run import Run
+
+_TEMPLATES = pathlib.Path(__file__).with_name("templates")
+_LINK = re.compile(r"\[([^\]]+)\]\((https://[^)\s]+)\)")
+_MOST_CLASSES = 30  # of a confusion matrix that people can read
+
+
+def write_page(runs: list[Run], output: str | os.PathLike, access: DataAccess | None = None) -> pathlib.Path:
+    """Writes the page, atomically.
+
+    Images are shown of the last level of each table, where its weights and data are at hand; nothing is downloaded.
+
+    Args:
+        runs: finished runs.
+        output: HTML file.
+        access: where the data is, if not where the runs were trained from.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    output = pathlib.Path(output)
+    check_output(output)
+    tables = [_table(title, members, access or DataAccess()) for title, members in split_tables(runs).items()]
+    write_text(output, _template().render(tables=tables, title=" and ".join(table["title"] for table in tables)))
+    return output
+
+
+def _template():
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.filters["visible"] = visible
+    environment.filters["links"] = _links
+    return environment.get_template("report.html")
+
+
+def _links(text):
+    """Text with Markdown's links, as HTML."""
+    import markupsafe
+
+    return markupsafe.Markup(_LINK.sub(r'<a href="\2">\1</a>', str(markupsafe.escape(text))))
+
+
+def _table(title: str, runs: list[Run], access: DataAccess) -> dict[str, Any]:
+    evaluated = group_seeds([run for run in runs if run.evaluation("test")])
+    header, *rows = ladder_rows(runs)
+    last = max(runs, key=lambda run: (run.recipe.level, -run.recipe.seed))
+    return {
+        "title": title,
+        "header": header,
+        "rows": rows,
+        "comparisons": comparison_rows(runs)[0],
+        "note": reading_note(runs),
+        "ladder": ladder_chart([ladder_row(group) for group in evaluated]) if evaluated else None,
+        "runs": [_run(run, runs, access if run is last else None) for run in runs],
+    }
+
+
+def _run(run: Run, runs: list[Run], access: DataAccess | None) -> dict[str, Any]:
+    """What the page says of a run; images are shown where `access` is not None."""
+    test = run.evaluation("test")
+    notes: list[str] = []
+    metrics, split = (test.best, "test") if test else (run.metrics["val"], "val")
+    views = test.views if test else {"plain": metrics}
+    plain, tta = (_answers(run, view) for view in ("plain", "tta")) if test else (None, None)
+    galleries = _galleries(run, access, plain, tta, notes) if access is not None and test else []
+    places = {gallery.name for gallery, _ in galleries}
+    return {
+        "name": run_name(run, runs),
+        "title": f"Level {run.recipe.level}: {run.recipe.title}, seed {run.recipe.seed}" + ", refit" * run.recipe.refit,
+        "is_open": access is not None,
+        "headline": format_top1(metrics),
+        "split": split,
+        "views": [(VIEW_NAMES[view], format_top1(found), found["calibration_error"]) for view, found in views.items()],
+        "curves": curves_chart(run.history()) if run.history() else None,
+        "classes": _classes(metrics),
+        "confusion": _confusion(metrics, places),
+        "names": list(metrics["per_class"]),
+        "certainty": _certainty(run, plain, notes) if test else None,
+        "galleries": galleries,
+        "changes": _changes(run, runs),
+        "environment": _environment(run),
+        "notes": notes,
+    }  # fmt: skip
+
+
+def _answers(run: Run, view: str) -> Answers | None:
+    return read_answers(run.file("evaluation_test.json"), view)
+
+
+def _galleries(run, access, plain, tta, notes):
+    if plain is None:
+        notes.append("Images are not shown: the probabilities of this evaluation were not kept; evaluate again.")
+        return []
+    if not run.file("best.keras").is_file() or not (run.local or access.data or access.data_dir):
+        notes.append("Images are not shown: the run's weights, or its data, are not here.")
+        return []
+    try:
+        images = RunImages(run, access, plain)
+        found = choose_galleries(plain, tta, run.metrics["class_names"])
+        return [(gallery, images.pictures(gallery.images)) for gallery in found]
+    except InputError as error:
+        notes.append(f"Images are not shown: {error}")
+        return []
+
+
+def _certainty(run, plain, notes):
+    """The two charts of how sure the run is on test, one view; None, with a note, without its probabilities."""
+    if plain is None:
+        notes.append("No reliability and coverage: the probabilities of this evaluation were not kept; evaluate again.")
+        return None
+    val = answers_in(run.file("val_predictions.npz"), "plain", {"plain": run.metrics["val"]})
+    temperature = None if val is None else fit_temperature(val.log_probabilities, val.labels)
+    if val is None:
+        notes.append("No temperature: the probabilities on val were not kept by the version that trained this run.")
+    return {
+        "reliability": reliability_chart(plain, temperature),
+        "coverage": coverage_chart(plain),
+        "temperature": temperature,
+    }
+
+
+def _classes(metrics):
+    """Recall with its interval, and precision, by class; the weakest first."""
+    confusion = read_confusion(metrics)
+    counts, precision = confusion.sum(axis=1), shares(confusion, 0)
+    rows = [
+        {"name": name, "images": int(counts[i]), "recall": recall, "precision": precision[i],
+         "interval": wilson_interval(recall, counts[i])}
+        for i, (name, recall) in enumerate(metrics["per_class"].items()) if recall is not None
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: row["recall"])
+
+
+def _confusion(metrics, places):
+    """Rows of cells: count, share of the true class, and where on the page its images are; None of many classes."""
+    counts = read_confusion(metrics)
+    if len(counts) > _MOST_CLASSES:
+        return None
+    return [
+        [{"count": int(n), "share": n / max(1, row.sum()), "place": p if (p := cell_name(i, j)) in places else None}
+         for j, n in enumerate(row)]
+        for i, row in enumerate(counts)
+    ]  # fmt: skip
+
+
+def _changes(run, runs):
+    """What the recipe has otherwise than the level before it."""
+    before = [other for other in runs if other.recipe.level < run.recipe.level and other.recipe.seed == run.recipe.seed]
+    if not before:
+        return []
+    old = recipe_to_dict(max(before, key=lambda other: other.recipe.level).recipe)
+    new = recipe_to_dict(run.recipe)
+    return [(name, _shown(old[name]), _shown(new[name])) for name in new
+            if old[name] != new[name] and name not in ("level", "title")]  # fmt: skip
+
+
+def _shown(value):
+    return ", ".join(map(str, value[:5])) or "none" if isinstance(value, list) else value
+
+
+def _environment(run):
+    known, packages = run.environment, run.environment.get("packages", {})
+    rows = {name: known.get(name) for name in ("cpu", "threads", "backend", "precision", "engine", "engine_precision",
+                                               "python", "data", "git_commit", "started")}  # fmt: skip
+    rows["packages"] = ", ".join(f"{name} {version}" for name, version in packages.items())
+    return [(name.replace("_", " "), str(value)) for name, value in rows.items() if value]

@@ -1,0 +1,163 @@
+"""The report's page: self-contained, honest about what it lacks, and with the images that it names."""
+
+import html.parser
+import pathlib
+import re
+
+import numpy as np
+import pytest
+from browsing import browser, complaints, requested
+from conftest import job, tiny_recipe
+from made_run import made_run
+
+import cli
+from keras_cifar.calibration import coverage_curve, gap, reliability
+from keras_cifar.data.access import DataAccess
+from keras_cifar.evaluation.answers import all_log_probabilities, keep_log_probabilities
+from keras_cifar.evaluation.evaluate_run import evaluate
+from keras_cifar.evaluation.evaluate_split import read_answers
+from keras_cifar.metrics import calibration_error, cross_entropy, rejection, softmax
+from keras_cifar.page.images import choose_galleries
+from keras_cifar.page.page import write_page
+from keras_cifar.training.train import train
+
+ROOT = pathlib.Path(cli.__file__).parent
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects tags with their attributes, and the text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.words = [], []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = " ".join(self.words)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def all(self, tag, attribute):
+        return [found[attribute] for name, found in self.tags if name == tag and attribute in found]
+
+
+@pytest.fixture(scope="module")
+def ladder(tmp_path_factory):
+    """Levels 1 and 3 with weights, of digits, evaluated on test with TTA."""
+    folder = tmp_path_factory.mktemp("ladder")
+    for level in (1, 3):
+        evaluate(train(tiny_recipe(level, tta=True), job(folder / f"level{level}", say=lambda line: None)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(ladder, tmp_path_factory):
+    output = tmp_path_factory.mktemp("page") / "report.html"
+    assert cli.main(["report", str(ladder), "--output", str(output.with_suffix(".md"))]) == 0
+    return output
+
+
+def test_it_fetches_nothing_and_leads_to_its_own_places(page):
+    found = Reader(page)
+    assert all(source.startswith("data:image/") for source in found.all("img", "src"))
+    assert not any(tag in ("script", "iframe", "object") for tag, _ in found.tags) and not found.all("link", "src")
+    assert found.all("link", "href") == ["data:,"]
+    ids, links = set(found.all("h3", "id")), found.all("a", "href")
+    assert links and all(link[1:] in ids for link in links if link.startswith("#"))
+    assert len(found.all("img", "alt")) == len(found.all("img", "src"))
+
+
+def test_it_says_what_the_runs_say(page, ladder):
+    text = re.sub(r"\s+", " ", Reader(page).text)
+    answers = read_answers(ladder / "level3" / "evaluation_test.json", "plain")
+    assert f"Largest losses: {(~answers.right).sum()}, of which 24 are shown" in text
+    for words in ("Right with flip TTA alone", "Temperature", "By class, the weakest first (test)", "taps P5 P4, P5",
+                  "flip TTA: top-1", "Environment", "level 3 over level 1"):  # fmt: skip
+        assert words in text, words
+    assert "not shown" not in text and text.count("Largest losses") == 1  # of the last level alone
+
+
+def test_what_a_run_lacks_is_said(tmp_path):
+    name = "<b>cat</b> & 'x'"
+    made_run(tmp_path / name / "level1", seed=1)
+    run = made_run(tmp_path / "plain" / "level2", level=2, seed=2, evaluated=())
+    output = write_page([made_run(tmp_path / name / "level1", seed=1), run], tmp_path / "page.html")
+    text = output.read_text(encoding="utf-8")
+    assert "<b>cat" not in text and "&lt;b&gt;cat" in text
+    assert "the run&#39;s weights, or its data, are not here" not in text  # the last level was not evaluated on test
+    (output,) = [write_page([made_run(tmp_path / name / "level1", seed=1)], tmp_path / "page.html")]
+    assert "the run&#39;s weights, or its data, are not here" in output.read_text(encoding="utf-8")
+    assert "No temperature" in output.read_text(encoding="utf-8")
+
+
+def test_only_the_images_that_are_shown_are_decoded(ladder, tmp_path, monkeypatch):
+    from keras_cifar.data.stores import MemoryStore
+
+    read, real = [], MemoryStore.read
+    monkeypatch.setattr(MemoryStore, "read", lambda self, numbers: (read.extend(numbers), real(self, numbers))[1])
+    from keras_cifar.runs.run import Run
+
+    write_page([Run(ladder / "level3")], tmp_path / "page.html", DataAccess())
+    answers = [read_answers(ladder / "level3" / "evaluation_test.json", view) for view in ("plain", "tta")]
+    shown = [gallery.images for gallery in choose_galleries(*answers, [str(i) for i in range(10)])]
+    assert sorted(read) == sorted(np.concatenate(shown).tolist())
+
+
+def test_galleries_hold_what_their_titles_say(ladder):
+    plain, tta = (read_answers(ladder / "level3" / "evaluation_test.json", view) for view in ("plain", "tta"))
+    losses, fixed, broken, *confusions = choose_galleries(plain, tta, [str(i) for i in range(10)])
+    assert plain.losses[losses.images].tolist() == sorted(plain.losses[~plain.right].tolist(), reverse=True)[:24]
+    assert (tta.right & ~plain.right)[fixed.images].all() and (plain.right & ~tta.right)[broken.images].all()
+    for gallery in confusions:
+        true, predicted = map(int, gallery.title.split(", taken for "))
+        assert set(plain.labels[gallery.images]) == {true} and set(plain.predicted[gallery.images]) == {predicted}
+        assert gallery.count == ((plain.labels == true) & (plain.predicted == predicted)).sum()
+
+
+@pytest.mark.parametrize("classes", [10, 300])
+def test_kept_probabilities_are_those_of_the_logits(classes):
+    random = np.random.default_rng(0)
+    labels = random.integers(0, classes, 500)
+    logits = random.normal(size=(500, classes)).astype(np.float32) * 2
+    logits[np.arange(500), labels] += 3
+    kept = keep_log_probabilities(logits, labels)
+    found = all_log_probabilities(kept["log_probabilities"], kept.get("classes"), classes)
+    assert kept["log_probabilities"].dtype == np.float16 and found.shape == logits.shape
+    np.testing.assert_allclose(np.exp(found).max(axis=1), softmax(logits).max(axis=1), rtol=2e-3)
+    assert cross_entropy(found, labels) == pytest.approx(cross_entropy(logits, labels), rel=2e-3)
+
+
+def test_bins_and_coverage_are_those_of_the_metrics():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 5, 400)
+    logits = random.normal(size=(400, 5)) + 2 * np.eye(5)[labels]
+    confidence, right = softmax(logits).max(axis=1), logits.argmax(axis=1) == labels
+    bins = reliability(confidence, right)
+    assert sum(one.images for one in bins) == 400 and gap(bins) == pytest.approx(calibration_error(logits, labels))
+    assert all(
+        one.low <= one.confidence <= one.high and one.interval[0] <= one.accuracy <= one.interval[1] for one in bins
+    )
+    curve = coverage_curve(confidence, right, 20)
+    assert curve[0].coverage == 1 and curve[0].accuracy == right.mean() and len(curve) <= 20
+    for one in curve:
+        same = rejection(logits, labels, one.threshold)
+        assert (one.coverage, one.accuracy) == pytest.approx((same["coverage"], same["top1"]))
+
+
+@pytest.mark.browser
+def test_a_browser_has_nothing_to_complain_of(page):
+    for width in (390, 1280):
+        with browser(width) as driving:
+            driving.get(page.as_uri())
+            assert not complaints(driving) and not [url for url in requested(driving) if url.startswith("http")]
+            assert driving.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+
+
+@pytest.mark.slow
+def test_the_page_of_the_committed_ladder_is_small(tmp_path):
+    output = tmp_path / "ladder.html"
+    command = ["report", str(ROOT / "results/cifar10-jpeg-efficientnet_lite0"), "--output", str(tmp_path / "l.md")]
+    assert cli.main([*command, "--html", str(output)]) == 0
+    assert output.stat().st_size < 5e6 and Reader(output).text.count("Level 4:") == 3
