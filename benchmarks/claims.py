@@ -58,6 +58,8 @@ NO_MEASUREMENTS = {
     r"256 to 4,096 image files": "settings of export/inputs.py",
     r"about 100 seconds": "default of jax.distributed.initialize",
     r"more than 128(?=\s+together)|at most 128(?=\s+together)|\b[78] bits\b": "property of the grid of INT8 weights",
+    r"\b(?:et al\.|and Carin), \d{4}": "year of a publication",
+    r"more than 100 classes|the 20 most likely": "settings of keras_cifar/evaluation/answers.py",
     r"Apache-2\.0": "licence",
     r"\b64(?: and 512)? clients\b|^\|[^|]*\| (?:64|512)(?= \|)": "setting: clients of a load test",
     r"\| (?:400|408|413|503)\b|else 503|with (?:400|500)\s+by": "status of HTTP",

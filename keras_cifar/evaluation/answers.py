@@ -68,7 +68,7 @@ def all_log_probabilities(values: np.ndarray, classes: np.ndarray | None, num_cl
     """What `keep_log_probabilities` has kept, as (N, C) float32.
 
     The classes that were not kept share evenly what the others leave of the probability: at temperature 1 the answers
-    are those of the evaluation, at other temperatures close to them.
+    are those of the evaluation; at others they are near, and the nearer the less is left.
     """
     values = values.astype(np.float32)
     if classes is None:
