@@ -11,14 +11,13 @@ from conftest import job, tiny_recipe
 from made_run import made_run
 
 import cli
-from keras_cifar.calibration import coverage_curve, gap, reliability
 from keras_cifar.data.access import DataAccess
-from keras_cifar.evaluation.answers import all_log_probabilities, keep_log_probabilities
+from keras_cifar.data.stores import MemoryStore
 from keras_cifar.evaluation.evaluate_run import evaluate
 from keras_cifar.evaluation.evaluate_split import read_answers
-from keras_cifar.metrics import calibration_error, cross_entropy, rejection, softmax
-from keras_cifar.page.images import choose_galleries
+from keras_cifar.page.images import RunImages, choose_galleries
 from keras_cifar.page.page import write_page
+from keras_cifar.runs.run import Run
 from keras_cifar.training.train import train
 
 ROOT = pathlib.Path(cli.__file__).parent
@@ -76,7 +75,7 @@ def test_it_says_what_the_runs_say(page, ladder):
     for words in ("Right with flip TTA alone", "Temperature", "By class, the weakest first (test)", "taps P5 P4, P5",
                   "flip TTA: top-1", "Environment", "level 3 over level 1"):  # fmt: skip
         assert words in text, words
-    assert "not shown" not in text and text.count("Largest losses") == 1  # of the last level alone
+    assert "Images are not shown" not in text and text.count("Largest losses") == 1  # of the last level alone
 
 
 def test_what_a_run_lacks_is_said(tmp_path):
@@ -92,17 +91,13 @@ def test_what_a_run_lacks_is_said(tmp_path):
     assert "No temperature" in output.read_text(encoding="utf-8")
 
 
-def test_only_the_images_that_are_shown_are_decoded(ladder, tmp_path, monkeypatch):
-    from keras_cifar.data.stores import MemoryStore
-
-    read, real = [], MemoryStore.read
+def test_only_the_images_that_are_shown_are_read(ladder, monkeypatch):
+    plain = read_answers(ladder / "level3" / "evaluation_test.json", "plain")
+    images, read, real = RunImages(Run(ladder / "level3"), DataAccess(), plain), [], MemoryStore.read
     monkeypatch.setattr(MemoryStore, "read", lambda self, numbers: (read.extend(numbers), real(self, numbers))[1])
-    from keras_cifar.runs.run import Run
-
-    write_page([Run(ladder / "level3")], tmp_path / "page.html", DataAccess())
-    answers = [read_answers(ladder / "level3" / "evaluation_test.json", view) for view in ("plain", "tta")]
-    shown = [gallery.images for gallery in choose_galleries(*answers, [str(i) for i in range(10)])]
-    assert sorted(read) == sorted(np.concatenate(shown).tolist())
+    pictures = images.pictures(np.array([7, 3]))
+    assert read == [7, 3] and all(each.source != each.heat for each in pictures) and not images.pictures([])
+    assert pictures[0].caption.startswith(str(plain.labels[7]))
 
 
 def test_galleries_hold_what_their_titles_say(ladder):
@@ -114,36 +109,6 @@ def test_galleries_hold_what_their_titles_say(ladder):
         true, predicted = map(int, gallery.title.split(", taken for "))
         assert set(plain.labels[gallery.images]) == {true} and set(plain.predicted[gallery.images]) == {predicted}
         assert gallery.count == ((plain.labels == true) & (plain.predicted == predicted)).sum()
-
-
-@pytest.mark.parametrize("classes", [10, 300])
-def test_kept_probabilities_are_those_of_the_logits(classes):
-    random = np.random.default_rng(0)
-    labels = random.integers(0, classes, 500)
-    logits = random.normal(size=(500, classes)).astype(np.float32) * 2
-    logits[np.arange(500), labels] += 3
-    kept = keep_log_probabilities(logits, labels)
-    found = all_log_probabilities(kept["log_probabilities"], kept.get("classes"), classes)
-    assert kept["log_probabilities"].dtype == np.float16 and found.shape == logits.shape
-    np.testing.assert_allclose(np.exp(found).max(axis=1), softmax(logits).max(axis=1), rtol=2e-3)
-    assert cross_entropy(found, labels) == pytest.approx(cross_entropy(logits, labels), rel=2e-3)
-
-
-def test_bins_and_coverage_are_those_of_the_metrics():
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 5, 400)
-    logits = random.normal(size=(400, 5)) + 2 * np.eye(5)[labels]
-    confidence, right = softmax(logits).max(axis=1), logits.argmax(axis=1) == labels
-    bins = reliability(confidence, right)
-    assert sum(one.images for one in bins) == 400 and gap(bins) == pytest.approx(calibration_error(logits, labels))
-    assert all(
-        one.low <= one.confidence <= one.high and one.interval[0] <= one.accuracy <= one.interval[1] for one in bins
-    )
-    curve = coverage_curve(confidence, right, 20)
-    assert curve[0].coverage == 1 and curve[0].accuracy == right.mean() and len(curve) <= 20
-    for one in curve:
-        same = rejection(logits, labels, one.threshold)
-        assert (one.coverage, one.accuracy) == pytest.approx((same["coverage"], same["top1"]))
 
 
 @pytest.mark.browser
