@@ -178,7 +178,7 @@ def describe_repetition(repetition: Repetition) -> Iterator[str]:
     what = f"{promise.split} top-1, {VIEW_NAMES[promise.view]}"
     published = promise.run_of(run.recipe.seed)
     interval = f"{100 * promise.top1:.2f} % ({low:.2f} to {high:.2f}, {seeds})"
-    yield f"Promised by {visible(published.path.parent)}: {what} {interval}"
+    yield f"Promised by {visible(published.path)}: {what} {interval}"
     yield f"Repeated here, seed {run.recipe.seed}: {format_top1(repetition.metrics)}"
     theirs, here = published.environment, run.environment
     if theirs["precision"] != here["precision"]:
