@@ -74,6 +74,7 @@ def _parser():
     _add_tuning_commands(add)
     _add_export_commands(add)
     _add_serve_command(add)
+    _add_insight_commands(add)
     _add_other_commands(add)
     return parser
 
@@ -143,11 +144,7 @@ def _add_tuning_commands(add):
     tune.add_argument("--worker", metavar="NAME", help="be a worker of --chief; the same name again after a crash")
 
 
-def _add_other_commands(add):
-    show = add("show", _show, "print a level's resolved recipe and its parameters by stage", _SHOW_EXAMPLES)
-    show.add_argument("level", nargs="?", choices=_LEVELS, default="all")
-    _add_recipe_options(show)
-
+def _add_insight_commands(add):
     report = add("report", _report, "write the table of levels over run folders, with pictures", _REPORT_EXAMPLES)
     report.add_argument("runs", nargs="*", default=["runs"], metavar="RUN", help="run folders, or folders of them")
     report.add_argument("--output", metavar="FILE", help="default: report.md in the first folder")
@@ -197,6 +194,12 @@ def _add_other_commands(add):
     text = "also write the images to leave out of training, for a person to shorten and `train --exclude` to take"
     check.add_argument("--fix-list", metavar="FILE.csv", help=text)
     check.add_argument("--store", choices=STORES, default="auto", help="see `train`")
+
+
+def _add_other_commands(add):
+    show = add("show", _show, "print a level's resolved recipe and its parameters by stage", _SHOW_EXAMPLES)
+    show.add_argument("level", nargs="?", choices=_LEVELS, default="all")
+    _add_recipe_options(show)
 
     doctor = add("doctor", _doctor, "say what this machine has, what is missing and how to get it")
     text = "an exported file: does it compute here what it did where it was exported, on each runtime?"
