@@ -73,6 +73,7 @@ def test_data_that_is_not_there(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: Expected a folder of images")
 
 
+@pytest.mark.slow
 def test_cropped_copies_are_found_by_features(photos, tmp_path, capsys):
     images = pictures(30, seed=0)
     for name, image in zip(("mirror", "part", "both"), cropped_copies(images[[3, 6, 9]]), strict=True):

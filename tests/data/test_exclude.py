@@ -225,6 +225,7 @@ def test_runs_with_and_without_have_folders_of_their_own():
     assert str(default_run_dir(excluding("train 1", limit=None))).endswith("-seed0-without1/level1")
 
 
+@pytest.mark.slow
 def test_a_folder_is_checked_cleaned_and_trained(folder, tmp_path, capsys):
     """As a user does: check writes a list, a person removes a line, train takes the rest."""
     Image.new("RGB", (40, 40), (9, 9, 9)).save(folder / "train" / "a" / "flat.png")

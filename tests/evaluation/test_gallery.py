@@ -50,6 +50,7 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
+@pytest.mark.slow
 def test_a_page_that_fetches_nothing_shows_each_pair(folder, tmp_path):
     page, table = tmp_path / "found.html", tmp_path / "found.csv"
     assert cli.main(["check", "--data", f"folder:{folder}", "--html", str(page), "--output", str(table)]) == 0
