@@ -8,7 +8,7 @@ from export.classifier import BATCH_SIZE, LOGITS, FileClassifier
 from keras_cifar.data.access import DataAccess
 from keras_cifar.data.datasets import Source, open_data
 from keras_cifar.data.record import data_changes, is_data_of
-from keras_cifar.data.specs import Division, Expected, data_path
+from keras_cifar.data.specs import Expected, data_path
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.evaluate_split import Subject, check_class_names, evaluate_split, predictions_path
 from keras_cifar.evaluation.shifts import ShiftPlan, evaluate_shift, narrowed
@@ -40,11 +40,11 @@ def evaluate_onnx(
             has other classes, or the results cannot be written.
     """
     access, metadata = access or DataAccess(), classifier.metadata
-    path = _path(classifier, tta)
-    check_output(evaluation_paths(path, split)[0])
+    subject = file_subject(classifier, split, tta, access.data is None)
+    path = pathlib.Path(subject.owner)
+    check_output(subject.figures)
     has_own_card = card_path(path).is_file() and not is_edited(path, metadata)
     source = open_file_data(classifier, split, access)
-    subject = file_subject(classifier, split, tta, access.data is None)
     result = evaluate_split(subject, source, split, _changes(classifier, source, split), access)
     if has_own_card:
         write_card(path, metadata)
@@ -124,7 +124,7 @@ def file_subject(classifier: FileClassifier, split: str, tta: bool = True, is_bo
     return Subject(
         lambda images: classifier.session.run(images, LOGITS) / metadata.temperature,
         BATCH_SIZE,
-        _division(metadata.recipe),
+        recipe_from_dict(metadata.recipe).division,
         views="tta" if classifier.has_tta else "both" if tta else "plain",
         headline=metadata.view,
         engine=classifier.provider,
@@ -151,10 +151,6 @@ def _open(classifier, split, access):
     if split == "test" and data_path(data) and not is_data_of(metadata.data_record, recipe, data, source):
         source = opened(dataclasses.replace(expected, flat_is_test=True))
     return source
-
-
-def _division(recipe):
-    return Division(recipe["split_seed"], recipe.get("refit", False), tuple(recipe.get("exclude", ())))
 
 
 def evaluation_paths(path: pathlib.Path, split: str) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:

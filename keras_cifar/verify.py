@@ -74,7 +74,7 @@ class Repetition:
 
     @property
     def is_inside(self) -> bool:
-        """Whether top-1 lies in the promised interval."""
+        """Whether top-1 is in the promised interval."""
         low, high = self.promise.interval
         return low <= self.metrics["top1"] <= high
 
@@ -130,7 +130,7 @@ def verify(promise: Promise, seed: int, job: Job, data: str | None = None) -> Re
         data: where the data is, if not where the recipe says.
 
     Raises:
-        InputError: there is no such run, its data is not at hand or has changed, or see `train` and `evaluate`.
+        InputError: there is no such run, its data is not available or has changed, or see `train` and `evaluate`.
     """
     published = promise.run_of(seed)
     recipe = _located(published.recipe, data)

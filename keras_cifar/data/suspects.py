@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_cifar.metrics import softmax
+
 FOLDS = 5
 # A class of fewer is not judged: in a fold hardly any image is left to learn it from.
 LEAST_IMAGES = 10
@@ -56,7 +58,8 @@ def find_suspects(logits: np.ndarray, labels: np.ndarray) -> Suspects:
     if not len(judged):
         return Suspects(judged, judged, np.empty(0), np.empty(0), 0, 0)
     own = labels[judged]
-    found = softmax(logits[judged] / fit_temperature(logits[judged], own))
+    calibrated = logits[judged] / fit_temperature(logits[judged], own)
+    found = softmax(calibrated.astype(np.float64))
     rows = np.arange(len(judged))
     given, suggested = found[rows, own], found.argmax(axis=1)
     doubtful = np.flatnonzero(suggested != own)
@@ -150,12 +153,6 @@ def _fitted_logits(seen, labels, unseen, classes):
     return logits
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities (N, C) float64 of logits; minus infinity gives 0."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
-
-
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """What logits are best divided by: the temperature of the smallest cross-entropy (Guo et al., 2017), of a grid.
 
@@ -164,7 +161,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         labels: (N,) int.
     """
     step = -(-len(labels) * logits.shape[1] // _CALIBRATED_BY)
-    logits, labels = logits[::step], labels[::step]
+    logits, labels = logits[::step].astype(np.float64), labels[::step]
     rows = np.arange(len(labels))
     losses = [-np.log(softmax(logits / t)[rows, labels] + 1e-12).mean() for t in _TEMPERATURES]
     return float(_TEMPERATURES[np.argmin(losses)])

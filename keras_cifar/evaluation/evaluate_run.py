@@ -1,7 +1,6 @@
 """Evaluates a finished run on val or test and keeps the result in its folder."""
 
 import dataclasses
-import hashlib
 import pathlib
 
 import keras
@@ -15,6 +14,7 @@ from keras_cifar.evaluation.evaluate_split import Subject, check_class_names, ev
 from keras_cifar.evaluation.shifts import ShiftPlan, evaluate_shift, narrowed
 from keras_cifar.files import sweep_partials
 from keras_cifar.model.build import load_classifier
+from keras_cifar.model.weights import file_sha256
 from keras_cifar.names import file_name
 from keras_cifar.runs.evaluation_file import Evaluation
 from keras_cifar.runs.run import Run
@@ -177,5 +177,5 @@ def evaluate_run_shift(run: Run, plan: ShiftPlan, access: DataAccess | None = No
         InputError: see `load_run` and `keras_cifar.evaluation.shifts.evaluate_shift`.
     """
     subject, source, changes = run_subject(run, plan.split, plan.tta, access)
-    digest = hashlib.sha256(run.file("best.keras").read_bytes()).hexdigest()
+    digest = file_sha256(run.file("best.keras"))
     return evaluate_shift(dataclasses.replace(narrowed(subject), model=digest), source, plan, changes, access)

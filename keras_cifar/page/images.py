@@ -1,5 +1,6 @@
 """The images of a run that the page shows: which they are, and their thumbnails and heat maps."""
 
+import collections
 import dataclasses
 
 import numpy as np
@@ -73,13 +74,13 @@ def cell_name(true: int, predicted: int) -> str:
 
 
 def _confusions(plain, class_names):
-    pairs = [(plain.labels[i], plain.predicted[i]) for i in np.flatnonzero(~plain.right)]
-    counts = {pair: pairs.count(pair) for pair in dict.fromkeys(pairs)}
-    for (true, predicted), count in sorted(counts.items(), key=lambda each: -each[1])[:CELLS]:
+    wrong = ~plain.right
+    counts = collections.Counter(zip(plain.labels[wrong].tolist(), plain.predicted[wrong].tolist(), strict=True))
+    for (true, predicted), count in counts.most_common(CELLS):
         title = f"{class_names[true]}, taken for {class_names[predicted]}"
         chosen = np.flatnonzero((plain.labels == true) & (plain.predicted == predicted))
         surest = chosen[np.argsort(-plain.losses[chosen], kind="stable")][:PER_CELL]
-        yield Gallery(cell_name(int(true), int(predicted)), title, count, surest)
+        yield Gallery(cell_name(true, predicted), title, count, surest)
 
 
 class RunImages:
@@ -91,7 +92,7 @@ class RunImages:
         plain: answers on the images, which must be these.
 
     Raises:
-        InputError: data or weights are not at hand, or the images are others.
+        InputError: data or weights are not available, or the images are others.
     """
 
     def __init__(self, run: Run, access: DataAccess, plain: Answers):
@@ -99,7 +100,7 @@ class RunImages:
         self._split: Split = source.load("test", run.recipe.division)
         if not np.array_equal(self._split.labels, plain.labels):
             raise InputError(f"Expected the test images that {run.path} was evaluated on, but these are others.")
-        self._names, self._plain = source.class_names, plain
+        self._names, self._plain, self._confidence = source.class_names, plain, plain.confidence()
         self._explainer = Explainer(model)
 
     def pictures(self, numbers: np.ndarray) -> list[Picture]:
@@ -115,5 +116,5 @@ class RunImages:
 
     def _caption(self, number):
         label, predicted = (self._names[each[number]] for each in (self._plain.labels, self._plain.predicted))
-        sure = f"{100 * self._plain.confidence()[number]:.0f} %"
+        sure = f"{100 * self._confidence[number]:.0f} %"
         return f"{label}: {sure}" if label == predicted else f"{label}, taken for {predicted} ({sure})"

@@ -36,7 +36,7 @@ _MOST_CLASSES = 30  # of a confusion matrix that people can read
 def write_page(runs: list[Run], output: str | os.PathLike, access: DataAccess | None = None) -> pathlib.Path:
     """Writes the page, atomically.
 
-    Images are shown of the last level of each table, where its weights and data are at hand; nothing is downloaded.
+    Images are shown of the last level of each table, where its weights and data are available; nothing is downloaded.
 
     Args:
         runs: finished runs.

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from keras_cifar.data.suspects import confident_errors, find_suspects, fit_temperature, probe_logits, softmax
+from keras_cifar.data.suspects import confident_errors, find_suspects, fit_temperature, probe_logits
+from keras_cifar.metrics import softmax
 
 
 def features_with_errors(classes=4, each=60, wrong=6, seed=0):

@@ -39,7 +39,7 @@ def test_the_container_is_complete(container):
     texts = {"Dockerfile", "compose.yaml", "prometheus.yml", "requirements.txt", "client.py", ".dockerignore"}
     assert {path.name for path in container.iterdir()} == texts | {"app", "models"}
     assert [path.name for path in (container / "models").iterdir()] == [PRETRAINED.name]
-    assert not list((container / "app").rglob("pretrained")), "the models lie in models/"
+    assert not list((container / "app").rglob("pretrained")), "the models are in models/"
     text = (container / "Dockerfile").read_text()
     assert "USER 10001" in text and "HEALTHCHECK" in text and "@" not in text.replace("@sha256", "")
     assert len(requirements()) == len(REQUIREMENTS)
