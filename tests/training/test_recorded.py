@@ -15,7 +15,8 @@ from conftest import job
 from keras_cifar.recipes import LEVELS
 
 RECORDED = pathlib.Path(__file__).parent / "recorded" / "losses.json"
-FIELDS = ("learning_rate", "train_loss", "train_top1", "val_loss", "val_top1")
+ACCURACIES = ("train_top1", "val_top1")
+FIELDS = ("learning_rate", "train_loss", "val_loss", *ACCURACIES)
 
 
 def machine():
@@ -73,8 +74,10 @@ def test_numbers_are_those_recorded(level, folder):
     then = recorded["levels"][str(level)]
     if recorded["machine"] == machine():
         assert now == then
-    for row, expected in zip(now["rows"], then["rows"], strict=True):
-        assert row == pytest.approx(expected, rel=2e-3, abs=2e-2), "on any machine"
+    for row, expected in zip(now["rows"], then["rows"], strict=True):  # on any machine
+        for name in FIELDS:  # an image whose two best classes tie may fall on either side: 7 of val's 144
+            allowed = 0.05 if name in ACCURACIES else 0.02
+            assert row[name] == pytest.approx(expected[name], rel=2e-3, abs=allowed), name
 
 
 if __name__ == "__main__":
