@@ -7,6 +7,7 @@ import numpy as np
 from keras_cifar.metrics import softmax, wilson_interval
 
 _LOWEST, _HIGHEST = 0.05, 20.0
+_FAR_BELOW = 1000.0
 _BINS = 15  # as of `keras_cifar.metrics.calibration_error`
 
 
@@ -16,13 +17,15 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     The cross-entropy is convex in 1 / temperature, so the zero of its slope is found by bisection.
 
     Args:
-        logits: (N, C), of images that did not train the model; or log-probabilities.
+        logits: (N, C), of images that did not train the model; or log-probabilities. Minus infinity, of a class that
+            the model cannot answer, counts as far below the others.
         labels: (N,) int.
 
     Returns:
         Within [0.05, 20].
     """
     logits = logits.astype(np.float64)
+    logits = np.maximum(logits, logits.max(axis=1, keepdims=True) - _FAR_BELOW)
     of_label = logits[np.arange(len(labels)), labels]
 
     def slope(inverse):

@@ -28,6 +28,12 @@ def test_the_gap_of_a_diagram_is_the_calibration_error():
     assert cross_entropy(logits / degree, labels) < min(cross_entropy(logits / t, labels) for t in (1.0, 1.7, 2.4))
 
 
+def test_a_class_that_cannot_be_answered_does_not_move_the_temperature():
+    logits, labels = some_answers()
+    with_one = np.concatenate([logits, np.full((len(logits), 1), -np.inf)], axis=1)
+    assert fit_temperature(with_one, labels) == fit_temperature(logits, labels)
+
+
 def test_coverage_is_the_accuracy_of_the_surest():
     confidence = np.array([0.9, 0.8, 0.8, 0.5])
     right = np.array([True, False, True, False])

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_cifar.calibration import fit_temperature
 from keras_cifar.metrics import softmax
 
 FOLDS = 5
@@ -16,8 +17,7 @@ FOLDS = 5
 LEAST_IMAGES = 10
 # Chosen by out-of-fold accuracy on CIFAR-10: small principal components of the features count less.
 _DAMPING, _INVERSE_PENALTY = 0.3, 3e-3
-_TEMPERATURES = np.geomspace(0.05, 20, 60)
-_CALIBRATED_BY = 10**6  # probabilities, some 10 MB
+_CALIBRATED_BY = 10**6  # logits of evenly spaced images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,8 @@ def find_suspects(logits: np.ndarray, labels: np.ndarray) -> Suspects:
     if not len(judged):
         return Suspects(judged, judged, np.empty(0), np.empty(0), 0, 0)
     own = labels[judged]
-    calibrated = logits[judged] / fit_temperature(logits[judged], own)
+    step = -(-len(judged) * logits.shape[1] // _CALIBRATED_BY)
+    calibrated = logits[judged] / fit_temperature(logits[judged[::step]], own[::step])
     found = softmax(calibrated.astype(np.float64))
     rows = np.arange(len(judged))
     given, suggested = found[rows, own], found.argmax(axis=1)
@@ -151,17 +152,3 @@ def _fitted_logits(seen, labels, unseen, classes):
     logits = np.full((len(unseen), classes), -np.inf, np.float32)
     logits[:, model.classes_] = found
     return logits
-
-
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """What logits are best divided by: the temperature of the smallest cross-entropy (Guo et al., 2017), of a grid.
-
-    Args:
-        logits: (N, C); of many images, evenly spaced ones count.
-        labels: (N,) int.
-    """
-    step = -(-len(labels) * logits.shape[1] // _CALIBRATED_BY)
-    logits, labels = logits[::step].astype(np.float64), labels[::step]
-    rows = np.arange(len(labels))
-    losses = [-np.log(softmax(logits / t)[rows, labels] + 1e-12).mean() for t in _TEMPERATURES]
-    return float(_TEMPERATURES[np.argmin(losses)])

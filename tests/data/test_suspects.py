@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_cifar.data.suspects import confident_errors, find_suspects, fit_temperature, probe_logits
+from keras_cifar.data.suspects import confident_errors, find_suspects, probe_logits
 from keras_cifar.metrics import softmax
 
 
@@ -54,13 +54,6 @@ def test_hundreds_of_classes_take_seconds():
     features, labels, _, changed = features_with_errors(300, 10, wrong=20)
     found = find_suspects(probe_logits(features, labels), labels)
     assert np.isin(changed, found.images).mean() > 0.8
-
-
-def test_the_temperature_is_that_of_the_smallest_loss():
-    random = np.random.default_rng(0)
-    logits = random.normal(size=(5000, 3)) * 2
-    labels = np.array([random.choice(3, p=row) for row in softmax(logits)])
-    assert fit_temperature(logits * 4, labels) == pytest.approx(4, rel=0.15)
 
 
 def test_confident_errors_are_those_of_cleanlab():
