@@ -5,12 +5,12 @@ python-multipart` first. Everything runs on one machine; the clients take a part
 """
 
 import contextlib
+import functools
 import http.client
 import io
 import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import threading
@@ -28,7 +28,7 @@ MODEL = "cifar10_efficientnet_lite0_int8"
 _CLIENTS = (64, 512)
 _SHARE_BAD = 0.05
 _WARM_UP = 5
-_ROUNDS, _PAUSE = 200, 0.03
+_ROUNDS, _PAUSE, _TURNS = 200, 0.03, 4
 _OURS = [sys.executable, "cli.py", "serve", "--port"]
 _SERVERS = {
     "serve": _OURS,
@@ -51,13 +51,9 @@ def measure(seconds: float = 60) -> dict:
         "seconds": seconds,
         "cpus": os.cpu_count(),
         "load_average": [psutil.getloadavg()[0]],
-        "runtime": _runtime_rates(),
     }
     found["one_client"] = _one_client()
-    found["tensors"] = {
-        "batching": _tensors([], seconds / 6),
-        "without_batching": _tensors(["--batch", "1", "--batch-delay", "0"], seconds / 6),
-    }
+    found["images_per_second"] = _tensors(seconds / 12)
     found["photos"] = {
         name: {str(clients): _photos(name, clients, seconds if name == "serve" else seconds / 6, photos)
                for clients in _CLIENTS}
@@ -167,29 +163,40 @@ def _tensor(count, seed=0):
     return f"/v2/models/{MODEL}/infer", text + images.tobytes(), headers
 
 
-def _tensors(options, seconds):
-    """64 clients with an image each, as bytes."""
+def _tensors(seconds):
+    """Images per second that 64 clients get, who send one as bytes a time, and of the runtime by itself, in turns.
+
+    Returns:
+        Way -> the rates of its turns.
+    """
     good = [request(*_tensor(1, seed)) for seed in range(8)]
-    with _running(_OURS, options) as (port, _):
-        run_load(port, 64, _WARM_UP, good, [], 0)
-        summary = run_load(port, 64, seconds, good, [], 0).summary()
-    print(f"64 clients, {options or 'with batching'}: {summary['images_per_second']:.0f} images/s", flush=True)
-    return summary
+    with _running(_OURS) as (shared, _), _running(_OURS, ["--batch", "1", "--batch-delay", "0"]) as (alone, _):
+        ways = {f"runtime, batch {size}": functools.partial(_runtime_rate, size) for size in (1, 64)}
+        for name, port in {"batching": shared, "without batching": alone}.items():
+            ways[name] = functools.partial(_load_rate, port, good)
+            run_load(port, _CLIENTS[0], _WARM_UP, good, [], 0)
+        rates = {name: [] for name in ways}
+        for _ in range(_TURNS):
+            for name, way in ways.items():
+                rates[name].append(way(seconds))
+    print(f"images/s by turn: {json.dumps(rates)}", flush=True)
+    return rates
 
 
-def _runtime_rates():
-    """What the runtime does by itself: images per second by batch size."""
-    classifier, rates = OnnxClassifier(), {}
-    images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8)
-    for size in (1, 8, 32, 64):
-        seconds = []
-        for _ in range(12):
-            started = time.perf_counter()
-            classifier.predict_proba(images[:size])
-            seconds.append(time.perf_counter() - started)
-        rates[str(size)] = size / statistics.median(seconds[2:])
-    print(f"the runtime alone, images/s by batch size: {rates}", flush=True)
-    return {"images_per_second": rates}
+def _load_rate(port, good, seconds):
+    load = run_load(port, _CLIENTS[0], seconds, good, [], 0)
+    return load.statuses[200] / load.seconds
+
+
+def _runtime_rate(size, seconds):
+    images = np.random.default_rng(0).integers(0, 256, (size, 32, 32, 3), np.uint8)
+    classifier, count = OnnxClassifier(), 0
+    classifier.predict_proba(images)
+    started = time.perf_counter()
+    while (now := time.perf_counter()) < started + seconds:
+        classifier.predict_proba(images)
+        count += size
+    return count / (now - started)
 
 
 def _one_client():
@@ -212,6 +219,7 @@ def _one_client():
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(_ROUNDS):
             for name, way in ways.items():
+                way()  # what the way before has left in the caches is not its own
                 time.sleep(_PAUSE)  # the runtime's threads of the other process have stopped to spin by then
                 started = time.perf_counter()
                 way()

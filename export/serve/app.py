@@ -147,7 +147,8 @@ class Service:
         model = self._model(request)
         model.batcher.check_room()
         async with self.bodies.read(request) as body:
-            classifier = model.classifier
+            loaded = model.loaded
+            classifier = loaded.alone
             parts = body, request.headers.get(HEADER), classifier, self.settings.queue
             if len(body) <= _SMALL_BODY:
                 asked = parse_infer(*parts)
@@ -155,7 +156,7 @@ class Service:
                 asked = await asyncio.get_running_loop().run_in_executor(self.pool, parse_infer, *parts)
             with model.batcher.room(len(asked.images)):
                 names = tuple(wanted.name for wanted in asked.wanted)
-                found = await model.batcher.predict(classifier, asked.images, names)
+                found = await model.batcher.predict(loaded, asked.images, names)
         content, headers = format_infer(model.name, asked, found, classifier.class_names)
         return Response(content, headers=headers)
 

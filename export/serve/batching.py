@@ -16,17 +16,31 @@ from export.serve.answers import busy
 from export.serve.metrics import ServeMetrics
 from export.serve.settings import ServeSettings
 
-_CALLS = 2  # at a time: where one waits for a CPU that others use, the other goes on
+CALLS = 2  # at a time: where one waits for a CPU that others use, the other goes on
 _LITTLE = 8
 _KEPT_RATES = 16
 _MAX_RETRY_SECONDS = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """The classifiers of one file.
+
+    Attributes:
+        alone: for a call that has the CPUs to itself.
+        beside: for calls at the same time, each with its part of the CPUs, as threads that wait for each other in two
+            calls would take turns on them.
+    """
+
+    alone: Classifier
+    beside: Classifier
 
 
 @dataclasses.dataclass
 class _Waiting:
     """Images of one request that wait for a call."""
 
-    classifier: Classifier
+    loaded: Loaded
     images: np.ndarray
     outputs: tuple[str, ...]
     answer: asyncio.Future
@@ -46,7 +60,7 @@ class Batcher:
         self._queue: collections.deque[_Waiting] = collections.deque()
         self._queued = self._in_calls = 0  # images
         self._arrived = asyncio.Event()
-        self._threads = concurrent.futures.ThreadPoolExecutor(_CALLS, f"model {name}")
+        self._threads = concurrent.futures.ThreadPoolExecutor(CALLS, f"model {name}")
         self._rates: collections.deque[float] = collections.deque(maxlen=_KEPT_RATES)
         self._images, self._batches = metrics.images.labels(name), metrics.batches.labels(name)
         self._running, self._waiting = metrics.running.labels(name), metrics.waiting.labels(name)
@@ -76,13 +90,11 @@ class Batcher:
             self._admitted -= count
             self._waiting.set(self._admitted)
 
-    async def predict(
-        self, classifier: Classifier, images: np.ndarray, outputs: tuple[str, ...]
-    ) -> dict[str, np.ndarray]:
+    async def predict(self, loaded: Loaded, images: np.ndarray, outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
         """Outputs for images that have their `room`.
 
         Args:
-            classifier: to predict with; images of one call have the same.
+            loaded: to predict with; images of one call have the same.
             images: (N, side, side, 3) uint8.
             outputs: of "logits" and "probabilities".
 
@@ -90,14 +102,14 @@ class Batcher:
             Name -> (N, C) float32.
         """
         answer = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(classifier, images, outputs, answer))
+        self._queue.append(_Waiting(loaded, images, outputs, answer))
         self._queued += len(images)
         self._arrived.set()
         return await answer
 
     async def run(self) -> None:
         """Answers until it is cancelled."""
-        free, calls = asyncio.Semaphore(_CALLS), set()
+        free, calls = asyncio.Semaphore(CALLS), set()
         try:
             while True:
                 await free.acquire()
@@ -110,9 +122,11 @@ class Batcher:
 
     async def _call(self, batch, free):
         size = sum(len(one.images) for one in batch)
+        loaded, is_alone = batch[0].loaded, not self._in_calls and not self._queued
+        classifier = loaded.alone if is_alone else loaded.beside
         self._in_calls += size
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._threads, self._compute, batch)
+            found = await asyncio.get_running_loop().run_in_executor(self._threads, self._compute, batch, classifier)
         except Exception as error:
             found = [error] * len(batch)
         finally:
@@ -135,7 +149,7 @@ class Batcher:
                 await asyncio.wait_for(self._arrived.wait(), remaining)
 
     def _take(self):
-        """The oldest requests of one classifier that fit into a call; one that is larger alone.
+        """The oldest requests of one file that fit into a call; one that is larger alone.
 
         It is a half of what waits, unless that is little: the other half keeps the runtime busy while clients get
         their answers and ask again.
@@ -143,7 +157,7 @@ class Batcher:
         most = min(self._settings.batch, max(_LITTLE, (self._queued + 1) // 2))
         batch = [self._queue.popleft()]
         size = len(batch[0].images)
-        while self._queue and self._queue[0].classifier is batch[0].classifier:
+        while self._queue and self._queue[0].loaded is batch[0].loaded:
             if size + len(self._queue[0].images) > most:
                 break
             batch.append(self._queue.popleft())
@@ -151,9 +165,8 @@ class Batcher:
         self._queued -= size
         return batch
 
-    def _compute(self, batch):
+    def _compute(self, batch, classifier):
         """One dictionary of outputs for each request; runs in one of the model's threads."""
-        classifier: Classifier = batch[0].classifier
         found: list[dict[str, np.ndarray]] = [{} for _ in batch]
         started, total = time.perf_counter(), 0
         for output in ("probabilities", "logits"):

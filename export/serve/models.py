@@ -9,12 +9,13 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from export.classifier import OnnxClassifier
+from export.classifier import Classifier, OnnxClassifier
 from export.serve.answers import Refused
-from export.serve.batching import Batcher
+from export.serve.batching import CALLS, Batcher, Loaded
 from export.serve.metrics import ServeMetrics
 from export.serve.names import named_paths
 from export.serve.settings import ServeSettings
+from keras_cifar.environment import cpu_count
 from keras_cifar.errors import InputError, first_line
 from keras_cifar.names import visible
 
@@ -29,16 +30,21 @@ class ServedModel:
     Attributes:
         name: the stem of the file.
         path: of the file.
-        classifier: answers; replaced as a whole when the file changes.
+        loaded: its classifiers; replaced as a whole when the file changes.
         batcher: what its requests share.
         signature: what identifies the file's content on the disk, of the last try to load it.
     """
 
     name: str
     path: pathlib.Path
-    classifier: OnnxClassifier
+    loaded: Loaded
     batcher: Batcher
     signature: Any
+
+    @property
+    def classifier(self) -> Classifier:
+        """What says the classes, the side and whatever else belongs to the file."""
+        return self.loaded.alone
 
 
 class Models:
@@ -66,22 +72,25 @@ class Models:
         """
         for name, path in self._paths.items():
             signature = _signature(path)
-            classifier = self._open(path)
+            loaded = self._open(path)
             self.by_name[name] = ServedModel(
-                name, path, classifier, Batcher(name, self._settings, self._metrics), signature
+                name, path, loaded, Batcher(name, self._settings, self._metrics), signature
             )
             self._metrics.loads.labels(name).inc()
             self._metrics.failures.labels(name)
             self._metrics.broken.labels(name).set(0)
-            say(_summary(name, classifier))
+            say(_summary(name, loaded.alone))
 
     def _open(self, path):
-        """A classifier that proved itself, or carries nothing to prove itself with."""
-        classifier = OnnxClassifier(path, self._settings.provider, self._settings.threads)
-        check = classifier.self_check()
-        if check.state == "failed":
-            raise InputError(f"Expected a file that proves itself, but {check.text}")
-        return classifier
+        """Classifiers that proved themselves, or carry nothing to prove themselves with."""
+        provider, threads = self._settings.provider, self._settings.threads
+        alone = OnnxClassifier(path, provider, threads)
+        beside = OnnxClassifier(alone.model_bytes(), provider, threads or max(1, cpu_count() // CALLS))
+        for classifier in (alone, beside):
+            check = classifier.self_check()
+            if check.state == "failed":
+                raise InputError(f"Expected a file that proves itself, but {check.text}")
+        return Loaded(alone, beside)
 
     def find(self, name: str | None) -> ServedModel:
         """A model by its name, or the first one.
@@ -109,16 +118,16 @@ class Models:
     async def _reload(self, model, signature):
         model.signature = signature  # also of a broken file: it is tried once
         try:
-            classifier = await asyncio.to_thread(self._open, model.path)
+            loaded = await asyncio.to_thread(self._open, model.path)
         except Exception as error:
             self._metrics.failures.labels(model.name).inc()
             self._metrics.broken.labels(model.name).set(1)
             LOG.error("%s: the changed file is not used, the one before goes on: %s", model.name, first_line(error))
             return
-        model.classifier = classifier
+        model.loaded = loaded
         self._metrics.loads.labels(model.name).inc()
         self._metrics.broken.labels(model.name).set(0)
-        LOG.warning("%s: the changed file is loaded, sha256 %s", model.name, classifier.sha256)
+        LOG.warning("%s: the changed file is loaded, sha256 %s", model.name, model.classifier.sha256)
 
 
 def _summary(name, classifier):

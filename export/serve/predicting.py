@@ -44,11 +44,12 @@ class Predictor:
                 413, f"Expected at most {self._settings.queue} images at once, but got {len(files)}; send fewer."
             )
         with model.batcher.room(len(files)):
-            classifier = model.classifier  # of all of them, even where it is swapped meanwhile
+            loaded = model.loaded  # of all of them, even where it is swapped meanwhile
+            classifier = loaded.alone
             decoded = await asyncio.gather(*(self._decode(content, classifier) for _, content in files))
             images = [pixels for pixels in decoded if not isinstance(pixels, str)]
             if images:
-                found = await model.batcher.predict(classifier, np.stack(images), ("probabilities",))
+                found = await model.batcher.predict(loaded, np.stack(images), ("probabilities",))
                 rows = iter(_rows(classifier, found["probabilities"], top_k))
         answers = []
         for (name, _), pixels in zip(files, decoded, strict=True):

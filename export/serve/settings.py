@@ -38,7 +38,7 @@ class ServeSettings:
         max_megapixels: of an image that is decoded whole, see `keras_cifar.data.images.decode_image`.
         timeout: seconds in which the headers of a request, and then its body, must have come.
         max_connections: at a time; what comes beyond them is answered with 503.
-        threads: of one call of the runtime; 0 for its own choice.
+        threads: of one call of the runtime; 0 for its own choice, and half of the CPUs for each of two calls at a time.
         provider: a name in `export.runtimes.RUNTIMES`; the default is onnxruntime whose threads leave the CPU to
             others while they wait, as a server has other things to do.
     """

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -184,3 +185,32 @@ def test_on_another_backend_it_says_what_to_set():
 def test_versions_that_differ_are_named():
     text = _difference({"keras": "3.15.1", "jax": "1"}, {"keras": "3.15.0", "jax": "1"}, 3)
     assert text == "machine 0 has keras 3.15.1 and machine 3 3.15.0"
+
+
+ON_A_LOCAL_CLUSTER = """
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+cluster.add_node(num_cpus=1)
+"""
+
+
+@needs_jax
+@pytest.mark.machines
+def test_the_code_for_ray_in_the_docs_trains(port, tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed: the extra ray")
+    docs = pathlib.Path(cli.__file__).parent / "docs" / "machines.md"
+    (code,) = re.findall(r"## Ray\n\n```python\n(.*?)```", docs.read_text(encoding="utf-8"), re.DOTALL)
+    run = tmp_path / "run"
+    for shown, used in {
+        '"auto"': "cluster.address",
+        ":9876": f":{port}",
+        '"keras-cifar"': ", ".join(map(repr, (sys.executable, str(TINY_CLI)))),
+        '"--level", "3", "--run-dir", "/shared/runs/flowers"': ", ".join(map(repr, [*OPTIONS, "--run-dir", str(run)])),
+    }.items():
+        assert code.count(shown) == 1, shown
+        code = code.replace(shown, used)
+    command = [sys.executable, "-c", ON_A_LOCAL_CLUSTER + code]
+    done = subprocess.run(command, env={**os.environ, **JAX}, capture_output=True, text=True, timeout=600)
+    assert done.stdout.splitlines()[-1] == "[0, 0]", done.stdout + done.stderr
+    assert (run / "metrics.json").exists()
