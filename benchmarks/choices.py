@@ -78,16 +78,15 @@ GROUPS = {
     }),
     # Level 5 without one of its parts; starts from the run `level3` in the group's folder.
     "level5": (5, {
-        name: {"limit": 10_000, "epochs": 6, "image_size": 128, **changes} for name, changes in {
+        name: {"limit": 10_000, "epochs": 12, "image_size": 128, **changes} for name, changes in {
             "level 5": {},
-            "batch norm trains": {"train_batch_norm": True},
+            "CutMix 1": {"cutmix": 1.0},
             "rate 4e-4": {"learning_rate": 4e-4},
+            "mixup 0.2": {"mixup": 0.2},
+            "drop path 0.2": {"drop_path": 0.2},
+            "average 0.998": {"ema": 0.998},
             "without TrivialAugment": {"policy": "none"},
             "without label smoothing": {"label_smoothing": 0.0},
-            "average 0.998": {"ema": 0.998},
-            "CutMix 1": {"cutmix": 1.0},
-            "drop path 0.2": {"drop_path": 0.2},
-            "P2 to P5": {"trainable_stages": ("P2", "P3", "P4", "P5")},
         }.items()
     }),
 }  # fmt: skip

@@ -19,6 +19,8 @@ from PIL import Image
 from served import MODEL, multipart, serving
 
 from export.classifier import PRETRAINED, OnnxClassifier
+from export.serve.server import _listen
+from export.serve.settings import ServeSettings
 
 FAST = ("--timeout", 3, "--max-body", 1, "--max-megapixels", 1, "--queue", 128)
 
@@ -404,3 +406,9 @@ def test_the_description_names_every_route(server):
             where = path.replace("{name}", MODEL).replace("{version}", "1").replace("{file}", "page.css")
             status = server.request(where, b"" if method == "post" else None, method=method.upper())[0]
             assert str(status) in methods[method]["responses"], (path, method, status)
+
+
+def test_small_answers_are_not_held_back():
+    """asyncio sets TCP_NODELAY where a socket says that it is TCP; else the second part of an answer waits 40 ms."""
+    with _listen(ServeSettings(port=0)) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
