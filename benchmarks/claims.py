@@ -732,8 +732,7 @@ def web(read: Reader) -> Iterator[Claim]:
 SOURCES = (
     ladder, long_ladder, level5, packaged, tuning_level1, tuning_level3, gradients, step, avx2, startup, evaluate,
     memory, level1, onnx, quantization, resize, stores, large, ray, alike, gpu, labels, choices, choices_of_level5,
-    choices_around_level5,
-    choices_of_views, choices_of_padding, intervals, serve, web,
+    choices_around_level5, choices_of_views, choices_of_padding, intervals, serve, web,
 )  # fmt: skip
 
 

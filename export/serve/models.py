@@ -84,13 +84,10 @@ class Models:
     def _open(self, path):
         """Classifiers that proved themselves, or carry nothing to prove themselves with."""
         provider, threads = self._settings.provider, self._settings.threads
-        alone = OnnxClassifier(path, provider, threads)
-        beside = OnnxClassifier(alone.model_bytes(), provider, threads or max(1, cpu_count() // CALLS))
-        for classifier in (alone, beside):
-            check = classifier.self_check()
-            if check.state == "failed":
-                raise InputError(f"Expected a file that proves itself, but {check.text}")
-        return Loaded(alone, beside)
+        alone = _proven(OnnxClassifier(path, provider, threads))
+        if threads:
+            return Loaded(alone, alone)
+        return Loaded(alone, _proven(OnnxClassifier(alone.model_bytes(), provider, max(1, cpu_count() // CALLS))))
 
     def find(self, name: str | None) -> ServedModel:
         """A model by its name, or the first one.
@@ -128,6 +125,13 @@ class Models:
         self._metrics.loads.labels(model.name).inc()
         self._metrics.broken.labels(model.name).set(0)
         LOG.warning("%s: the changed file is loaded, sha256 %s", model.name, model.classifier.sha256)
+
+
+def _proven(classifier):
+    check = classifier.self_check()
+    if check.state == "failed":
+        raise InputError(f"Expected a file that proves itself, but {check.text}")
+    return classifier
 
 
 def _summary(name, classifier):
