@@ -46,7 +46,7 @@ setup(
     packages=find_packages(include=["keras_cifar", "keras_cifar.*", "tuning", "export", "export.*"]),
     package_data={
         "export": ["pretrained/*", "web/static/*", "templates/*", "py.typed"],
-        "keras_cifar": ["py.typed", "evaluation/templates/*", "page/templates/*"],
+        "keras_cifar": ["py.typed", "templates/*"],
         "tuning": ["py.typed"],
     },
     py_modules=["cli"],

@@ -78,12 +78,6 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = _BINS) ->
     return found
 
 
-def gap(bins: list[ReliabilityBin]) -> float:
-    """The expected calibration error that `reliability` shows: the mean distance of confidence and accuracy."""
-    images = sum(one.images for one in bins)
-    return sum(one.images * abs(one.confidence - one.accuracy) for one in bins) / images
-
-
 @dataclasses.dataclass(frozen=True)
 class Coverage:
     """What is left when a classifier answers only where it is sure enough.

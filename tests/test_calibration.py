@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from keras_cifar.calibration import Coverage, ReliabilityBin, coverage_curve, fit_temperature, gap, reliability
+from keras_cifar.calibration import Coverage, ReliabilityBin, coverage_curve, fit_temperature, reliability
 from keras_cifar.metrics import calibration_error, cross_entropy, softmax, wilson_interval
 
 
@@ -12,6 +12,10 @@ def some_answers(count=2000, scale=3.0):
     logits = scale * random.normal(size=(count, 4))
     labels = np.array([random.choice(4, p=row) for row in softmax(logits / 2)])
     return logits, labels
+
+
+def gap(bins):
+    return sum(one.images * abs(one.confidence - one.accuracy) for one in bins) / sum(one.images for one in bins)
 
 
 def test_the_gap_of_a_diagram_is_the_calibration_error():

@@ -34,6 +34,7 @@ GROUND = (
     "errors",
     "exclude_list",
     "files",
+    "html",
     "libraries",
     "metrics",
     "names",

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_cifar.calibration import coverage_curve, gap, reliability
+from keras_cifar.calibration import coverage_curve, reliability
 from keras_cifar.evaluation.answers import Answers
-from keras_cifar.runs.plots import new_figure, plot_curves, plot_ladder
+from keras_cifar.metrics import calibration_error
+from keras_cifar.runs.plots import draw_curves, draw_ladder, new_figure
 
 _BEFORE, _AFTER = "#cc6677", "#4477aa"
 
@@ -21,13 +22,13 @@ def svg_source(figure: Any) -> str:
 
 
 def ladder_chart(rows: list[dict]) -> str:
-    """See `keras_cifar.runs.plots.plot_ladder`."""
-    return svg_source(plot_ladder.__wrapped__(rows, "Top-1 on test, with 95 % intervals"))
+    """See `keras_cifar.runs.plots.draw_ladder`."""
+    return svg_source(draw_ladder(rows, "Top-1 on test, with 95 % intervals"))
 
 
 def curves_chart(history: list[dict]) -> str:
-    """See `keras_cifar.runs.plots.plot_curves`."""
-    return svg_source(plot_curves.__wrapped__(history, ""))
+    """See `keras_cifar.runs.plots.draw_curves`."""
+    return svg_source(draw_curves(history, ""))
 
 
 def reliability_chart(answers: Answers, temperature: float | None) -> str:
@@ -45,7 +46,7 @@ def reliability_chart(answers: Answers, temperature: float | None) -> str:
         bins = reliability(answers.confidence(degree), answers.right)
         x, y = [one.confidence for one in bins], [one.accuracy for one in bins]
         spread = np.abs([[one.accuracy - one.interval[0], one.interval[1] - one.accuracy] for one in bins]).T
-        label = f"{name}: error {gap(bins):.3f}"
+        label = f"{name}: error {calibration_error(answers.log_probabilities / degree, answers.labels):.3f}"
         axis.errorbar(x, y, spread, fmt="o-", ms=4, lw=1, capsize=2, color=colour, label=label)
     axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
     axis.grid(alpha=0.3)

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import re
 from typing import Any
 
 from keras_cifar.calibration import fit_temperature
@@ -10,9 +9,9 @@ from keras_cifar.data.access import DataAccess
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.answers import Answers
 from keras_cifar.evaluation.evaluate_split import answers_in, read_answers
-from keras_cifar.files import check_output, write_text
+from keras_cifar.files import check_output
+from keras_cifar.html import write_html
 from keras_cifar.metrics import format_top1, read_confusion, shares, wilson_interval
-from keras_cifar.names import visible
 from keras_cifar.page.charts import coverage_chart, curves_chart, ladder_chart, reliability_chart
 from keras_cifar.page.images import RunImages, cell_name, choose_galleries
 from keras_cifar.recipes import recipe_to_dict
@@ -28,8 +27,6 @@ from keras_cifar.runs.report import (
 )
 from keras_cifar.runs.run import Run
 
-_TEMPLATES = pathlib.Path(__file__).with_name("templates")
-_LINK = re.compile(r"\[([^\]]+)\]\((https://[^)\s]+)\)")
 _MOST_CLASSES = 30  # of a confusion matrix that people can read
 
 
@@ -49,27 +46,9 @@ def write_page(runs: list[Run], output: str | os.PathLike, access: DataAccess | 
     output = pathlib.Path(output)
     check_output(output)
     tables = [_table(title, members, access or DataAccess()) for title, members in split_tables(runs).items()]
-    write_text(output, _template().render(tables=tables, title=" and ".join(table["title"] for table in tables)))
+    title = " and ".join(table["title"] for table in tables)
+    write_html(output, "report.html", title=title, rendering="pixelated", tables=tables)
     return output
-
-
-def _template():
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    environment.filters["visible"] = visible
-    environment.filters["links"] = _links
-    return environment.get_template("report.html")
-
-
-def _links(text):
-    """Text with Markdown's links, as HTML."""
-    import markupsafe
-
-    return markupsafe.Markup(_LINK.sub(r'<a href="\2">\1</a>', str(markupsafe.escape(text))))
 
 
 def _table(title: str, runs: list[Run], access: DataAccess) -> dict[str, Any]:

@@ -58,8 +58,7 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-@picture
-def plot_curves(history: list[dict], title: str) -> Any:
+def draw_curves(history: list[dict], title: str) -> Any:
     """Loss and top-1 of train and val, by epoch.
 
     Args:
@@ -80,6 +79,9 @@ def plot_curves(history: list[dict], title: str) -> Any:
         axis.legend()
     figure.suptitle(title)
     return figure
+
+
+plot_curves = picture(draw_curves)
 
 
 @picture
@@ -118,7 +120,7 @@ def plot_result(
     Args:
         folder: of the run.
         level: of its recipe.
-        history: see `plot_curves`.
+        history: see `draw_curves`.
         metrics: what its metrics.json holds.
         say: gets a line for a picture that fails.
     """
@@ -126,8 +128,7 @@ def plot_result(
     plot_confusion(read_confusion(metrics["val"]), metrics["class_names"], folder / "confusion.png", "val", say=say)
 
 
-@picture
-def plot_ladder(rows: list[dict], title: str) -> Any:
+def draw_ladder(rows: list[dict], title: str) -> Any:
     """Top-1 by level with its interval, plain and TTA.
 
     Args:
@@ -150,6 +151,9 @@ def plot_ladder(rows: list[dict], title: str) -> Any:
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right")
     return figure
+
+
+plot_ladder = picture(draw_ladder)
 
 
 @picture

@@ -318,7 +318,7 @@ def _ladder(runs, picture, title, say):
 
 
 def ladder_row(group: list[Run]) -> dict:
-    """What `keras_cifar.runs.plots.plot_ladder` draws of runs that differ by their seed."""
+    """What `keras_cifar.runs.plots.draw_ladder` draws of runs that differ by their seed."""
     found = read_group(group)
     tests = [test for run in group if (test := run.evaluation("test"))]
     row: dict[str, Any] = {"level": group[0].recipe.level}
