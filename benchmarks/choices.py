@@ -82,6 +82,7 @@ GROUPS = {
             "level 5": {},
             "CutMix 1": {"cutmix": 1.0},
             "rate 4e-4": {"learning_rate": 4e-4},
+            "rate 8e-4": {"learning_rate": 8e-4},
             "mixup 0.2": {"mixup": 0.2},
             "drop path 0.2": {"drop_path": 0.2},
             "average 0.998": {"ema": 0.998},
