@@ -20,6 +20,7 @@ from keras_cifar.training.train import train
 
 _SHORT = {"limit": 10_000, "epochs": 3, "views": 3}
 _SMALL = {**_SHORT, "image_size": 128}
+_LEVEL_5 = {"limit": 10_000, "epochs": 12, "image_size": 128, "learning_rate": 2e-4}
 _ALL_STAGES = {
     "limit": 10_000, "epochs": 3, "image_size": 128, "trainable_stages": ("P1", "P2", "P3", "P4", "P5"),
     "learning_rate": 3e-4, "schedule": "cosine", "warmup": 0.5,
@@ -76,9 +77,9 @@ GROUPS = {
             "rate 1e-4": {"learning_rate": 1e-4},
         }.items()
     }),
-    # Level 5 without one of its parts; starts from the run `level3` in the group's folder.
+    # Level 5 at half its rate, one change at a time; starts from the run `level3` in the group's folder.
     "level5": (5, {
-        name: {"limit": 10_000, "epochs": 12, "image_size": 128, **changes} for name, changes in {
+        name: {**_LEVEL_5, **changes} for name, changes in {
             "level 5": {},
             "CutMix 1": {"cutmix": 1.0},
             "rate 4e-4": {"learning_rate": 4e-4},

@@ -43,7 +43,7 @@ GOLDEN = {
         "crop_padding": 4, "learning_rate": 5e-5, "schedule": "constant", "epochs": 2, "tta": True, "continues": 3,
         "views": 0, "batch_size": 64},
     5: {"taps": ("P4", "P5"), "head": "fusion", "dropout": 0.3, "trainable_stages": ("P3", "P4", "P5"), "flip": True,
-        "crop_padding": 4, "learning_rate": 2e-4, "schedule": "cosine", "epochs": 14, "tta": True, "continues": 3,
+        "crop_padding": 4, "learning_rate": 4e-4, "schedule": "cosine", "epochs": 14, "tta": True, "continues": 3,
         "views": 0, "batch_size": 64, "policy": "trivialaugment", "label_smoothing": 0.1,
         "warmup": 0.5},
 }  # fmt: skip
