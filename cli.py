@@ -871,6 +871,11 @@ def _check(args):
         if path:
             check_output(path)
     source, seed, predict = _checked_source(args)
+    if args.fix_list and seed and source.folder is None:
+        raise InputError(
+            f"Expected a run whose split_seed is 0 with --fix-list, as images of {source.label} are named by their "
+            f"numbers in that split, but {args.run} has {seed}; leave one out."
+        )
     source.say_notes(print)
     found = check_data(source, seed, _embedder(args.backbone), predict, args.suspects)
     source.say_notes(print)
@@ -897,6 +902,7 @@ def _checked_source(args):
 
 def _write_checked(args, found):
     from keras_cifar.data.findings import write_findings, write_fix_list
+    from keras_cifar.runs.run import open_run
 
     if args.output:
         write_findings(args.output, found)
@@ -908,10 +914,10 @@ def _write_checked(args, found):
         print(f"their pictures are in {args.html}")
     if args.fix_list:
         count = write_fix_list(args.fix_list, found)
+        data = args.data or open_run(args.run).recipe.data
         print(
             f"{count:,} images of train and val that one may want to leave out, written to {args.fix_list}: remove the "
-            f"lines of those that are right\nnext: {program()} train --level 1 --data {args.data or 'DATA'} --exclude "
-            f"{args.fix_list}"
+            f"lines of those that are right\nnext: {program()} train --level 1 --data {data} --exclude {args.fix_list}"
         )
 
 

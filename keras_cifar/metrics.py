@@ -90,7 +90,8 @@ def wilson_interval(fraction: float, n: float, z: float = _Z) -> tuple[float, fl
     """
     centre = (fraction + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(fraction * (1 - fraction) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # It holds the proportion, which rounding would leave outside where all trials, or none, succeed.
+    return max(0.0, min(fraction, centre - half)), min(1.0, max(fraction, centre + half))
 
 
 def images_interval(right: np.ndarray) -> tuple[float, float]:
@@ -195,8 +196,8 @@ def _binomial_half(n):
 def paired_interval(differences: np.ndarray) -> tuple[float, float]:
     """95 % interval over images of a mean difference between two classifiers on the same images.
 
-    The normal one, after two images more on which the two differ, once either way (Agresti and Min, 2005): without
-    them it is too narrow where few images differ, and empty where none does.
+    The normal one, after two images more, half an image in each of the four cells of who is right (Agresti and Min,
+    2005): without them it is too narrow where few images differ, and empty where none does.
 
     Args:
         differences: (N,) float in [-1, 1]: of the shares of right predictions on each image.

@@ -3,12 +3,14 @@
 import hashlib
 import re
 import urllib.parse
+from collections.abc import Sequence
 
 _JOINERS = "\u200c\u200d"  # invisible, but Persian and composed emoji need them
 # What `str.splitlines`, and so a reader of one name a line, takes for the end of a line.
 _LINE_ENDS = {ord(c): c.encode("unicode_escape").decode() for c in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"}
 _MARKDOWN = re.compile(r"([\\`*\[\]<>|&~$#]|(?<![^\W_])_|_(?![^\W_]))")  # an underscore within a word is one
 _NOT_FOR_FILES = re.compile(r"[^\w.+=@%,~() -]")
+MOST_LISTED = 5  # names in a line
 _FILE_NAME_BYTES = 120  # systems allow 255, of which suffixes and partial files take some
 
 
@@ -71,3 +73,8 @@ def file_name(text: str) -> str:
         return name
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{name.encode()[: _FILE_NAME_BYTES - 9].decode(errors='ignore')}-{digest}"
+
+
+def few_or_count(names: Sequence[str], separator: str) -> str:
+    """Names one after the other, or, of more than 5, how many they are."""
+    return separator.join(map(str, names)) if len(names) <= MOST_LISTED else f"{len(names):,} names"

@@ -33,6 +33,14 @@ def test_wilson_interval_against_scipy(k, n):
     assert metrics.wilson_interval(k / n, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
+def test_wilson_interval_holds_what_was_observed():
+    """Rounding would put a bound beside it where all or none is right, and give an error bar a negative length."""
+    for n in range(1, 2000):
+        for fraction in (0.0, 1.0):
+            low, high = metrics.wilson_interval(fraction, n)
+            assert 0 <= low <= fraction <= high <= 1, n
+
+
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (3, 3), (1, 9), (700, 640), (0, 40)])
 def test_mcnemar_against_the_binomial_test(only_a, only_b):
     a = np.r_[np.ones(only_a, bool), np.zeros(only_b, bool), np.ones(50, bool)]

@@ -16,7 +16,7 @@ class DataAccess:
             recipe's own, or for a finished run the one it was trained on.
         data_dir: folder of prepared TFDS data sets; None for TFDS' own place, with download, or for a finished run
             where it was trained from.
-        skip_bad_images, store, verify: see `keras_cifar.data.specs.Reading`.
+        skip_bad_images, store, verify, download: see `keras_cifar.data.specs.Reading`.
         allow_changed: accept data that differs from what was met before; the change is recorded.
     """
 
@@ -26,6 +26,7 @@ class DataAccess:
     allow_changed: bool = False
     store: str = "auto"
     verify: bool = False
+    download: bool = True
 
     def reading(self, resize: str) -> Reading:
         """How image files become pixels.
@@ -33,7 +34,7 @@ class DataAccess:
         Args:
             resize: of the recipe, see `Reading`.
         """
-        return Reading(self.skip_bad_images, self.store, self.verify, resize)
+        return Reading(self.skip_bad_images, self.store, self.verify, resize, self.download)
 
     def open(self, recipe: Recipe, expected: Expected | None = None) -> Source:
         """The images of a recipe; reads no pixels.

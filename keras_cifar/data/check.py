@@ -78,27 +78,41 @@ def _doubtful(images, class_names, features, predicted, findings, most):
     labels, places = images.whole.labels, np.array(images.splits)
     pairs = [(each.number, each.other) for each in findings if each.other is not None]
     probed = None if features is None else probe_logits(features, labels, pairs)
-    logits = np.full((len(images), len(class_names)), np.nan, np.float32)
     by_run = [name for name, found in predicted.items() if found is not None]
-    found = []
-    for kind, names in (("run", by_run), ("features", [name for name in SPLITS if name not in by_run])):
-        mine = np.flatnonzero(np.isin(places, names))
-        if kind == "run" and by_run:
-            logits = np.concatenate([predicted[name] for name in by_run])
-        elif kind == "features" and probed is not None:
-            logits = probed[mine]
-        else:
-            continue
+    mine = np.flatnonzero(np.isin(places, by_run))
+    found, lines = [], []
+    if by_run:
+        logits = np.concatenate([predicted[name] for name in by_run])
         found.append((mine, find_suspects(logits, labels[mine])))
+        lines += _counted(_unknown(logits), "labels are not judged: the run's answers on them are not numbers")
+    others = np.setdiff1d(np.arange(len(images)), mine)
+    if probed is not None and len(others):
+        found.append((others, find_suspects(probed[others], labels[others])))
+        few, unknown = np.bincount(labels)[labels[others]] < LEAST_IMAGES, _unknown(probed[others])
+        lines += _counted(few, f"labels of classes with fewer than {LEAST_IMAGES} images are not judged")
+        lines += _counted(unknown & ~few, "labels are not judged: most other images of their class look like theirs")
+    elif len(others):
+        lines += _why_not(features, labels, by_run, [name for name in predicted or SPLITS if name not in by_run])
     if not found:
-        return _why_not(features, labels), []
-    return _named_suspects(images, class_names, found, most)
+        return lines, []
+    said, named = _named_suspects(images, class_names, found, most)
+    return [*lines, *said], named
 
 
-def _why_not(features, labels):
-    """A line on labels that are not looked at; without features nothing was asked for."""
+def _unknown(logits):
+    return ~np.isfinite(logits).any(axis=1)
+
+
+def _counted(chosen, text):
+    return [f"{np.count_nonzero(chosen):,} {text}"] if chosen.any() else []
+
+
+def _why_not(features, labels, by_run, left):
+    """Lines on splits whose labels are not looked at; without features and a run nothing was asked for."""
     if features is None:
-        return []
+        names = " and ".join(left)
+        text = f"labels of {names} are not judged: the run was trained on them, and there are no features to judge by"
+        return [text] if by_run else []
     filled = np.count_nonzero(np.bincount(labels) >= LEAST_IMAGES)
     return [f"labels are not judged: that needs two classes of {LEAST_IMAGES} images, and {filled} has so many"]
 
@@ -117,13 +131,11 @@ def _named_suspects(images, class_names, found, most):
         for k in order
     ]  # fmt: skip
     judged, estimate = (sum(getattr(suspects, name) for _, suspects in found) for name in ("judged", "estimate"))
-    few = len(images) - judged
-    lines = [f"{few:,} labels of classes with fewer than {LEAST_IMAGES} images are not judged"] if few else []
     first = "; ".join(f"{each.image}, {each.label} or rather {each.suggested_label}" for each in named[:_NAMED])
     text = f"labels: {len(numbers):,} of {judged:,} are not what the images look like, of which confident learning"
     text += f" counts {estimate:,} as wrong, many of them hard images; the {len(named):,} least plausible are named"
     text += f" ({first}{'; ...' * (len(named) > _NAMED)})"
-    return [*lines, text if named else "labels: none looks wrong"], named
+    return [text if named else "labels: none looks wrong"], named
 
 
 def _describe_classes(name, split, class_names):

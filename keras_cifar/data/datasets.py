@@ -20,6 +20,7 @@ from keras_cifar.data.specs import (
     Expected,
     Reading,
     data_path,
+    is_url,
 )
 from keras_cifar.data.stores import ImageStore, Joined, MemoryStore, blocks, select
 from keras_cifar.errors import InputError
@@ -282,8 +283,10 @@ def open_data(
         InputError: nothing of that name, or it cannot be read.
     """
     name, _, argument = DataName("cifar10").check("--data", data).partition(":")
-    argument, expected = data_path(data) or argument, expected or Expected()
-    request = DataRequest(name, argument, data_dir, image_size, reading or Reading(), expected)
+    argument, expected, reading = data_path(data) or argument, expected or Expected(), reading or Reading()
+    if not reading.download and is_url(argument):
+        raise InputError(f"Expected data on this machine, but {data} would have to be downloaded; name a copy of it.")
+    request = DataRequest(name, argument, data_dir, image_size, reading, expected)
     return SOURCES[name].open(request)
 
 

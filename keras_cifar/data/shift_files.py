@@ -18,11 +18,14 @@ _SHAPE = (32, 32, 3)
 _SEVERITIES = 5
 
 
-def open_cifar10_1(path: pathlib.Path) -> Callable[[], Split]:
+def open_cifar10_1(path: pathlib.Path) -> tuple[Callable[[], Split], list[pathlib.Path]]:
     """CIFAR-10.1 (Recht et al., 2018): `cifar10.1_v6_data.npy` with `cifar10.1_v6_labels.npy`, or v4.
 
     Args:
         path: the folder, where v6 is taken if both are there as its authors advise, or one of the data files.
+
+    Returns:
+        A function that reads the images, and the files that it reads.
 
     Raises:
         InputError: they are not there. The function that is returned raises it where they are damaged.
@@ -36,14 +39,14 @@ def open_cifar10_1(path: pathlib.Path) -> Callable[[], Split]:
             "CIFAR-10.1 and name their folder."
         )
     labels = data.with_name(data.name.replace("_data.npy", "_labels.npy"))
-    return functools.partial(_pair, data, labels)
+    return functools.partial(_pair, data, labels), [data, labels]
 
 
-def open_cifar10_c(path: pathlib.Path) -> dict[tuple[str, int], Callable[[], Split]]:
+def open_cifar10_c(path: pathlib.Path) -> tuple[dict[tuple[str, int], Callable[[], Split]], list[pathlib.Path]]:
     """CIFAR-10-C (Hendrycks and Dietterich, 2019): a folder with `labels.npy` and a file of each corruption.
 
     Returns:
-        Name of the corruption and severity -> a function that reads these images: a fifth of the file.
+        Name of the corruption and severity -> a function that reads these images, a fifth of the file; and all files.
 
     Raises:
         InputError: they are not there.
@@ -55,18 +58,22 @@ def open_cifar10_c(path: pathlib.Path) -> dict[tuple[str, int], Callable[[], Spl
             f"Expected labels.npy and NAME.npy of each corruption in {path}, but found {len(files)} corruptions and "
             f"{'' if labels.is_file() else 'no '}labels; name the folder of CIFAR-10-C."
         )
-    return {
+    read: dict[tuple[str, int], Callable[[], Split]] = {
         (file.stem, severity): functools.partial(_pair, file, labels, severity)
         for file in files
         for severity in range(1, _SEVERITIES + 1)
     }
+    return read, [*files, labels]
 
 
-def open_cifair10(path: pathlib.Path) -> Callable[[], Split]:
+def open_cifair10(path: pathlib.Path) -> tuple[Callable[[], Split], list[pathlib.Path]]:
     """ciFAIR-10 (Barz and Denzler, 2020): CIFAR-10's test with other images for those that have a twin in train.
 
     Args:
         path: the folder that holds `test_batch`, or the one around it, or that file.
+
+    Returns:
+        A function that reads the images, and the file that it reads.
 
     Raises:
         InputError: it is not there. The function that is returned raises it where it is damaged.
@@ -78,7 +85,7 @@ def open_cifair10(path: pathlib.Path) -> Callable[[], Split]:
             f"Expected ciFAIR-10's file test_batch in {path}, but there is none; unpack ciFAIR-10.zip and name its "
             "folder."
         )
-    return functools.partial(_cifair, file)
+    return functools.partial(_cifair, file), [file]
 
 
 def _cifair(file):

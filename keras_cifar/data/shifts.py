@@ -38,7 +38,8 @@ class Condition:
         level: where it is on the axis of the picture: a severity, a quality, degrees.
         change: (B, H, W, 3) uint8 and the numbers (B,) of these images in their split -> (B, H, W, 3) uint8.
         read: the images and labels instead.
-        is_counted: whether the mean over the shift's conditions is over this one too.
+        is_counted: whether the mean over the shift's conditions is over this one too: of CIFAR-10-C's, whether it is
+            among the fifteen, or none of those is there.
     """
 
     name: str
@@ -202,31 +203,32 @@ def _number(name, text, rule):
 
 
 def _cifar10_1(argument: str, side: int, seed: int) -> Shift:
-    path = pathlib.Path(argument).expanduser()
-    return _own("cifar10.1", open_cifar10_1(path), path)
+    return _own("cifar10.1", *open_cifar10_1(pathlib.Path(argument).expanduser()))
 
 
 def _cifair(argument: str, side: int, seed: int) -> Shift:
-    path = pathlib.Path(argument).expanduser()
-    return _own("cifair", open_cifair10(path), path)
+    return _own("cifair", *open_cifair10(pathlib.Path(argument).expanduser()))
 
 
-def _own(name, read, path):
-    return Shift("", "", (Condition(name, 0, read=read),), "", CIFAR10_CLASSES, _files_at(path))
+def _own(name, read, files):
+    return Shift("", "", (Condition(name, 0, read=read),), "", CIFAR10_CLASSES, _identity(files))
 
 
 def _cifar10c(argument: str, side: int, seed: int) -> Shift:
-    path = pathlib.Path(argument).expanduser()
+    found, files = open_cifar10_c(pathlib.Path(argument).expanduser())
+    has_any = any(name in CORRUPTIONS for name, _ in found)
     conditions = [
-        Condition(name, severity, read=read, is_counted=name in CORRUPTIONS)
-        for (name, severity), read in open_cifar10_c(path).items()
+        Condition(name, severity, read=read, is_counted=name in CORRUPTIONS or not has_any)
+        for (name, severity), read in found.items()
     ]
-    return Shift("", "severity", tuple(conditions), "CIFAR-10-C", CIFAR10_CLASSES, _files_at(path))
+    return Shift("", "severity", tuple(conditions), "CIFAR-10-C", CIFAR10_CLASSES, _identity(files))
 
 
-def _files_at(path):
-    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-    return tuple((file.name, file.stat().st_size, int(file.stat().st_mtime)) for file in files)
+def _identity(files):
+    """Of files that are there: one that is missing is named when it is read."""
+    return tuple(
+        (file.name, file.stat().st_size, int(file.stat().st_mtime)) for file in sorted(files) if file.is_file()
+    )
 
 
 register_shift("corruptions", ShiftSpec(functools.partial(_corruptions, tuple(CORRUPTIONS))))

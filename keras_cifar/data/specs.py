@@ -52,7 +52,7 @@ STORES = ("auto", "memory", "mapped", "stream")
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How image files become pixels; data sets that are arrays already take no notice.
+    """How data sets become pixels; all but `download` is of image files, and arrays take no notice of it.
 
     Attributes:
         skip_bad_images: leave unreadable files out, in any split, instead of refusing them.
@@ -61,12 +61,14 @@ class Reading:
             All give the same batches.
         verify: read every file again, where a sample of those read earlier would do.
         resize: how what is not square becomes square, one of `RESIZES`, see `keras_cifar.data.images.fit_square`.
+        download: whether what is not on this machine may be fetched, instead of refused.
     """
 
     skip_bad_images: bool = False
     store: str = "auto"
     verify: bool = False
     resize: str = "crop"
+    download: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,8 @@ from keras_cifar.metrics import softmax
 FOLDS = 5
 # A class of fewer is not judged: in a fold hardly any image is left to learn it from.
 LEAST_IMAGES = 10
+# Nor are the images of a class in one fold where fewer of it than these are in the others, all alike.
+_LEAST_SEEN = 4
 # Chosen by out-of-fold accuracy on CIFAR-10: small principal components of the features count less.
 _DAMPING, _INVERSE_PENALTY = 0.3, 3e-3
 _CALIBRATED_BY = 10**6  # logits of evenly spaced images
@@ -104,8 +106,9 @@ def probe_logits(
         seed: of the folds.
 
     Returns:
-        (N, C) float32. Images of classes with fewer than `LEAST_IMAGES` are NaN, and those classes minus infinity. None
-        where fewer than two classes are left.
+        (N, C) float32. Images of classes with fewer than `LEAST_IMAGES` are NaN, and those classes minus infinity; NaN
+        are also images without which too few of their class are left, as copies share a fold. None where fewer than
+        two classes are left.
     """
     counts = np.bincount(labels)
     judged = np.flatnonzero(counts[labels] >= LEAST_IMAGES)
@@ -115,8 +118,10 @@ def probe_logits(
     own, parts = labels[judged], _components(features[judged])
     logits = np.full((len(labels), len(counts)), np.nan, np.float32)
     for fold in range(FOLDS):
-        seen = folds != fold
-        logits[judged[~seen]] = _fitted_logits(parts[seen], own[seen], parts[~seen], len(counts))
+        known = np.bincount(own[folds != fold], minlength=len(counts)) >= _LEAST_SEEN
+        seen, unseen = (known[own] & (folds != fold), known[own] & (folds == fold))
+        if known.sum() > 1 and unseen.any():
+            logits[judged[unseen]] = _fitted_logits(parts[seen], own[seen], parts[unseen], len(counts))
     return logits
 
 

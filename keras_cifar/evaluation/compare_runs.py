@@ -16,6 +16,8 @@ from keras_cifar.names import visible
 from keras_cifar.runs.evaluation_file import VIEW_NAMES, Evaluation, read_evaluation
 from keras_cifar.runs.run import open_run
 
+_MOST_CLASSES = 20  # in the lines of a pair
+
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
@@ -165,8 +167,11 @@ def describe_pairs(pairs: list[Pair]) -> Iterator[str]:
         yield ""
         yield f"{visible(pair.other.name)} over {visible(first.name)}: {_described(pair.whole)}"
         yield f"{len(pair.gained):,} images only the former gets right, {len(pair.lost):,} only the latter"
-        for name, one in pair.by_class.items():
-            yield f"  {visible(name):{width}} {_described(one)}"
+        clearest = sorted(pair.by_class, key=lambda name: pair.by_class[name].p)[:_MOST_CLASSES]
+        for name in [name for name in pair.by_class if name in clearest]:
+            yield f"  {visible(name):{width}} {_described(pair.by_class[name])}"
+        if left := len(pair.by_class) - len(clearest):
+            yield f"  and {left:,} classes whose p is no smaller"
     yield ""
     yield (
         "95 % intervals over images (Agresti and Min); p of McNemar's exact test, corrected (Holm) for "

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from keras_cifar.checks import Number
 from keras_cifar.data.access import DataAccess
+from keras_cifar.data.corruptions import CORRUPTIONS
 from keras_cifar.data.datasets import Source, Split, stratified_split
 from keras_cifar.data.record import check_changes
 from keras_cifar.data.shifts import Condition, Shift, open_shift
@@ -262,6 +263,8 @@ def describe_shift(result: ShiftResult, owner: str) -> list[str]:
     mean = {"top1": result.mean_top1, "top1_interval": result.mean_top1_interval}
     left = len(names) - len({row["name"] for row in result.counted})
     without = f"; {left} of the corruptions are not among the fifteen that count" if left else ""
+    if result.constants and not set(names) & set(CORRUPTIONS):
+        without = "; none of the corruptions is among the fifteen of the benchmark"
     error = result.mean_calibration_error
     return [*lines, f"{'mean':18} top-1 {format_top1(mean)}  calibration error {error:.4f}{without}"]
 

@@ -84,22 +84,26 @@ def _confusions(plain, class_names):
 
 
 class RunImages:
-    """Test images of a run, read as they are asked for.
+    """Images of a run's split, read as they are asked for; nothing is downloaded.
 
     Args:
         run: a finished run with weights.
         access: where its data is, if not where it was.
+        split: "test", of a run that was evaluated on it, or "val".
         plain: answers on the images, which must be these.
 
     Raises:
         InputError: data or weights are not available, or the images are others.
     """
 
-    def __init__(self, run: Run, access: DataAccess, plain: Answers):
-        model, source = load_run(run, access)
-        self._split: Split = source.load("test", run.recipe.division)
-        if not np.array_equal(self._split.labels, plain.labels):
-            raise InputError(f"Expected the test images that {run.path} was evaluated on, but these are others.")
+    def __init__(self, run: Run, access: DataAccess, split: str, plain: Answers):
+        model, source = load_run(run, dataclasses.replace(access, download=False))
+        self._split: Split = source.load(split, run.recipe.division)
+        evaluation = run.evaluation("test") if split == "test" else None
+        known = evaluation.data_fingerprint if evaluation else run.data_record.get("val_fingerprint")
+        same = np.array_equal(self._split.labels, plain.labels) and (known is None or self._split.matches(known))
+        if not same:
+            raise InputError(f"Expected the {split} images that {run.path} was evaluated on, but these are others.")
         self._names, self._plain, self._confidence = source.class_names, plain, plain.confidence()
         self._explainer = Explainer(model)
 
@@ -108,7 +112,7 @@ class RunImages:
         if not len(numbers):
             return []
         images = self._split.store.read(np.asarray(numbers))
-        heats = self._explainer.explain(images).heat
+        heats = self._explainer.explain(images, self._plain.predicted[numbers]).heat
         return [
             Picture(thumbnail(image), thumbnail(draw_heat(image, heat, 96)), self._caption(number))
             for image, heat, number in zip(images, heats, numbers, strict=True)

@@ -12,6 +12,7 @@ from keras_cifar.evaluation.evaluate_split import answers_in, read_answers
 from keras_cifar.files import check_output
 from keras_cifar.html import write_html
 from keras_cifar.metrics import format_top1, read_confusion, shares, wilson_interval
+from keras_cifar.names import few_or_count
 from keras_cifar.page.charts import coverage_chart, curves_chart, ladder_chart, reliability_chart
 from keras_cifar.page.images import RunImages, cell_name, choose_galleries
 from keras_cifar.recipes import recipe_to_dict
@@ -54,7 +55,7 @@ def write_page(runs: list[Run], output: str | os.PathLike, access: DataAccess | 
 def _table(title: str, runs: list[Run], access: DataAccess) -> dict[str, Any]:
     evaluated = group_seeds([run for run in runs if run.evaluation("test")])
     header, *rows = ladder_rows(runs)
-    last = max(runs, key=lambda run: (run.recipe.level, -run.recipe.seed))
+    last = max(runs, key=lambda run: (run.evaluation("test") is not None, run.recipe.level, -run.recipe.seed))
     return {
         "title": title,
         "header": header,
@@ -72,8 +73,10 @@ def _run(run: Run, runs: list[Run], access: DataAccess | None) -> dict[str, Any]
     notes: list[str] = []
     metrics, split = (test.best, "test") if test else (run.metrics["val"], "val")
     views = test.views if test else {"plain": metrics}
-    plain, tta = (_answers(run, view) for view in ("plain", "tta")) if test else (None, None)
-    galleries = _galleries(run, access, plain, tta, notes) if access is not None and test else []
+    answers = {view: _answers(run, split, view) for view in views}
+    if not test:
+        notes.append("Not evaluated on test: all of this is of val, by which the weights were chosen.")
+    galleries = [] if access is None else _galleries(run, access, split, answers, notes)
     places = {gallery.name for gallery, _ in galleries}
     return {
         "name": run_name(run, runs),
@@ -86,7 +89,7 @@ def _run(run: Run, runs: list[Run], access: DataAccess | None) -> dict[str, Any]
         "classes": _classes(metrics),
         "confusion": _confusion(metrics, places),
         "names": list(metrics["per_class"]),
-        "certainty": _certainty(run, plain, notes) if test else None,
+        "certainty": _certainty(run, split, answers["plain"], notes),
         "galleries": galleries,
         "changes": _changes(run, runs),
         "environment": _environment(run),
@@ -94,11 +97,14 @@ def _run(run: Run, runs: list[Run], access: DataAccess | None) -> dict[str, Any]
     }  # fmt: skip
 
 
-def _answers(run: Run, view: str) -> Answers | None:
-    return read_answers(run.file("evaluation_test.json"), view)
+def _answers(run: Run, split: str, view: str) -> Answers | None:
+    if split == "test":
+        return read_answers(run.file("evaluation_test.json"), view)
+    return answers_in(run.file("val_predictions.npz"), view, {"plain": run.metrics["val"]})
 
 
-def _galleries(run, access, plain, tta, notes):
+def _galleries(run, access, split, answers, notes):
+    plain, tta = answers["plain"], answers.get("tta")
     if plain is None:
         notes.append("Images are not shown: the probabilities of this evaluation were not kept; evaluate again.")
         return []
@@ -106,7 +112,7 @@ def _galleries(run, access, plain, tta, notes):
         notes.append("Images are not shown: the run's weights, or its data, are not here.")
         return []
     try:
-        images = RunImages(run, access, plain)
+        images = RunImages(run, access, split, plain)
         found = choose_galleries(plain, tta, run.metrics["class_names"])
         return [(gallery, images.pictures(gallery.images)) for gallery in found]
     except InputError as error:
@@ -114,14 +120,14 @@ def _galleries(run, access, plain, tta, notes):
         return []
 
 
-def _certainty(run, plain, notes):
-    """The two charts of how sure the run is on test, one view; None, with a note, without its probabilities."""
+def _certainty(run, split, plain, notes):
+    """The two charts of how sure the run is on a split, one view; None, with a note, without its probabilities."""
     if plain is None:
         notes.append("No reliability and coverage: the probabilities of this evaluation were not kept; evaluate again.")
         return None
-    val = answers_in(run.file("val_predictions.npz"), "plain", {"plain": run.metrics["val"]})
+    val = _answers(run, "val", "plain") if split == "test" else None  # fitted on val, it says nothing there
     temperature = None if val is None else fit_temperature(val.log_probabilities, val.labels)
-    if val is None:
+    if val is None and split == "test":
         notes.append("No temperature: the probabilities on val were not kept by the version that trained this run.")
     return {
         "reliability": reliability_chart(plain, temperature),
@@ -166,7 +172,7 @@ def _changes(run, runs):
 
 
 def _shown(value):
-    return ", ".join(map(str, value[:5])) or "none" if isinstance(value, list) else value
+    return few_or_count(value, ", ") or "none" if isinstance(value, list) else value
 
 
 def _environment(run):

@@ -12,7 +12,7 @@ from keras_cifar.errors import InputError
 from keras_cifar.evaluation.comparisons import compare_rows, interval_of, read_group
 from keras_cifar.files import check_output, write_text
 from keras_cifar.metrics import format_top1, wilson_interval
-from keras_cifar.names import markdown, markdown_target
+from keras_cifar.names import few_or_count, markdown, markdown_target
 from keras_cifar.recipes import REFERENCE, REFERENCE_TEST_TOP1, recipe_to_dict
 from keras_cifar.runs.plots import plot_ladder, plot_result
 from keras_cifar.runs.run import Run
@@ -173,7 +173,7 @@ def _own(name, value):
     words = name.replace("_", " ")
     if isinstance(value, bool):
         return words * value
-    return f"{words} {' + '.join(value) if isinstance(value, list) else value}"
+    return f"{words} {few_or_count(value, ' + ') if isinstance(value, list) else value}"
 
 
 def run_name(run: Run, runs: list[Run]) -> str:

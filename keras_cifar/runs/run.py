@@ -31,13 +31,13 @@ import numpy as np
 from keras_cifar.data.record import is_same_place
 from keras_cifar.errors import InputError
 from keras_cifar.files import atomic_path, read_json, sweep_partials, write_csv, write_json
+from keras_cifar.names import MOST_LISTED
 from keras_cifar.recipes import Recipe, recipe_from_dict, recipe_to_dict
 from keras_cifar.runs.evaluation_file import Evaluation, read_evaluation
 
 HISTORY_FIELDS = (
     "epoch", "step", "learning_rate", "train_loss", "train_top1", "val_loss", "val_top1", "seconds",
 )  # fmt: skip
-_LISTED = 5  # names in a message
 _FILES = (
     "metrics.json", "state.npz", "history.csv", "best.keras", "last.keras", "environment.json", "local.json",
     "curves.png", "confusion.png", "evaluation_val.json", "evaluation_test.json", "predictions_val.npz",
@@ -245,7 +245,7 @@ def differences(old: Recipe, new: Recipe) -> str:
 
 def _change(name, old, new):
     """In words; of lists that may name thousands of images, how many."""
-    if isinstance(old, list) and max(len(old), len(new)) > _LISTED:
+    if isinstance(old, list) and max(len(old), len(new)) > MOST_LISTED:
         changed = len(set(old) ^ set(new))
         return f"{name} was {len(old):,} names and is now {len(new):,}, {changed:,} of which are in one list alone"
     return f"{name} was {old} and is now {new}"

@@ -100,6 +100,22 @@ def test_cifar10c_is_divided_by_severity(tmp_path, images, labels):
     assert isinstance(third.store.array, np.memmap)
 
 
+def test_corruptions_count_where_none_of_the_fifteen_is_there(tmp_path, images, labels):
+    np.save(tmp_path / "labels.npy", np.tile(labels[:6], 5))
+    np.save(tmp_path / "saturate.npy", images)
+    assert all(condition.is_counted for condition in open_shift(f"cifar10c:{tmp_path}", 32).conditions)
+
+
+def test_a_shift_knows_the_files_that_it_reads_and_no_others(tmp_path, images, labels):
+    (tmp_path / "datasets").mkdir()
+    for name, array in (("data", images), ("labels", labels)):
+        np.save(tmp_path / "datasets" / f"cifar10.1_v6_{name}.npy", array)
+    (tmp_path / "README").write_text("x")
+    for path in (tmp_path, tmp_path / "datasets", tmp_path / "datasets" / "cifar10.1_v6_data.npy"):
+        names = [name for name, *_ in open_shift(f"cifar10.1:{path}", 32).files]
+        assert names == ["cifar10.1_v6_data.npy", "cifar10.1_v6_labels.npy"]
+
+
 @pytest.mark.parametrize("keys", [bytes, str])
 @pytest.mark.parametrize("inner", ["", "ciFAIR-10"])
 def test_cifair_is_a_batch_of_cifar(tmp_path, images, labels, keys, inner):

@@ -50,6 +50,19 @@ def test_small_classes_are_not_judged():
     assert probe_logits(features[:9], np.arange(9) % 3) is None
 
 
+@pytest.mark.parametrize("classes", [1, 2])
+def test_a_class_of_images_that_are_all_alike_is_not_judged(classes):
+    """They share a fold, so that nothing that did not see them knows their class; the others are judged as ever."""
+    features, labels, *_ = features_with_errors(classes + 1, 40, wrong=0)
+    kept = np.concatenate([np.arange(40 * classes), np.arange(40 * classes, 40 * classes + 12)])
+    features, labels = features[kept], labels[kept]
+    series = np.flatnonzero(labels == classes)
+    logits = probe_logits(features, labels, list(zip(series[1:], series[:-1], strict=True)))
+    assert np.isnan(logits[series]).all()
+    found = find_suspects(logits, labels)
+    assert not np.isin(found.images, series).any() and found.judged >= 32 and not len(found.images)
+
+
 def test_hundreds_of_classes_take_seconds():
     features, labels, _, changed = features_with_errors(300, 10, wrong=20)
     found = find_suspects(probe_logits(features, labels), labels)

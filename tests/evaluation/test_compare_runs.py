@@ -1,6 +1,7 @@
 """`compare` says whether one classifier is better than another, by what `evaluate` stored."""
 
 import csv
+import dataclasses
 import shutil
 
 import numpy as np
@@ -36,6 +37,16 @@ def test_numbers_are_those_of_the_binomial_test(runs):
     assert list(pair.by_class) == ["cat", "dog", "owl"] and pair.whole.gain == pytest.approx(weights @ gains)
     (back,) = compare_judged(judged(runs[0], runs[1]))
     assert back.whole.gain == -pair.whole.gain and back.whole.verdict == "real, a loss"
+
+
+def test_of_many_classes_those_that_differ_the_most_are_named(runs):
+    (pair,) = compare_judged(judged(*runs[:2]))
+    few = pair.by_class["cat"]
+    many = {f"class {i}": dataclasses.replace(few, p=0.5 if i % 3 else i / 300) for i in range(100)}
+    lines = list(describe_pairs([dataclasses.replace(pair, by_class=many)]))
+    named = [int(line.split()[1]) for line in lines if line.startswith("  class ")]
+    assert named == list(range(0, 60, 3))
+    assert "  and 80 classes whose p is no smaller" in lines
 
 
 def test_several_are_corrected_together(runs):

@@ -101,7 +101,16 @@ def test_a_run_judges_the_splits_that_it_has_not_seen(tmp_path, capsys):
     assert {(row["image"], row["label"], row["suggested_label"]) for row in rows} == {
         ("test 5", str(given[5]), str(labels[205])), ("test 8", str(given[8]), str(labels[208])),
     }  # fmt: skip
-    assert re.search(r"labels: 2 of 80 are not what the images look like", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert re.search(r"labels: 2 of 80 are not what the images look like", said)
+    assert "labels of train are not judged: the run was trained on them" in said and "fewer than 10" not in said
+
+
+def test_a_list_of_numbers_is_of_the_split_that_train_has(tmp_path, capsys):
+    run = train(tiny_recipe(1, split_seed=3), job(tmp_path / "run"))
+    command = ["check", "--run", str(run.path), "--backbone", "none", "--fix-list", str(tmp_path / "fix.csv")]
+    assert cli.main(command) == 2 and not (tmp_path / "fix.csv").exists()
+    assert "split_seed is 0 with --fix-list" in capsys.readouterr().err
 
 
 def test_without_data_or_run_and_with_no_number(capsys):

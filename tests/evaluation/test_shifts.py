@@ -165,6 +165,9 @@ def test_official_corruptions_count_fifteen(tmp_path):
     result, _ = evaluate_shift(subject_in(tmp_path), made_source(), ShiftPlan(f"cifar10c:{files}"), [])
     assert len(result.rows) == 10 and len(result.counted) == 5 and result.mean_top1 == 1
     assert result.right == [5] * 10 and "1 of the corruptions are not among" in describe_shift(result, "it")[-1]
+    (files / "fog.npy").unlink()
+    result, _ = evaluate_shift(subject_in(tmp_path / "files"), made_source(), ShiftPlan(f"cifar10c:{files}"), [])
+    assert 0 < result.mean_top1 < 1 and "none of the corruptions is among" in describe_shift(result, "it")[-1]
 
 
 def test_several_are_compared_on_the_same_images(tmp_path):

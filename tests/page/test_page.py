@@ -13,6 +13,7 @@ from made_run import made_run
 import cli
 from keras_cifar.data.access import DataAccess
 from keras_cifar.data.stores import MemoryStore
+from keras_cifar.errors import InputError
 from keras_cifar.evaluation.evaluate_run import evaluate
 from keras_cifar.evaluation.evaluate_split import read_answers
 from keras_cifar.page.images import RunImages, choose_galleries
@@ -85,15 +86,64 @@ def test_what_a_run_lacks_is_said(tmp_path):
     output = write_page([made_run(tmp_path / name / "level1", seed=1), run], tmp_path / "page.html")
     text = output.read_text(encoding="utf-8")
     assert "<b>cat" not in text and "&lt;b&gt;cat" in text
-    assert "the run&#39;s weights, or its data, are not here" not in text  # the last level was not evaluated on test
+    assert "the run&#39;s weights, or its data, are not here" in text  # of level 1, the last that was evaluated on test
+    assert "all of this is of val" in text  # of level 2
     (output,) = [write_page([made_run(tmp_path / name / "level1", seed=1)], tmp_path / "page.html")]
     assert "the run&#39;s weights, or its data, are not here" in output.read_text(encoding="utf-8")
     assert "No temperature" in output.read_text(encoding="utf-8")
 
 
+def test_before_an_evaluation_val_is_shown(tmp_path):
+    run = train(tiny_recipe(1), job(tmp_path / "run", say=lambda line: None))
+    text = re.sub(r"\s+", " ", Reader(write_page([run], tmp_path / "page.html")).text)
+    assert "all of this is of val" in text and "often right (val, one view)" in text and "Largest losses" in text
+    assert "Temperature" not in text and "not shown" not in text
+
+
+def test_the_same_runs_give_the_same_page(ladder, page, tmp_path):
+    again = write_page([Run(ladder / "level1"), Run(ladder / "level3")], tmp_path / "again.html")
+    assert again.read_bytes() == page.read_bytes()
+
+
+def test_images_that_have_changed_are_not_shown(tmp_path):
+    """Under the same names and labels: by its pixels."""
+    random, pixels = np.random.default_rng(0), {}
+    for split in ("train", "test"):
+        pixels[f"x_{split}"] = random.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+        pixels[f"y_{split}"] = np.arange(40) % 2
+    data = tmp_path / "a.npz"
+    np.savez(data, **pixels)
+    run = train(tiny_recipe(1, data=f"npz:{data}", limit=None), job(tmp_path / "run", say=lambda line: None))
+    evaluate(run)
+    assert "Largest losses" in write_page([run], tmp_path / "page.html").read_text(encoding="utf-8")
+    np.savez(data, **pixels | {"x_test": 255 - pixels["x_test"]})
+    text = write_page([run], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Largest losses" not in text and "but these are others" in text
+
+
+def test_nothing_is_downloaded(tmp_path, capsys):
+    for data, words in (("cifar10", "prepared in"), ("tar:https://localhost:1/a.tar", "would have to be downloaded")):
+        with pytest.raises(InputError, match=words):
+            DataAccess(data, str(tmp_path), download=False).open(tiny_recipe(1, data=data))
+
+
+def test_many_excluded_images_are_counted(tmp_path):
+    names = [f"train cat/{number}.png" for number in range(300)]
+    runs = [made_run(tmp_path / "a" / "level3", level=3), made_run(tmp_path / "b" / "level3", level=3, exclude=names)]
+    page = write_page(runs, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "exclude 300 names" in page and names[7] not in page
+
+
+def test_all_right_is_drawn(tmp_path):
+    """The upper bound of its interval is where it is, whatever the rounding."""
+    run = made_run(tmp_path / "level1", noise=0.0)
+    assert run.evaluation("test").best["top1"] == 1
+    assert "Top-1 on test by level" in write_page([run], tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_only_the_images_that_are_shown_are_read(ladder, monkeypatch):
     plain = read_answers(ladder / "level3" / "evaluation_test.json", "plain")
-    images, read, real = RunImages(Run(ladder / "level3"), DataAccess(), plain), [], MemoryStore.read
+    images, read, real = RunImages(Run(ladder / "level3"), DataAccess(), "test", plain), [], MemoryStore.read
     monkeypatch.setattr(MemoryStore, "read", lambda self, numbers: (read.extend(numbers), real(self, numbers))[1])
     pictures = images.pictures(np.array([7, 3]))
     assert read == [7, 3] and all(each.source != each.heat for each in pictures) and not images.pictures([])
@@ -118,6 +168,17 @@ def test_a_browser_has_nothing_to_complain_of(page):
             driving.get(page.as_uri())
             assert not complaints(driving) and not [url for url in requested(driving) if url.startswith("http")]
             assert driving.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+
+
+@pytest.mark.browser
+def test_on_paper_all_runs_are_open_and_whole(page):
+    with browser(794, 1123) as driving:
+        driving.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        driving.get(page.as_uri())
+        heights = driving.execute_script("return [...document.querySelectorAll('details')].map((d) => d.scrollHeight)")
+        assert len(heights) == 2 and min(heights) > 500
+        clipped = "[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth + 1).length"
+        assert driving.execute_script(f"return {clipped}") == 0
 
 
 @pytest.mark.slow

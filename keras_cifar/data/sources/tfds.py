@@ -26,7 +26,7 @@ def open_tfds(request: DataRequest) -> Source:
         InputError: it is neither prepared nor can it be downloaded, cannot be read, or has no images with one class.
     """
     name = request.argument or request.name
-    builder = _prepared(name, request.data_dir)
+    builder = _prepared(name, request.data_dir, request.reading.download)
     features = builder.info.features
     image, label = (_feature(builder, kind) for kind in ("image", "label"))
     shape = features[image].shape
@@ -54,7 +54,7 @@ def open_tfds(request: DataRequest) -> Source:
     return Source(title, features[label].names, shape, with_val(read, splits), notes=notes, has_test="test" in splits)
 
 
-def _prepared(name, data_dir):
+def _prepared(name, data_dir, download):
     import tensorflow as tf
 
     tf.get_logger().setLevel("ERROR")
@@ -64,7 +64,14 @@ def _prepared(name, data_dir):
         raise InputError(f"Expected an existing folder for --data-dir, but {data_dir} does not exist; check the path.")
     try:
         builder = tfds.builder(name, data_dir=data_dir)
+        if not download and not builder.is_prepared():
+            raise InputError(
+                f"Expected {name} prepared in {data_dir or 'the TFDS folder'}, but it is not; "
+                f"pass --data-dir with a folder that holds {name}/."
+            )
         builder.download_and_prepare()
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
             f"Expected {name} prepared in {data_dir or 'the TFDS folder'} or a network to download it, but found "
