@@ -1,6 +1,7 @@
 """A classifier out of one ONNX file: onnxruntime, NumPy and Pillow, no TensorFlow."""
 
 import abc
+import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Iterable
@@ -170,9 +171,24 @@ class FileClassifier(Classifier):
         """
         about, owner = self.metadata, f"{self.path or 'the model'} on {self.provider}"
         size = about.input_size[0], about.input_size[1]
-        return check_golden(
+        found = check_golden(
             about.golden, about.precision, size, len(self.class_names), lambda x: self.session.run(x, LOGITS), owner
         )
+        return (
+            dataclasses.replace(found, text=f"{found.text}, {self._instead()}.") if found.state == "failed" else found
+        )
+
+    def _instead(self):
+        """What to do about golden answers that differ."""
+        may_saturate = self.metadata.precision == "int8" and not (self.metadata.quantization or {}).get("weights")
+        if self.provider not in RUNTIMES or self.provider == "onnxruntime-exact":
+            return "and copy the file again"
+        if may_saturate:
+            return (
+                "as its 8-bit sums saturate on this CPU or runtime: use --provider onnxruntime-exact, a float32 file, "
+                "or one exported again, whose weights cannot saturate"
+            )
+        return "and use another runtime (--provider) or copy the file again"
 
     def _refuse_unproven(self):
         if (found := self.self_check()).state != "ok":

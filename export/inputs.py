@@ -18,6 +18,7 @@ from keras_cifar.errors import InputError
 
 _PARQUET, _TAR = ".parquet", ".tar"
 SHARD_SUFFIXES = (_PARQUET, _TAR)
+PREDICTIONS = "_predictions.json"  # in a folder of predictions; readers of a folder of Parquet files pass over it
 _FEWEST_ROWS, _MOST_ROWS, _PARTS = 256, 4096, 64
 
 
@@ -189,10 +190,13 @@ def _at_url(pattern):
 
 
 def _shards_in_folder(folder):
-    names = [name.lower() for _, _, names in os.walk(folder) for name in names if not is_ignored(name)]
+    """All of the first kind that is there; predictions that an earlier command wrote into the folder are not among."""
+    walked = [names for _, _, names in os.walk(folder) if PREDICTIONS not in names]
+    names = [name.lower() for some in walked for name in some if not is_ignored(name)]
     for suffix in SHARD_SUFFIXES:
         if any(name.endswith(suffix) for name in names):
-            return find_shards(str(folder), (suffix,))
+            found = find_shards(str(folder), (suffix,))
+            return [shard for shard in found if not pathlib.Path(shard.path).with_name(PREDICTIONS).exists()]
     return []
 
 

@@ -181,7 +181,7 @@ def read_metadata(properties: dict[str, str]) -> Metadata | None:
     """
     try:
         values = {name: json.loads(text) for name, text in properties.items()}
-    except ValueError:
+    except (ValueError, TypeError):  # no JSON, or no text
         return None
     known = {field.name for field in dataclasses.fields(Metadata)}
     if not set(_REQUIRED) <= set(values):

@@ -11,6 +11,7 @@ from export.runtimes import OnnxSession
 from keras_cifar.data.stores import ImageStore, as_store, blocks
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.tta import flip_images, mean_logits
+from keras_cifar.speed.tf32 import full_float32
 
 BATCH_SIZES = (256, 7, 1)
 TOLERANCE = 1e-3
@@ -30,7 +31,8 @@ def keras_logits_by_view(model: Any, images: np.ndarray | ImageStore) -> np.ndar
         (2, N, C) float32.
     """
     views = []
-    with tqdm(total=2 * len(images), desc="Keras predict", unit="image", disable=None, leave=False) as bar:
+    progress = tqdm(total=2 * len(images), desc="Keras predict", unit="image", disable=None, leave=False)
+    with full_float32(), progress as bar:
         for flip in (False, True):
             logits = []
             for block in blocks(as_store(images), _CHUNK):

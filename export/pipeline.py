@@ -30,7 +30,7 @@ from keras_cifar.environment import cpu_kind, cpu_name, package_versions, utc_no
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.evaluate_run import load_run, run_data_changes
 from keras_cifar.files import atomic_folder, atomic_path, check_output, leftovers, size_of, sweep_partials, write_text
-from keras_cifar.metrics import classification_metrics
+from keras_cifar.metrics import classification_metrics, top1
 from keras_cifar.model.specs import backbone_spec
 from keras_cifar.model.weights import file_sha256
 from keras_cifar.recipes import recipe_to_dict
@@ -85,14 +85,14 @@ def export_run(
     metadata = {}
     for variant in paths:
         about = common | {"test": test and test.view("plain" if variant.name in ("fp32", "int8") else "tta")}
-        metadata[variant] = _metadata(cores[variant.int8], variant, val, about, plan)
+        metadata[variant] = _metadata(cores[variant.int8], variant, val, about, plan, say)
     _write(paths, gated, metadata, val, plan, say)
     return list(paths.values())
 
 
 def _output_paths(run, plan, chosen):
     folder, suffix = pathlib.Path(plan.output or run.path), TARGETS[plan.target].suffix
-    if folder.suffix == suffix and not folder.is_dir():
+    if folder.suffix == suffix and (TARGETS[plan.target].is_folder or not folder.is_dir()):
         if plan.all_variants:
             raise InputError(f"Expected a folder as --output of --all, but got {plan.output}; leave the file name out.")
         return {chosen[0]: folder}
@@ -139,16 +139,23 @@ def _common_metadata(run, source, changes):
     }
 
 
-def _metadata(core, variant, val, common, plan):
+def _metadata(core, variant, val, common, plan, say):
     """What one file says of itself."""
     labels, degree, selective = val.labels, 1.0, None
     if variant.selective:
         selective = choose_threshold(core.by_view, labels)
     if plan.temperature:
-        degree = fit_temperature(core.logits(variant, threshold=selective["threshold"] if selective else 0.0), labels)
+        logits = core.logits(variant, threshold=selective["threshold"] if selective else 0.0)
+        if top1(logits, labels) < 1:
+            degree = fit_temperature(logits, labels)
+        else:
+            say("The temperature is left at 1: all of val is right, which does not say how sure is too sure")
     if selective and degree != 1:  # with the temperature, images are sure in another order
         selective = choose_threshold(core.by_view, labels, degree)
     logits = core.logits(variant, degree, selective["threshold"] if selective else 0.0)
+    rejection = None if plan.reject is None else choose_rejection(logits, labels, plan.reject, degree)
+    if rejection and 1 - rejection["coverage"] < plan.reject - 1 / len(labels):
+        say(f"Fewer of val are unsure than --reject {plan.reject:g} asks for: more are as sure as can be told apart")
     return Metadata(
         **common,
         tta=variant.tta,
@@ -158,7 +165,7 @@ def _metadata(core, variant, val, common, plan):
         quantization=core.quantization,
         val=classification_metrics(logits / degree, labels, common["class_names"]),
         selective=selective,
-        rejection=None if plan.reject is None else choose_rejection(logits, labels, plan.reject, degree),
+        rejection=rejection,
     )
 
 

@@ -11,14 +11,13 @@ import pyarrow.parquet
 from tqdm import tqdm
 
 from export.classifier import Classifier
-from export.inputs import Inputs, Part
+from export.inputs import PREDICTIONS, Inputs, Part
 from export.predict import DECODERS, Prediction, check_top_k, predict_images
 from keras_cifar.errors import InputError
 from keras_cifar.files import atomic_path, can_write, read_json, sweep_partials, write_json
 
 SUFFIX = ".parquet"
 _ROWS_HELD = 4096
-_MANIFEST = "_predictions.json"  # whose name readers of a folder of Parquet files pass over
 _SCHEMA = pyarrow.schema(
     [
         pyarrow.field("path", pyarrow.string(), nullable=False),
@@ -141,17 +140,17 @@ def _check_place(folder):
 
 def _rows_begun(folder):
     """Rows of a file, as a command that began the folder chose them; None where none did."""
-    manifest = folder / _MANIFEST
+    manifest = folder / PREDICTIONS
     rows = read_json(manifest).get("rows") if manifest.is_file() else None
     return rows if isinstance(rows, int) and rows > 0 else None
 
 
 def _check_content(folder, identity, names):
     found = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    manifest = folder / _MANIFEST
+    manifest = folder / PREDICTIONS
     if not found:
         write_json(manifest, identity)
-    elif _MANIFEST not in found:
+    elif PREDICTIONS not in found:
         raise InputError(f"Expected an empty folder or one of predictions in {folder}, but it holds others; empty it.")
     elif changed := [name for name, value in identity.items() if read_json(manifest).get(name) != value]:
         what = {
@@ -163,13 +162,13 @@ def _check_content(folder, identity, names):
             f"Expected predictions of the same command in {folder}, but they are of "
             f"{what.get(changed[0], 'other images')}; choose another --output, or remove it."
         )
-    elif found - names - {_MANIFEST}:
+    elif found - names - {PREDICTIONS}:
         raise InputError(f"Expected only predictions in {folder}, but it holds others; empty it.")
 
 
 def is_begun(output_folder: pathlib.Path, identity: dict) -> bool:
     """Whether this machine sees a folder that a command with this identity began."""
-    manifest = output_folder / _MANIFEST
+    manifest = output_folder / PREDICTIONS
     return manifest.is_file() and read_json(manifest) == identity
 
 

@@ -25,6 +25,7 @@ _PACKAGES = (
     "torch",
     "ray",
 )
+_COMPUTING = ("tensorflow", "keras", "keras-hub", "numpy", "openvino")
 
 
 def describe_environment(recipe: Recipe, compute: dict, data: dict) -> dict:
@@ -58,6 +59,12 @@ def package_versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+
+def computing_versions() -> dict[str, str]:
+    """Versions of what computes a training on JAX, drivers of accelerators included."""
+    found = {dist.name: dist.version for dist in importlib.metadata.distributions() if dist.name.startswith("jax")}
+    return found | {name: version for name, version in package_versions().items() if name in _COMPUTING}
 
 
 def cpu_count() -> int:

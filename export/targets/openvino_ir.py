@@ -49,8 +49,9 @@ def start(path: pathlib.Path, weights: pathlib.Path) -> tuple[OpenVinoSession, d
     Raises:
         InputError: a file is missing, damaged or of another export, or OpenVINO is not installed.
     """
-    text, values = read_bytes(path, ".xml", _MOST), read_bytes(weights, ".bin", _MOST)
+    text = read_bytes(path, ".xml", _MOST)
     properties, digest = _about(text, path)
+    values = read_bytes(weights, ".bin", _MOST)
     if digest != hashlib.sha256(values).hexdigest():
         raise InputError(
             f"Expected the weights of {path} in {weights}, but they are of another export or damaged; copy both files "

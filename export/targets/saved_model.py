@@ -12,6 +12,7 @@ from export.graph import IMAGES, LOGITS
 from export.kinds import wrong_kind
 from export.metadata import Metadata
 from keras_cifar.errors import InputError
+from keras_cifar.speed.tf32 import tensorflow_float32
 
 _SIGNATURE = "serving_default"
 _METADATA = pathlib.Path("assets.extra", "keras_cifar.json")
@@ -40,7 +41,8 @@ class SavedModelSession:
 
     def run(self, images: np.ndarray, output: str) -> np.ndarray:
         """One output for uint8 images (B, H, W, 3)."""
-        return self._serve(**{IMAGES: self._as_tensor(np.ascontiguousarray(images))})[output].numpy()
+        with tensorflow_float32():  # as what it was compared with
+            return self._serve(**{IMAGES: self._as_tensor(np.ascontiguousarray(images))})[output].numpy()
 
 
 def start(path: pathlib.Path) -> tuple[SavedModelSession, dict[str, str]]:
@@ -58,7 +60,7 @@ def start(path: pathlib.Path) -> tuple[SavedModelSession, dict[str, str]]:
     try:
         properties = json.loads((path / _METADATA).read_text(encoding="utf-8"))
         return SavedModelSession(path), properties
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # whatever TensorFlow finds wrong
         raise InputError(
             f"Expected a SavedModel that `export` wrote, with its metadata, in {path}, but it is damaged or another "
             "model; copy or export it again."

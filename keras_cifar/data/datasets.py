@@ -180,14 +180,15 @@ class Source:
     def _read(self, split, division):
         if split == "test" or not division.refit:
             return self._kept(split, division)
-        val = self._kept("val", division)
-        if val is None or not len(val):
+        whole = self.read("val", division.seed)
+        if whole is None or not len(whole):
             return None
-        fraction = max(REFIT_FRACTION, 1 / len(val))
-        taken, left = stratified_split(val.labels, fraction, division.seed)
+        _, left = stratified_split(whole.labels, max(REFIT_FRACTION, 1 / len(whole)), division.seed)
+        val = self._kept("val", division)  # which images serve as val does not depend on which are excluded
+        is_left = np.isin(np.arange(len(whole)) if val.numbers is None else val.numbers, left)
         if split == "val":
-            return val.take(left)
-        train, more = self._kept("train", division), val.take(taken)
+            return val.take(np.flatnonzero(is_left))
+        train, more = self._kept("train", division), val.take(np.flatnonzero(~is_left))
         if train is None:
             return None
         return joined(train, more)

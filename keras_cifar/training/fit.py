@@ -95,6 +95,16 @@ class TrainedPart:
             self._feed_on_device(frozen)
 
     @property
+    def way(self) -> dict:
+        """What the compiled steps depend on besides the recipe: machines that train together have the same."""
+        return {
+            "loop": self.loop,
+            "train stored": self.train_is_stored,
+            "images on the device": self.resident is not None,
+            "inputs of a step": list(self.feed.shape),
+        }
+
+    @property
     def train_is_stored(self):
         return self.train_views is not None
 
@@ -290,8 +300,6 @@ class Fit:
         self.recipe, self.part = recipe, part
         self.watched = slice(None) if watched is None else watched
         self.batch_size = min(recipe.batch_size, len(part.train))
-        if part.machines is not None:
-            part.machines.check_batch(self.batch_size)
         self.steps_per_epoch = len(part.train) // self.batch_size
         self.total_steps = self.steps_per_epoch * recipe.epochs
         self.progress = Progress()

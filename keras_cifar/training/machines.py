@@ -7,6 +7,7 @@ among them, and XLA puts the sums of gradients, and of the statistics of batch n
 itself would also split what is not trained: features, val, and what is saved.
 """
 
+import collections
 import contextlib
 import ctypes
 import dataclasses
@@ -128,7 +129,19 @@ class Machines:
                 f"Expected {self.count} machines at {self.coordinator} within {self.wait_seconds:.0f} s, but they did "
                 f"not all come ({first_line(error)[:90]}); start each with its own --machine and the same --machines."
             ) from error
+        self._check_devices()
         self.exchange({})  # gloo connects at the first sum, and waits half a minute: not after data of unequal sizes
+
+    def _check_devices(self):
+        import jax
+
+        counts = collections.Counter(device.process_index for device in jax.devices())
+        index, count = max(counts.items(), key=lambda item: item[1] != counts[0])
+        if count != counts[0]:
+            raise InputError(
+                f"Expected as many devices on each machine, but machine 0 has {counts[0]} and machine {index} {count}; "
+                "set CUDA_VISIBLE_DEVICES so that all have the same number."
+            )
 
     def _check_port(self):
         """A port that is taken or that nobody opens would end this process, or have it wait, without a word."""

@@ -21,7 +21,7 @@ from keras_cifar.checks import Number, number_setting, show
 from keras_cifar.data.copies import describe_alike, describe_copies, image_keys
 from keras_cifar.data.datasets import Source, Split
 from keras_cifar.data.record import absolute_data, check_changes, data_changes, describe_data, is_same_place
-from keras_cifar.environment import describe_environment, package_versions, thread_count, utc_now
+from keras_cifar.environment import computing_versions, describe_environment, thread_count, utc_now
 from keras_cifar.errors import DivergedError, InputError
 from keras_cifar.evaluation.evaluate_split import write_predictions
 from keras_cifar.files import atomic_path, temporary_folder, write_json
@@ -109,6 +109,7 @@ def _train_together(recipe, job, save_seconds):
             run.check(recipe, job.overwrite)
             parent = _finished_parent(recipe, job) if machines.writes else None
             start = _prepare(recipe, run, dataclasses.replace(job, init_from=parent))
+            machines.check_batch(min(recipe.batch_size, len(start.train)))
             facts = start.facts()
         except InputError as error:
             machines.tell(error)
@@ -385,7 +386,7 @@ class _Beginning:
         recipe = {name: value for name, value in recipe_to_dict(self.recipe).items() if name != "data"}
         data = describe_data(self.source, self.train, self.val, self.recipe)
         return {
-            "version of Python and packages": {"Python": platform.python_version(), **package_versions()},
+            "version of Python and packages": {"Python": platform.python_version(), **computing_versions()},
             "recipe": recipe,
             "data": {name: value for name, value in data.items() if name != "data"},
             "arithmetic": describe_compute(self.recipe),
@@ -490,6 +491,7 @@ class _Training:
             )
         self.fit = Fit(self.recipe, part)
         if start.job.machines is not None:
+            start.job.machines.agree({"way of feeding (disk and device memory decide it)": part.way})
             self.say(start.job.machines.describe(self.fit.batch_size, self.recipe.learning_rate))
         self._restore(start.state)
 

@@ -1,5 +1,6 @@
 """A tiny run exported for real: the gate, the four files, INT8's budget, card, labels and Triton."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -23,7 +24,7 @@ from export.runtimes import RUNTIMES, OnnxSession, register_runtime
 from export.targets import TARGETS, Target, register_target
 from export.temperature import calibration
 from keras_cifar.calibration import fit_temperature
-from keras_cifar.data.datasets import open_data
+from keras_cifar.data.datasets import Split, open_data
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.evaluate_run import evaluate
 from keras_cifar.evaluation.tta import flip_images, mean_logits
@@ -112,6 +113,22 @@ def test_temperature_is_in_the_probabilities_and_not_in_the_logits(exported, val
     scaled = np.exp(logits / found["temperature"])
     expected = scaled / scaled.sum(axis=1, keepdims=True)
     assert np.allclose(classifier.predict_proba(val.images), expected, atol=1e-5)
+
+
+def test_where_all_of_val_is_right_the_temperature_is_left_at_1(exported):
+    """The least cross-entropy is then at the lowest temperature that is allowed, where all is sure."""
+    about = OnnxClassifier(exported["folder"] / "level4_fp32.onnx").metadata
+    ours = ("tta", "precision", "temperature", "calibration", "quantization", "val", "selective", "rejection", "golden")
+    names = [field.name for field in dataclasses.fields(about) if field.name not in ours]
+    labels, lines = np.arange(40) % 10, []
+    logits = np.random.default_rng(0).normal(size=(2, 40, 10)) + 9 * np.eye(10)[labels]
+    val = Split.of(np.zeros((40, 2, 2, 3), np.uint8), labels)
+    plan, common = ExportPlan(temperature=True, reject=0.05), {name: getattr(about, name) for name in names}
+    found = module._metadata(Core(None, logits), VARIANTS[0], val, common, plan, lines.append)
+    assert found.temperature == 1 and "all of val is right" in lines[0] and len(lines) == 1
+    assert found.rejection["coverage"] == 0.95 and found.calibration["error_after"] > 0
+    sure = module._metadata(Core(None, 100 * logits), VARIANTS[0], val, common, plan, lines.append)
+    assert sure.rejection["coverage"] == 1 and "as sure as can be told apart" in lines[-1]
 
 
 def test_fitted_temperature_has_the_least_cross_entropy():

@@ -1,19 +1,22 @@
 """Predictions of many images in a folder of Parquet files, which a killed command goes on with."""
 
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
+import pyarrow
 import pyarrow.parquet
 import pytest
 from conftest import ROOT, write_photos
 
 import cli
 from export import OnnxClassifier
-from export.inputs import Inputs, find_inputs
+from export.inputs import PREDICTIONS, Inputs, find_inputs
 from export.predict import predict_inputs
 from export.predict_shards import Summary, predict_to_parquet
 from keras_cifar.errors import InputError
@@ -140,3 +143,26 @@ def test_a_killed_command_goes_on(model, photos, tmp_path):
         subprocess.run([*command, str(target)], cwd=ROOT, check=True)
     assert rows_of(folder) == rows_of(out) and len(rows_of(out)) == 60 * 25
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_predictions_inside_the_input_are_no_input(model, photos, tmp_path, capsys):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        for path in sorted(photos.rglob("*.png"))[:3]:
+            tar.add(path, path.name)
+    command = ["predict", model, "--input", str(folder), "--output", str(folder / "out.parquet")]
+    for _ in range(2):
+        assert cli.main(command) == 0, capsys.readouterr()
+        assert "3 images, written to" in capsys.readouterr().err
+    assert find_inputs([str(folder)]).shards[0].path == str(folder / "a.tar")
+    shutil.copytree(folder / "out.parquet", folder / "mine")
+    (folder / "mine" / PREDICTIONS).unlink()
+    assert [pathlib.Path(each.path).parent.name for each in find_inputs([str(folder)]).shards] == ["mine"]
+
+
+def test_a_parquet_file_without_rows_is_named(model, tmp_path, capsys):
+    path = tmp_path / "none.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"image": pyarrow.array([], pyarrow.binary())}), path)
+    assert cli.main(["predict", model, str(path)]) == 2
+    assert "it has no rows; leave it out" in capsys.readouterr().err

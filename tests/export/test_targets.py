@@ -100,7 +100,6 @@ def test_a_file_under_the_name_of_another_kind(files, tmp_path, name):
             continue
         wrong = tmp_path / f"wrong{TARGETS[other].suffix}"
         (shutil.copytree if path.is_dir() else shutil.copyfile)(path, wrong)
-        (tmp_path / "wrong.bin").write_bytes(b"weights")
         with pytest.raises(InputError, match="but it is") as found:
             open_file(wrong)
         assert f"end in {TARGETS[name].suffix}" in str(found.value) and "\n" not in str(found.value)
@@ -120,6 +119,13 @@ def test_damaged_missing_and_foreign_files_are_one_sentence(files, tmp_path, nam
             shutil.copyfile(source, place)
         damaged = copy
     open_file(copy)
+    if path.is_dir():
+        for variables in sorted((copy / "variables").iterdir()):
+            whole = variables.read_bytes()
+            variables.write_bytes(whole[: len(whole) // 2])
+            with pytest.raises(InputError, match="damaged"):
+                open_file(copy)
+            variables.write_bytes(whole)
     damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
     with pytest.raises(InputError, match=r"damaged|another model"):
         open_file(copy)
@@ -179,6 +185,8 @@ def test_export_writes_what_agrees_with_keras_on_all_of_val(exported, files, tmp
         export_run(run, plan, say=lines.append)
     (again,) = export_run(run, ExportPlan(tmp_path, name, "selective", reject=0.1, overwrite=True), say=lines.append)
     assert again == path and not [p for p in tmp_path.iterdir() if "keras_cifar-" in p.name or "partial" in p.name]
+    with pytest.raises(InputError, match="--overwrite"):  # not a folder to write another into
+        export_run(run, ExportPlan(path, name, "selective"), say=lines.append)
 
 
 @pytest.mark.slow

@@ -136,6 +136,17 @@ def test_more_machines_than_images_a_batch(port, tmp_path):
     for number, (size, words) in enumerate({"1": "take fewer machines", "3": "pass --batch-size 2"}.items()):
         ended = train_on(port + number, 2, *OPTIONS, "--batch-size", size, "--run-dir", tmp_path / size)
         assert [code for code, *_ in ended] == [2, 2] and all(words in error for *_, error in ended), ended
+        assert not (tmp_path / size / "recipe.json").exists()  # nor is what was there overwritten
+
+
+@needs_jax
+@pytest.mark.machines
+def test_machines_with_different_numbers_of_devices(port, tmp_path):
+    two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    both = [start(port, 2, i, *OPTIONS, "--run-dir", tmp_path / "run", **env) for i, env in enumerate(({}, two))]
+    ended = [process.communicate(timeout=600) for process in both]
+    assert [process.returncode for process in both] == [2, 2], ended
+    assert all("machine 0 has 1 and machine 1 2" in error for _, error in ended), ended
 
 
 @needs_jax

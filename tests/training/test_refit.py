@@ -87,6 +87,15 @@ def test_nothing_that_must_be_unseen_was_seen(runs):
     assert not rows(val.images) & rows(train_images.images)
 
 
+def test_a_list_of_excluded_images_moves_no_other_image():
+    """Else a refit with a list that starts from one without would be judged by what that one has seen."""
+    source, recipe = open_data("digits"), tiny_recipe(3, limit=None, refit=True)
+    whole = source.load("val", recipe.division)
+    shorter = dataclasses.replace(recipe, exclude=tuple(f"val {number}" for number in range(0, 200, 7)))
+    left, train_images = (source.load(split, shorter.division) for split in ("val", "train"))
+    assert rows(left.images) < rows(whole.images) and not rows(whole.images) & rows(train_images.images)
+
+
 def test_it_is_a_row_of_the_table_of_the_run_that_chose(runs):
     found = find_runs([str(runs[0].path.parent)])
     (members,) = split_tables(found).values()

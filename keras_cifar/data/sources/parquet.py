@@ -124,6 +124,8 @@ def encoded_images(shard: Shard) -> Iterator[tuple[str, bytes | None]]:
             for value in found.flatten()[0] if column.endswith(".bytes") else found:
                 yield str(row), value.as_py()
                 row += 1
+        if row == 0:
+            raise InputError(f"Expected images in {shard.path}, but it has no rows; leave it out.")
 
 
 def _features(schema):
