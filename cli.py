@@ -646,7 +646,7 @@ def _export(args):
     packing = Packing(args.web, args.web_single, args.ort_web, args.docker, args.ovms, None, args.overwrite)
     if files is not None:
         packing = dataclasses.replace(packing, triton=args.triton)
-    packing.check()
+    packing.check(args.target if files is None else "onnx")
     files = _exported(args, packing) if files is None else files
     if files and not packing.is_empty:
         packing.write(files)

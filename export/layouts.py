@@ -3,11 +3,11 @@
 import pathlib
 import shutil
 
-from export.card import labels_path
+from export.card import labels_path, labels_text
 from export.classifier import OnnxClassifier
 from keras_cifar.errors import InputError
 from keras_cifar.files import atomic_path, read_json, write_json, write_text
-from keras_cifar.names import file_name, one_line
+from keras_cifar.names import file_name
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
@@ -16,12 +16,31 @@ def check_ovms(root: str | None) -> None:
     """Raises InputError where a folder for OpenVINO Model Server cannot be written to."""
     if root and pathlib.Path(root).exists() and not pathlib.Path(root).is_dir():
         raise InputError(f"Expected a folder for --ovms, but {root} is a file; choose another.")
+    if root:
+        _configuration(pathlib.Path(root) / "config.json")
+
+
+def _configuration(path):
+    """What is in a server's configuration, with its list of models, which may be empty."""
+    found = read_json(path) if path.is_file() else {}
+    entries = found.get("model_config_list", []) if isinstance(found, dict) else None
+    if not isinstance(entries, list) or not all(_name_of(entry) for entry in entries):
+        raise InputError(
+            f"Expected the configuration of OpenVINO Model Server in {path}, a list of models with names, but it is "
+            "another; correct it, or choose another folder for --ovms."
+        )
+    return {**found, "model_config_list": entries}
+
+
+def _name_of(entry):
+    config = entry.get("config") if isinstance(entry, dict) else None
+    return config.get("name") if isinstance(config, dict) else None
 
 
 def write_ovms(root: str, path: pathlib.Path) -> pathlib.Path:
     """Writes a model into a folder of OpenVINO Model Server: NAME/1/model.onnx, NAME/labels.txt and config.json.
 
-    Other models of its config.json stay.
+    What else its config.json has stays.
 
     Args:
         root: the folder.
@@ -34,12 +53,12 @@ def write_ovms(root: str, path: pathlib.Path) -> pathlib.Path:
     folder = pathlib.Path(root) / file_name(path.stem)
     with atomic_path(folder / "1" / "model.onnx") as partial:
         shutil.copyfile(path, partial)
-    write_text(labels_path(folder / "model.onnx"), "".join(f"{one_line(name)}\n" for name in classifier.class_names))
+    write_text(labels_path(folder / "model.onnx"), labels_text(classifier.class_names))
     config = pathlib.Path(root) / "config.json"
-    entries = read_json(config).get("model_config_list", []) if config.is_file() else []
+    found = _configuration(config)
     new = {"config": {"name": folder.name, "base_path": f"/models/{folder.name}"}}
-    kept = [entry for entry in entries if entry.get("config", {}).get("name") != folder.name]
-    write_json(config, {"model_config_list": [*kept, new]})
+    kept = [entry for entry in found["model_config_list"] if _name_of(entry) != folder.name]
+    write_json(config, {**found, "model_config_list": [*kept, new]})
     write_client(pathlib.Path(root))
     return folder
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from export.classifier import PRETRAINED, OnnxClassifier
 from export.containers import check_docker, write_docker
-from export.layouts import check_ovms, write_ovms
+from export.layouts import check_ovms, write_client, write_ovms
 from export.serve.names import is_onnx, named_paths
 from export.triton import check_triton, write_triton
 from export.web.runtime_files import runtime_files
@@ -46,12 +46,24 @@ class Packing:
         """Whether nothing is asked for."""
         return not (self.has_page or self.docker or self.ovms or self.triton)
 
-    def check(self) -> None:
-        """Raises InputError for the first place that cannot be written to."""
+    def check(self, target: str = "onnx", say: Callable[[str], None] = print) -> None:
+        """Raises InputError for the first place that cannot be written to, and what else would fail after an export.
+
+        Args:
+            target: the kind of file that is going to be exported.
+            say: told where onnxruntime-web is fetched from, which is kept in the cache.
+        """
+        if target != "onnx" and not self.is_empty:
+            raise InputError(
+                f"Expected --target onnx with --web, --web-single, --docker, --ovms and --triton, but got {target}; "
+                "leave one out."
+            )
         check_places(self.web, self.web_single, self.overwrite)
         check_docker(self.docker, self.overwrite)
         check_ovms(self.ovms)
         check_triton(self.triton)
+        if self.has_page:
+            runtime_files(self.ort_web, say)
 
     def write(self, files: Sequence[pathlib.Path], say: Callable[[str], None] = print) -> None:
         """Writes all that is asked for.
@@ -77,6 +89,7 @@ class Packing:
         for path, model in models.items():
             if self.triton:
                 say(f"written to {write_triton(self.triton, path, model.metadata)}")
+                write_client(pathlib.Path(self.triton))
             if self.ovms:
                 say(f"written to {write_ovms(self.ovms, path)}")
 

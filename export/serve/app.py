@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import hmac
+import json
 import os
 import time
 from typing import Any
@@ -27,6 +28,13 @@ from keras_cifar.checks import Number, parse_number
 _DECODERS = max(2, min(4, os.cpu_count() or 2))
 _SMALL_BODY = 2**16  # what is parsed at once; more would hold up the other connections
 _SAFE_HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-store"}
+
+
+class _Json(JSONResponse):
+    """ASCII, as a name may have half of a surrogate pair, which is no text in UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
 class Service:
@@ -122,12 +130,13 @@ class Service:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.pool.shutdown(wait=False, cancel_futures=True)
+        self.predictor.close()
 
     async def _live(self, request):
-        return Response()
+        return _Json({"live": True, "ready": True})
 
     async def _server(self, request):
-        return JSONResponse({"name": "keras_cifar", "version": VERSION, "extensions": EXTENSIONS})
+        return _Json({"name": "keras_cifar", "version": VERSION, "extensions": EXTENSIONS})
 
     def _model(self, request: Request) -> ServedModel:
         version = request.path_params.get("version", VERSION)
@@ -137,11 +146,11 @@ class Service:
 
     async def _metadata(self, request):
         model = self._model(request)
-        return JSONResponse(model_metadata(model.name, model.classifier))
+        return _Json(model_metadata(model.name, model.classifier))
 
     async def _ready(self, request):
-        self._model(request)
-        return Response()
+        model = self._model(request)
+        return _Json({"name": model.name, "ready": True})
 
     async def _infer(self, request):
         model = self._model(request)
@@ -172,15 +181,15 @@ class Service:
         self.metrics.unsure.labels(model.name).inc(sum(answer.get("unsure", False) for answer in answers))
         about = {"model": model.name, "milliseconds": watch.milliseconds}
         if files is not None:
-            return JSONResponse({**about, "predictions": answers})
+            return _Json({**about, "predictions": answers})
         (answer,) = answers
         if "error" in answer:
             raise Refused(400, answer["error"])
-        return JSONResponse({**about, **{name: value for name, value in answer.items() if name != "name"}})
+        return _Json({**about, **{name: value for name, value in answer.items() if name != "name"}})
 
     async def _models(self, request):
         found = [_description(model) for model in self.models.by_name.values()]
-        return JSONResponse({"models": found, "max_body": self.settings.body_bytes})
+        return _Json({"models": found, "max_body": self.settings.body_bytes})
 
     async def _metrics(self, request):
         return Response(self.metrics.text(), media_type=CONTENT_TYPE)
@@ -191,7 +200,7 @@ class Service:
 
 
 def _sentence(status, sentence, headers=None):
-    return JSONResponse({"error": sentence}, status, {**_SAFE_HEADERS, **(headers or {})})
+    return _Json({"error": sentence}, status, {**_SAFE_HEADERS, **(headers or {})})
 
 
 def _query_number(query, name, rule, default):

@@ -89,6 +89,7 @@ class Batcher:
         finally:
             self._admitted -= count
             self._waiting.set(self._admitted)
+            self._arrived.set()  # a call that waits for these images need not wait on
 
     async def predict(self, loaded: Loaded, images: np.ndarray, outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
         """Outputs for images that have their `room`.

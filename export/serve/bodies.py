@@ -101,7 +101,10 @@ def _part(part):
         name, _, value = line.partition(":")
         if name.strip().lower() == "content-disposition":
             headers["content-disposition"] = value.strip()
-    return headers.get_filename(), content
+    try:
+        return headers.get_filename(), content
+    except ValueError as error:  # of a character set that does not exist, or does not fit
+        raise _damaged("the name of a file cannot be decoded") from error
 
 
 def _damaged(why):

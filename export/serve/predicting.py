@@ -1,8 +1,9 @@
-"""Images of any format to labels, for `POST /predict`: decoded beside each other, predicted in shared calls."""
+"""Images to labels, for `POST /predict`: requests decode beside each other, and share calls."""
 
 import asyncio
 import base64
 import concurrent.futures
+import math
 import time
 from typing import Any
 
@@ -11,11 +12,15 @@ import numpy as np
 from export.serve.answers import Refused
 from export.serve.models import ServedModel
 from export.serve.settings import ServeSettings
-from keras_cifar.data.images import decode_image, error_text
+from keras_cifar.data.images import decode_image, error_text, shown_size
+
+# What Pillow decodes in C: its decoders in Python would keep all threads waiting.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000")
+_LARGE_PIXELS = 8e6
 
 
 class Predictor:
-    """Decodes and predicts the files of a request.
+    """Decodes and predicts the files of a request; a request decodes one file at a time, and one of all a large one.
 
     Args:
         settings: see `ServeSettings`.
@@ -24,6 +29,11 @@ class Predictor:
 
     def __init__(self, settings: ServeSettings, pool: concurrent.futures.Executor):
         self._settings, self._pool = settings, pool
+        self._large = concurrent.futures.ThreadPoolExecutor(1, "decode large")
+
+    def close(self) -> None:
+        """Ends its own thread."""
+        self._large.shutdown(wait=False, cancel_futures=True)
 
     async def predict(
         self, model: ServedModel, files: list[tuple[str | None, bytes]], top_k: int, with_pixels: bool
@@ -46,7 +56,7 @@ class Predictor:
         with model.batcher.room(len(files)):
             loaded = model.loaded  # of all of them, even where it is swapped meanwhile
             classifier = loaded.alone
-            decoded = await asyncio.gather(*(self._decode(content, classifier) for _, content in files))
+            decoded = [await self._decode(content, classifier) for _, content in files]
             images = [pixels for pixels in decoded if not isinstance(pixels, str)]
             if images:
                 found = await model.batcher.predict(loaded, np.stack(images), ("probabilities",))
@@ -64,17 +74,26 @@ class Predictor:
 
     async def _decode(self, content, classifier):
         """The pixels, or the reason as a string: an image must not stop the others."""
+        pool = self._large if _pixels(content) > _LARGE_PIXELS else self._pool
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
-            self._pool, _decoded, content, classifier.side, classifier.resize, self._settings.pixels
+            pool, _decoded, content, classifier.side, classifier.resize, self._settings.pixels
         )
+
+
+def _pixels(content):
+    """How many an image has, by its header; 0 of what is none."""
+    try:
+        return math.prod(shown_size(content))
+    except Exception:  # as of whatever decoder; decoding says what is wrong
+        return 0
 
 
 def _decoded(content, side, resize, pixels):
     if not content:
         return "Expected an image, but got no bytes; send the content of an image file."
     try:
-        return decode_image(content, side, resize, pixels)
+        return decode_image(content, side, resize, pixels, _FORMATS)
     except Exception as error:  # as of whatever decoder
         return f"Expected an image, but it cannot be read ({error_text(error, 'it')}); send another."
 

@@ -6,6 +6,7 @@ Sources: kserve/open-inference-protocol, and the extensions `binary_tensor_data`
 import dataclasses
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def parse_infer(body: bytes, header_length: str | None, classifier: Classifier, 
 def _split(body, header_length):
     if header_length is None:
         header_length = str(len(body))
-    if not header_length.isdigit() or not 0 < int(header_length) <= len(body):
+    if not re.fullmatch("[0-9]{1,12}", header_length) or not 0 < int(header_length) <= len(body):
         raise _wrong(f"{HEADER} from 1 to the body's {len(body)} bytes", show(header_length))
     end = int(header_length)
     if end > MAX_JSON:
@@ -156,18 +157,16 @@ def _from_bytes(binary, size, shape):
 
 def _from_json(data, shape):
     try:
-        values = np.array(data)
-    except (ValueError, OverflowError, RecursionError) as error:
+        values = np.array(data, object)  # of any other type, one long text would have all values take its room
+    except (ValueError, RecursionError) as error:
         raise _wrong("data as numbers, flat or nested as the shape says", "lists of uneven lengths") from error
-    if (
-        values.dtype.kind not in "iu"
-        or values.size != math.prod(shape)
-        or values.shape not in ((values.size,), tuple(shape))
-    ):
-        found = f"shape {list(values.shape)} of {values.dtype.name}" if isinstance(data, list) else type(data).__name__
+    kinds = sorted({type(value).__name__ for value in values.ravel()})
+    if kinds != ["int"] or values.size != math.prod(shape) or values.shape not in ((values.size,), tuple(shape)):
+        found = f"shape {list(values.shape)} of {', '.join(kinds)}" if isinstance(data, list) else type(data).__name__
+        found = "lists of uneven lengths" if "list" in kinds else found
         raise _wrong(f"data as {math.prod(shape)} whole numbers for shape {shape}", found)
     if values.min() < 0 or values.max() > 255:
-        raise _wrong("values from 0 to 255", f"{values.min()} to {values.max()}")
+        raise _wrong("values from 0 to 255", f"{show(values.min())} to {show(values.max())}")
     return values.astype(np.uint8).reshape(shape)
 
 

@@ -106,7 +106,9 @@ def _run(models, metrics, settings, listening, say):
     from export.serve.app import Service
     from export.serve.connections import StoppingServer, TimedProtocol
 
-    protocol = type("Protocol", (TimedProtocol,), {"seconds": settings.timeout})
+    refused = metrics.requests.labels("other", 503).inc
+    limits = {"seconds": settings.timeout, "most": settings.max_connections, "refused": staticmethod(refused)}
+    protocol = type("Protocol", (TimedProtocol,), limits)
     config = uvicorn.Config(
         Service(models, settings, metrics).app(),
         http=protocol,
@@ -116,13 +118,14 @@ def _run(models, metrics, settings, listening, say):
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=settings.max_connections,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(settings.timeout) + 30,
         h11_max_incomplete_event_size=_MAX_HEADERS,
     )
-    asyncio.run(StoppingServer(config, lambda: _say_where(settings, listening, say)).serve(sockets=[listening]))
-    say("stopped; every request that came before has its answer")
+    server = StoppingServer(config, lambda: _say_where(settings, listening, say))
+    asyncio.run(server.serve(sockets=[listening]))
+    left = f"{server.cut_off} connections were cut off, whose clients did not read their answer"
+    say(f"stopped; {left if server.cut_off else 'every request that came before has its answer'}")
 
 
 def _say_where(settings, listening, say):

@@ -36,7 +36,8 @@ class ServeSettings:
         queue: images that wait at most, for each model; what comes beyond them is answered with 503.
         max_body: of a request, in MiB. All requests together hold at most 16 times that.
         max_megapixels: of an image that is decoded whole, see `keras_cifar.data.images.decode_image`.
-        timeout: seconds in which the headers of a request, and then its body, must have come.
+        timeout: seconds in which the headers of a request, and then its body, must have come, and after which a client
+            that reads nothing of its answer is cut off.
         max_connections: at a time; what comes beyond them is answered with 503.
         threads: of one call of the runtime; 0 for its own choice, and half of the CPUs for each of two calls at a time.
         provider: a name in `export.runtimes.RUNTIMES`; the default is onnxruntime whose threads leave the CPU to

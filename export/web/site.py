@@ -5,6 +5,7 @@ import gzip
 import json
 import pathlib
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from export.classifier import OnnxClassifier
 from export.web.runtime_files import LICENCE, VERSION
 from keras_cifar.errors import InputError
 from keras_cifar.files import atomic_path, check_output, write_json, write_text
+from keras_cifar.names import file_name
 
 STATIC = pathlib.Path(__file__).parent / "static"
 # Name in the folder -> file of `STATIC`.
@@ -45,7 +47,7 @@ def write_site(
     """
     root, models = pathlib.Path(folder), [_Model(path) for path in files]
     for model in models:
-        _write_bytes(root / "models" / model.path.name, model.content)
+        _write_bytes(root / "models" / file_name(model.path.name), model.content)
     for name, content in runtime.items():
         _write_bytes(root / "ort" / name, content)
     write_text(root / "ort" / "LICENSE.txt", LICENCE)
@@ -54,7 +56,10 @@ def write_site(
     write_json(root / "models.json", {"models": [model.about for model in models]})
     policy = _POLICY.format(scripts="'self'", styles="'self'", connect="'self'")
     write_text(root / "index.html", _with_policy(_text("index.html"), policy))
-    say(f"written to {folder}: {_counted(models)}, onnxruntime-web {VERSION}; try it with `python -m http.server -d`")
+    say(
+        f"written to {folder}: {_counted(models)}, onnxruntime-web {VERSION}; try it with "
+        f"`python -m http.server -d {shlex.quote(str(folder))}`"
+    )
     return root / "index.html"
 
 
@@ -63,7 +68,7 @@ def write_single(
 ) -> pathlib.Path:
     """Writes one file with everything in it, which opens from the disk; see `write_site`."""
     models = [_Model(file) for file in files]
-    inside = {f"models/{model.path.name}": model.content for model in models}
+    inside = {model.about["file"]: model.content for model in models}
     inside |= {f"ort/{name}": content for name, content in runtime.items()}
     inside["models.json"] = json.dumps({"models": [model.about for model in models]}).encode()
     blocks = [f"<!--\n{LICENCE}-->"]
@@ -120,7 +125,7 @@ def _description(path: pathlib.Path, size: int) -> dict[str, Any]:
     about = classifier.metadata
     return {
         "name": path.stem,
-        "file": f"models/{path.name}",
+        "file": f"models/{file_name(path.name)}",
         "bytes": size,
         "classes": classifier.class_names,
         "side": classifier.side,

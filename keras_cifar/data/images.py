@@ -8,6 +8,7 @@ import os
 import pathlib
 import threading
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,9 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what no handler takes, logging writes to the terminal
 
 
-def decode_image(source: Any, side: int, resize: str = "crop", max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_image(
+    source: Any, side: int, resize: str = "crop", max_pixels: int = MAX_PIXELS, formats: Collection[str] | None = None
+) -> np.ndarray:
     """Reads an encoded image.
 
     EXIF orientation is applied; transparency is laid over white; grey, palette, CMYK and 16-bit become
@@ -40,6 +43,7 @@ def decode_image(source: Any, side: int, resize: str = "crop", max_pixels: int =
         side: of the result, in pixels.
         resize: how what is not square becomes square, see `fit_square`.
         max_pixels: of an image that is decoded whole, so that a small file cannot take all memory.
+        formats: names that Pillow has for what may be read; None for all.
 
     Returns:
         (side, side, 3) uint8, see `fit_square`.
@@ -51,7 +55,7 @@ def decode_image(source: Any, side: int, resize: str = "crop", max_pixels: int =
     with _QUIET:
         source = _checked_path(source) if is_path(source) else read_whole(source, MAX_BYTES)
         try:
-            image = _open(source)
+            image = _open(source, formats)
         except UnidentifiedImageError as error:
             if _is_heif(source) and missing_reader("image.heic"):
                 raise ValueError("HEIC, which needs a package: pip install pillow-heif") from error
@@ -144,10 +148,11 @@ def _checked_path(path):
     return path
 
 
-def _open(source):
+def _open(source, chosen=None):
     """A Pillow image, its pixels not yet decoded, of a path or bytes."""
+    formats = [name for name in _formats() if chosen is None or name in chosen]
     try:
-        return Image.open(source if is_path(source) else io.BytesIO(source), formats=_formats())
+        return Image.open(source if is_path(source) else io.BytesIO(source), formats=formats)
     except Image.DecompressionBombError:  # over 179 megapixels by default; `_bound` has a limit for each format
         with contextlib.suppress(SyntaxError):  # no JPEG
             return JpegImagePlugin.JpegImageFile(source if is_path(source) else io.BytesIO(source))

@@ -132,10 +132,25 @@ def test_folders_of_other_servers_and_one_client(tmp_path, exported, photo):
     for name in (MODEL, "level4_fp32"):
         for root in (tmp_path / "ovms", tmp_path / "triton"):
             assert OnnxClassifier(root / name / "1" / "model.onnx").side in (8, 32)
+    assert (tmp_path / "triton" / "client.py").read_bytes() == (tmp_path / "ovms" / "client.py").read_bytes()
     with serving(*files) as server:
         found = _ask(tmp_path / "ovms" / "client.py", server.port, MODEL, photo)
         probabilities = OnnxClassifier().predict_proba(photo)[0]
         assert found == f"{photo}: class {probabilities.argmax()} ({100 * probabilities.max():.1f} %)\n"
+
+
+def test_a_servers_configuration_keeps_what_else_it_has(tmp_path, capsys):
+    mine = {"mediapipe_config_list": [{"name": "m"}], "model_config_list": [{"config": {"name": "other"}}]}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(mine))
+    assert cli.main(["export", "--ovms", str(tmp_path)]) == 0
+    found = json.loads(config.read_text())
+    assert found["mediapipe_config_list"] == mine["mediapipe_config_list"]
+    assert [one["config"]["name"] for one in found["model_config_list"]] == ["other", MODEL]
+    for wrong in ("[]", '{"model_config_list": null}', '{"model_config_list": [{"config": null}]}', "text"):
+        config.write_text(wrong)
+        assert cli.main(["export", "--ovms", str(tmp_path)]) == 2 and config.read_text() == wrong
+        assert capsys.readouterr().err.startswith("error: Expected ")
 
 
 def test_openvino_reads_its_folder(tmp_path, photo):
@@ -153,6 +168,7 @@ def test_commands_that_make_no_sense(tmp_path, capsys):
     (tmp_path / "taken" / "index.html").write_text("mine")
     wrong = {
         (): "a place to put them",
+        ("run", "--target", "litert", "--docker", str(tmp_path / "x")): "--target onnx with --web",
         ("a", "b", "--docker", "x"): "one run, or .onnx files",
         ("none.onnx", "--docker", str(tmp_path / "x")): "does not exist",
         ("--docker", str(tmp_path / "file")): "is a file",

@@ -1,9 +1,11 @@
 """The real server as a process: what it answers, what it refuses, and that nobody else notices."""
 
 import concurrent.futures
+import http.client
 import io
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -278,14 +280,60 @@ def test_a_full_queue_says_when_to_come_again():
 
 
 def test_more_connections_than_allowed():
+    """One more is refused with a sentence; those that are there are answered as before."""
     with serving("--max-connections", 4) as server:
-        idle = [server.raw() for _ in range(4)]
-        status = server.request("/v2/health/live")[0]
-        for connection in idle:
+        old = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        old.request("GET", "/v2/health/live")
+        assert json.loads(old.getresponse().read()) == {"live": True, "ready": True}
+        idle = [server.raw() for _ in range(3)]
+        time.sleep(0.2)
+        server.sentence(503, "/v2/health/live")
+        assert server.request("/v2/health/live")[1]["retry-after"] == "1"
+        old.request("GET", "/metrics")
+        assert re.search(r'_requests_total\{[^}]*"other"[^}]*"503"[^}]*\} 2', old.getresponse().read().decode())
+        for connection in (*idle, old):
             connection.close()
-        assert status == 503
         time.sleep(0.2)
         assert server.request("/v2/health/live")[0] == 200
+
+
+def test_a_client_that_does_not_read_is_cut_off():
+    """Its answer, of some megabytes, stays with the server, which otherwise could not end."""
+    with serving("--timeout", 1) as server, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", server.port))
+        body, headers = multipart([(f"{i}.png", picture(8, 8)) for i in range(1000)])
+        lines = {"Host": "x", "Content-Length": len(body), **headers}
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        client.sendall(f"POST /predict?pixels=1 HTTP/1.1\r\n{head}\r\n".encode() + body)
+        server.wait_for_metric(f'keras_cifar_images_total{{model="{MODEL}"}}', 1000)
+        time.sleep(3)
+        started = time.monotonic()
+        code, out, _ = server.stop()
+        assert code == 0 and "every request that came before has its answer" in out
+        assert time.monotonic() - started < 5
+
+
+def test_what_would_take_memory_or_the_cpu_is_refused(server):
+    tensor = {**IMAGE, "data": ["a" * 200_000] + [""] * 400}
+    assert "whole numbers" in server.sentence(400, f"/v2/models/{MODEL}/infer", json.dumps({"inputs": [tensor]}))
+    for kind in ("ppm", "dib"):
+        assert "not an image" in server.sentence(400, "/predict", picture(kind=kind))
+
+
+@pytest.mark.parametrize("value", ["\u00b2", "9" * 5000, "-1", ""])
+def test_a_length_that_is_no_number_is_one_sentence(server, value):
+    path, body, headers = infer(random_images(1), True)
+    length = {"Inference-Header-Content-Length": value.encode("latin-1")}
+    assert "inference-header-content-length" in server.sentence(400, path, body, {**headers, **length})
+
+
+@pytest.mark.parametrize("name", ["idna''%ff", "undefined''a", "punycode''%ff", "utf-8''a%00b"])
+def test_a_file_name_of_any_character_set(server, name):
+    part = f"--limit\r\nContent-Disposition: form-data; name=a; filename*={name}\r\n\r\n".encode()
+    kind = {"content-type": "multipart/form-data; boundary=limit"}
+    status, _, answer = server.request("/predict", part + picture() + b"\r\n--limit--\r\n", kind)
+    assert (status == 200 and answer["predictions"][0]["label"]) or "cannot be decoded" in answer["error"]
 
 
 def test_stopping_answers_what_has_come():
@@ -400,7 +448,13 @@ def test_commands_that_make_no_sense(tmp_path, exported):
 def test_the_description_names_every_route(server):
     described = server.request("/openapi.json")[2]
     source = (ROOT / "export" / "serve" / "app.py").read_text(encoding="utf-8")
-    assert described["openapi"].startswith("3.") and "_entries" in source
+    assert described["openapi"].startswith("3.")
+    own = set(re.findall(r'^            \("(/[^"]*)", "(?:GET|POST)"', source, re.MULTILINE)) - {
+        "/",
+        "/page/{file}",
+        "/openapi.json",
+    }
+    assert own and own <= set(described["paths"])
     for path, methods in described["paths"].items():
         for method in methods:
             where = path.replace("{name}", MODEL).replace("{version}", "1").replace("{file}", "page.css")

@@ -16,7 +16,9 @@ function say(text) {
 }
 
 function add(files) {
-  const images = [...files];
+  const all = [...files];
+  const images = all.slice(0, MOST_CARDS);
+  if (all.length > MOST_CARDS) say(`The first ${MOST_CARDS} of ${all.length} images are taken; add the others afterwards.`);
   for (const file of images) {
     const name = file.name || `image ${(count += 1)}`;
     const card = makeCard(file, name);
@@ -24,9 +26,15 @@ function add(files) {
     waiting.push({ card, file, name, model: models[find("model").selectedIndex] });
   }
   while (cards.children.length > MOST_CARDS) cards.lastElementChild.remove();
+  forget();
   find("clear").hidden = !cards.children.length;
-  document.body.classList.toggle("busy", images.length > 0);
   work();
+}
+
+// What nobody sees any more is not computed.
+function forget() {
+  const left = waiting.filter((one) => one.card.isConnected);
+  waiting.splice(0, waiting.length, ...left);
 }
 
 async function work() {
@@ -34,7 +42,6 @@ async function work() {
     running += 1;
     answer(waiting.shift()).finally(() => {
       running -= 1;
-      document.body.classList.toggle("busy", running + waiting.length > 0);
       work();
     });
   }
@@ -81,6 +88,7 @@ function listen() {
   find("model").addEventListener("change", showModel);
   find("clear").addEventListener("click", () => {
     cards.replaceChildren();
+    forget();
     find("clear").hidden = true;
     find("files").focus();
   });

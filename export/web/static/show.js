@@ -15,6 +15,7 @@ export function makeCard(file, name) {
   const picture = element("img", "picture", undefined, element("figure", "", undefined, pictures));
   picture.alt = `your image ${name}`;
   picture.src = URL.createObjectURL(file);
+  picture.addEventListener("load", () => URL.revokeObjectURL(picture.src), { once: true });
   picture.addEventListener("error", () => picture.parentElement.remove()); // of a kind that only the server can read
   const about = element("div", "about", undefined, card);
   element("p", "file", name, about);
