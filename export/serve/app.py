@@ -26,7 +26,7 @@ from export.serve.settings import ServeSettings
 from keras_cifar.checks import Number, parse_number
 
 _DECODERS = max(2, min(4, os.cpu_count() or 2))
-_SMALL_BODY = 2**16  # what is parsed at once; more would hold up the other connections
+_SMALL_BODY = 2**16
 _SAFE_HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-store"}
 
 
@@ -159,15 +159,18 @@ class Service:
             loaded = model.loaded
             classifier = loaded.alone
             parts = body, request.headers.get(HEADER), classifier, self.settings.queue
-            if len(body) <= _SMALL_BODY:
-                asked = parse_infer(*parts)
-            else:
-                asked = await asyncio.get_running_loop().run_in_executor(self.pool, parse_infer, *parts)
+            asked = await self._apart(body, parse_infer, *parts)
             with model.batcher.room(len(asked.images)):
                 names = tuple(wanted.name for wanted in asked.wanted)
                 found = await model.batcher.predict(loaded, asked.images, names)
         content, headers = format_infer(model.name, asked, found, classifier.class_names)
         return Response(content, headers=headers)
+
+    async def _apart(self, body, parse, *arguments):
+        """What is parsed of a body; of a large one in another thread, as it would hold up the other connections."""
+        if len(body) <= _SMALL_BODY:
+            return parse(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self.pool, parse, *arguments)
 
     async def _predict(self, request):
         watch, query = Stopwatch(), request.query_params
@@ -175,7 +178,7 @@ class Service:
         model.batcher.check_room()
         top_k = _query_number(query, "top_k", Number(1, whole=True, example=3), 5)
         async with self.bodies.read(request) as body:
-            files = _files(request, body)
+            files = await self._apart(body, _files, request, body)
             pixels = query.get("pixels") in ("1", "true")
             answers = await self.predictor.predict(model, files or [(None, body)], top_k, pixels)
         self.metrics.unsure.labels(model.name).inc(sum(answer.get("unsure", False) for answer in answers))
