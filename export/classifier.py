@@ -68,6 +68,16 @@ class Classifier(abc.ABC):
         """Probabilities (N, C), rows summing to 1; see `predict_logits`."""
         return self._predict(images, PROBABILITIES, batch_size)
 
+    def predict_both(self, images: Any, batch_size: int = BATCH_SIZE) -> tuple[np.ndarray, np.ndarray]:
+        """What `predict_logits` and `predict_proba` give, of one run where the engine can."""
+        nothing = np.empty((0, len(self.class_names)), np.float32)
+        found = [self._run_both(batch) for batch in self._batches(images, batch_size)]
+        logits, probabilities = zip((nothing, nothing), *found, strict=True)
+        return np.concatenate(logits), np.concatenate(probabilities)
+
+    def _run_both(self, images):
+        return self._run(images, LOGITS), self._run(images, PROBABILITIES)
+
     def predict(self, images: Any, batch_size: int = BATCH_SIZE) -> list[str | None]:
         """The most likely class name of each image, None where the file is unsure (`unsure`); see `predict_logits`."""
         probabilities = self.predict_proba(images, batch_size)
@@ -88,14 +98,17 @@ class Classifier(abc.ABC):
         return np.asarray(probabilities).max(axis=1) < self.reject_threshold
 
     def _predict(self, images, output, batch_size):
+        found = [np.empty((0, len(self.class_names)), np.float32)]
+        found += [self._run(batch, output) for batch in self._batches(images, batch_size)]
+        return np.concatenate(found)
+
+    def _batches(self, images, batch_size):
         batch_size = Number(1, whole=True, example=BATCH_SIZE).check("batch_size", batch_size)
         items = _as_items(images)
-        found = [np.empty((0, len(self.class_names)), np.float32)]
         for start in range(0, len(items), batch_size):
             batch = items[start : start + batch_size]
             whole = isinstance(batch, np.ndarray) and batch.shape[1:3] == (self.side, self.side)
-            found.append(self._run(batch if whole else np.stack([self._fitted(item) for item in batch]), output))
-        return np.concatenate(found)
+            yield batch if whole else np.stack([self._fitted(item) for item in batch])
 
     def _fitted(self, item):
         is_picture = isinstance(item, Image.Image)
@@ -202,6 +215,13 @@ class FileClassifier(Classifier):
             lambda views: self.session.run(views, LOGITS), images, temperature, self.selective_threshold
         )
         return softmax(logits / temperature) if output == PROBABILITIES else logits
+
+    def _run_both(self, images):
+        if self.selective_threshold is not None:
+            logits = self._run(images, LOGITS)
+            return logits, softmax(logits / self.metadata.temperature)
+        run = getattr(self.session, "run_both", None)
+        return super()._run_both(images) if run is None else run(images)
 
 
 class OnnxClassifier(FileClassifier):

@@ -17,7 +17,7 @@ _FATAL = 4
 
 
 class Session(Protocol):
-    """A loaded model."""
+    """A loaded model; one that gives both outputs of one run has `run_both`, too: images -> logits, probabilities."""
 
     def run(self, images: np.ndarray, output: str) -> np.ndarray:
         """One output, "logits" or "probabilities", (B, C) float32, for uint8 images (B, H, W, 3)."""
@@ -72,6 +72,11 @@ class OnnxSession:
         (name,) = self.inputs
         return self._session.run([output], {name: np.ascontiguousarray(images)})[0]
 
+    def run_both(self, images: np.ndarray) -> list[np.ndarray]:
+        """Logits and probabilities for uint8 images (B, H, W, 3)."""
+        (name,) = self.inputs
+        return self._session.run(["logits", "probabilities"], {name: np.ascontiguousarray(images)})
+
 
 class OpenVinoSession:
     """The same file on OpenVINO, which computes in float32 or in the file's own INT8, never in bfloat16.
@@ -105,11 +110,20 @@ class OpenVinoSession:
 
     def run(self, images: np.ndarray, output: str) -> np.ndarray:
         """One output for uint8 images (B, H, W, 3)."""
+        (found,) = self._found(images, output)
+        return found
+
+    def run_both(self, images: np.ndarray) -> list[np.ndarray]:
+        """Logits and probabilities for uint8 images (B, H, W, 3)."""
+        return self._found(images, "logits", "probabilities")
+
+    def _found(self, images, *outputs):
         try:
             request = self._idle.pop()
         except IndexError:
             request = self._compiled.create_infer_request()
-        found = np.array(request.infer([np.ascontiguousarray(images)])[self._outputs[output]])
+        values = request.infer([np.ascontiguousarray(images)])
+        found = [np.array(values[self._outputs[output]]) for output in outputs]
         self._idle.append(request)
         return found
 

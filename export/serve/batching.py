@@ -168,25 +168,25 @@ class Batcher:
 
     def _compute(self, batch, classifier):
         """One dictionary of outputs for each request; runs in one of the model's threads."""
-        found: list[dict[str, np.ndarray]] = [{} for _ in batch]
-        started, total = time.perf_counter(), 0
-        for output in ("probabilities", "logits"):
-            chosen = [i for i, one in enumerate(batch) if output in one.outputs]
-            if not chosen:
-                continue
-            images = np.concatenate([batch[i].images for i in chosen])
-            predict = classifier.predict_proba if output == "probabilities" else classifier.predict_logits
-            rows = predict(images, batch_size=self._settings.batch)
-            ends = np.cumsum([len(batch[i].images) for i in chosen])
-            for i, part in zip(chosen, np.split(rows, ends[:-1]), strict=True):
-                found[i][output] = part
-            total = max(total, len(images))
+        started, size = time.perf_counter(), self._settings.batch
+        images = np.concatenate([one.images for one in batch])
+        outputs = {output for one in batch for output in one.outputs}
+        if outputs == {"logits"}:
+            rows = {"logits": classifier.predict_logits(images, size)}
+        elif outputs == {"probabilities"}:
+            rows = {"probabilities": classifier.predict_proba(images, size)}
+        else:
+            rows = dict(zip(("logits", "probabilities"), classifier.predict_both(images, size), strict=True))
         seconds = time.perf_counter() - started
-        self._rates.append(total / max(seconds, 1e-6))
-        self._images.inc(sum(len(one.images) for one in batch))
-        self._batches.observe(total)
+        self._rates.append(len(images) / max(seconds, 1e-6))
+        self._images.inc(len(images))
+        self._batches.observe(len(images))
         self._running.observe(seconds)
-        return found
+        stops = np.cumsum([len(one.images) for one in batch])
+        return [
+            {output: rows[output][stop - len(one.images) : stop] for output in one.outputs}
+            for one, stop in zip(batch, stops, strict=True)
+        ]
 
 
 def _answer(batch, found):

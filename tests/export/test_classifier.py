@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import onnx
@@ -350,3 +351,24 @@ def test_classifier_of_the_package_is_small_and_described(tmp_path):
     assert "Intended use" in PRETRAINED.with_suffix(".md").read_text()
     Image.new("RGB", (300, 200), "blue").save(tmp_path / "sky.jpg")
     assert cli.main(["predict", str(tmp_path / "sky.jpg")]) == 0
+
+
+@pytest.mark.parametrize("provider", ["onnxruntime", "openvino"])
+def test_both_outputs_of_one_run(path, images, provider, monkeypatch):
+    """The same to the bit, from half of the runs."""
+    if provider == "openvino":
+        pytest.importorskip("openvino", reason="needs OpenVINO: pip install openvino")
+    classifier = OnnxClassifier(path, provider)
+    expected = classifier.predict_logits(images, 4), classifier.predict_proba(images, 4)
+    monkeypatch.setattr(classifier.session, "run", None)
+    found = classifier.predict_both(images, 4)
+    assert all(np.array_equal(*pair) for pair in zip(found, expected, strict=True))
+    assert [part.shape for part in classifier.predict_both([])] == [(0, 10), (0, 10)]
+
+
+def test_a_runtime_with_one_output_a_run_gives_both(path, images):
+    classifier = OnnxClassifier(path)
+    whole = classifier.session
+    classifier.session = types.SimpleNamespace(run=whole.run)
+    found = classifier.predict_both(images)
+    assert all(np.array_equal(*pair) for pair in zip(found, whole.run_both(images), strict=True))
