@@ -902,7 +902,6 @@ def _checked_source(args):
 
 def _write_checked(args, found):
     from keras_cifar.data.findings import write_findings, write_fix_list
-    from keras_cifar.runs.run import open_run
 
     if args.output:
         write_findings(args.output, found)
@@ -913,6 +912,8 @@ def _write_checked(args, found):
         write_gallery(args.html, found)
         print(f"their pictures are in {args.html}")
     if args.fix_list:
+        from keras_cifar.runs.run import open_run
+
         count = write_fix_list(args.fix_list, found)
         data = args.data or open_run(args.run).recipe.data
         print(

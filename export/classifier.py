@@ -187,9 +187,9 @@ class FileClassifier(Classifier):
         found = check_golden(
             about.golden, about.precision, size, len(self.class_names), lambda x: self.session.run(x, LOGITS), owner
         )
-        return (
-            dataclasses.replace(found, text=f"{found.text}, {self._instead()}.") if found.state == "failed" else found
-        )
+        if found.state != "failed":
+            return found
+        return dataclasses.replace(found, text=f"{found.text}, {self._instead()}.")
 
     def _instead(self):
         """What to do about golden answers that differ."""
@@ -210,18 +210,18 @@ class FileClassifier(Classifier):
     def _run(self, images, output):
         if self.selective_threshold is None:
             return self.session.run(images, output)
+        logits, probabilities = self._run_both(images)
+        return probabilities if output == PROBABILITIES else logits
+
+    def _run_both(self, images):
+        if self.selective_threshold is None:
+            run = getattr(self.session, "run_both", None)
+            return super()._run_both(images) if run is None else run(images)
         temperature = self.metadata.temperature
         logits = selective_logits(
             lambda views: self.session.run(views, LOGITS), images, temperature, self.selective_threshold
         )
-        return softmax(logits / temperature) if output == PROBABILITIES else logits
-
-    def _run_both(self, images):
-        if self.selective_threshold is not None:
-            logits = self._run(images, LOGITS)
-            return logits, softmax(logits / self.metadata.temperature)
-        run = getattr(self.session, "run_both", None)
-        return super()._run_both(images) if run is None else run(images)
+        return logits, softmax(logits / temperature)
 
 
 class OnnxClassifier(FileClassifier):
