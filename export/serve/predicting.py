@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import concurrent.futures
-import math
 import time
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from export.serve.answers import Refused
 from export.serve.models import ServedModel
 from export.serve.settings import ServeSettings
-from keras_cifar.data.images import decode_image, error_text, shown_size
+from keras_cifar.data.images import count_pixels, decode_image, error_text
 
 # What Pillow decodes in C: its decoders in Python would keep all threads waiting.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000")
@@ -84,7 +83,7 @@ class Predictor:
 def _pixels(content):
     """How many an image has, by its header; 0 of what is none."""
     try:
-        return math.prod(shown_size(content))
+        return count_pixels(content)
     except Exception:  # as of whatever decoder; decoding says what is wrong
         return 0
 

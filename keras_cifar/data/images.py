@@ -79,6 +79,19 @@ def shown_size(source: str | os.PathLike | bytes) -> tuple[int, int]:
         return (image.height, image.width) if is_turned else image.size
 
 
+def count_pixels(source: str | os.PathLike | bytes) -> int:
+    """Pixels of an encoded image by its header, where `shown_size` decodes a PNG to look for a turn behind its pixels.
+
+    Args:
+        source: a path or bytes, see `decode_image`.
+
+    Raises:
+        ValueError, OSError: not an image.
+    """
+    with _QUIET, _open(source) as image:
+        return image.width * image.height
+
+
 def is_path(item: Any) -> bool:
     """Whether something is a path."""
     return isinstance(item, str | os.PathLike)

@@ -17,6 +17,7 @@ from keras_cifar.data.images import (
     _QUIET,
     MAX_BYTES,
     MAX_JPEG_PIXELS,
+    count_pixels,
     decode_image,
     error_text,
     fit_square,
@@ -310,6 +311,15 @@ def test_three_ways_to_a_square(tmp_path):
     assert crop[:, 2:-2].max() == 0, "the sides are cut off"
     assert (pad[:10] == (124, 116, 104)).all() and (pad[30:] == pad[0, 0]).all() and np.array_equal(pad[10:30], wide)
     assert (squash == squash[0]).all() and (squash[0, 5] == (255, 0, 0)).all() and (squash[0, -5] == (0, 0, 255)).all()
+
+
+def test_pixels_are_counted_without_decoding():
+    stream = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(stream, "png")
+    cut = stream.getvalue()[:50]
+    assert count_pixels(cut) == 600
+    with pytest.raises(OSError):
+        shown_size(cut)
 
 
 def test_shown_size_is_upright_and_decodes_nothing(tmp_path):
