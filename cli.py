@@ -99,6 +99,15 @@ def _add_training_commands(add):
     train.add_argument("--machine", type=parse_number, metavar="I", help=text)
     _add_reading_options(train)
 
+    text = "average the weights of runs that started from the same ones (a model soup): a better run at no cost in use"
+    average = add("average", _average, text, _AVERAGE_EXAMPLES)
+    average.add_argument("runs", nargs="+", metavar="RUN", help="finished runs of one level, of several seeds")
+    average.add_argument("--run-dir", metavar="DIR", help="folder of the mean, a run as any other; default: FIRST-mean")
+    average.add_argument("--data", help="where the images are now, if not where the first run was trained from")
+    average.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
+    average.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
+    _add_reading_options(average)
+
     text = "evaluate a finished run or an exported file, with and without flip TTA"
     evaluate = add("evaluate", _evaluate, text, _EVALUATE_EXAMPLES)
     text = "run folder, or a file that `export` wrote; with --shift several, in one picture"
@@ -340,6 +349,9 @@ on several machines that share the folder DIR, in a private network (its gRPC ha
   python cli.py tune --level 3 --search-dir DIR --chief 10.0.0.1:8765 --worker b
 Repeat the command of an interrupted search to resume it; a finished one is only reported again."""
 _SEARCH_HELP = f"of {', '.join(SEARCHABLE)}, with commas; FIELD=LOW:HIGH for another range"
+_AVERAGE_EXAMPLES = """examples:
+  python cli.py train --level 5 --seed 1 --init-from ladder/level3 --run-dir ladder/level5-seed1
+  python cli.py average ladder/level5 ladder/level5-seed1 --run-dir ladder/level5-mean"""
 _EVALUATE_EXAMPLES = """examples:
   python cli.py evaluate runs/cifar10-resnet18-seed0/level4 --split test
   python cli.py evaluate runs/cifar10-resnet18-seed0/level4 --split val --no-tta
@@ -458,6 +470,14 @@ def _train(args):
         raise InputError("Expected --refit with one level, but got it with --level all; name one --level.")
     if job.machines is None or job.machines.writes:
         print(_next_evaluation(runs[-1], runs[-1].path))
+
+
+def _average(args):
+    _import_quietly()
+    from keras_cifar.training.average import average
+
+    run = average(args.runs, _job(args, args.run_dir))
+    print(_next_evaluation(run, run.path))
 
 
 def _check_machines(args):

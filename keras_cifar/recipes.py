@@ -375,6 +375,11 @@ class Recipe:
         "weights are those of the last epoch",
         changes_model=True,
     )
+    averages: int = _field(
+        1,
+        Number(1, 10_000, whole=True, example=1),
+        "runs whose weights were averaged, see `keras_cifar.training.average`; 1 for a run that was trained",
+    )
     limit: int | None = _field(
         None,
         Number(1, INT32_MAX, whole=True, optional=True, example=1000),

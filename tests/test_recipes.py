@@ -28,7 +28,7 @@ COMMON = {"data": "cifar10", "backbone": "resnet18", "weights": "imagenet", "hea
           "image_size": 160, "resize": "crop", "limit": None, "weight_decay": 0.0, "loss": "cross_entropy",
           "policy": "none", "erasing": 0.0, "mixup": 0.0, "cutmix": 0.0, "label_smoothing": 0.0,
           "warmup": 0.0, "layer_decay": 1.0, "clip_norm": 0.0, "class_weights": "none", "accumulate": 1, "ema": 0.0,
-          "refit": False, "drop_path": 0.0, "exclude": ()}  # fmt: skip
+          "refit": False, "drop_path": 0.0, "exclude": (), "averages": 1}  # fmt: skip
 GOLDEN = {
     1: {"taps": ("P5",), "head": "linear", "dropout": 0.2, "trainable_stages": (), "flip": False, "crop_padding": 0,
         "learning_rate": 1e-3, "schedule": "cosine", "epochs": 40, "tta": False, "continues": None,
@@ -222,7 +222,7 @@ def test_each_field_has_one_line_of_help_and_options_are_fields():
 
 # For each field that a model does not depend on, by its metadata, another value than level 3's.
 OTHER = {"level": 2, "title": "Other", "learning_rate": 0.5, "weight_decay": 0.1, "schedule": "constant", "epochs": 9,
-         "batch_size": 7, "tta": True, "warmup": 0.5}  # fmt: skip
+         "batch_size": 7, "tta": True, "warmup": 0.5, "averages": 3}  # fmt: skip
 
 
 @pytest.mark.parametrize("field", [name for name, info in FIELDS.items() if not info.changes_model])

@@ -331,19 +331,25 @@ def ladder_row(group: list[Run]) -> dict:
 def _describe_run(run, output, heading, say):
     """The lines of one run; a picture that its training could not draw is drawn now."""
     recipe, metrics = run.recipe, run.metrics
-    if not run.file("curves.png").is_file():
+    if recipe.averages == 1 and not run.file("curves.png").is_file():
         plot_result(run.path, recipe.level, run.history(), metrics, say)
     folder = os.path.relpath(run.path, output.parent).replace(os.sep, "/")
     lines = [
         f"{heading} Level {recipe.level}: {markdown(recipe.title)}{', refit' * recipe.refit}, seed {recipe.seed}",
         "",
     ]
-    best = f"best epoch {metrics['best_epoch']} of {recipe.epochs}"
+    best = f"best epoch {metrics['best_epoch']} of {recipe.epochs}" if recipe.averages == 1 else _members(metrics)
     lines += [f"[{markdown(folder)}]({markdown_target(folder)}/): {best}.", "", _weakest_classes(run), ""]
     for text, name in (("Curves", "curves.png"), ("Confusion", "confusion.png")):
         if run.file(name).is_file():
             lines.append(f"![{text}]({markdown_target(folder)}/{name})")
     return [*lines, ""]
+
+
+def _members(metrics):
+    """Of a mean of runs, see `keras_cifar.training.average`."""
+    found = [f"seed {m['seed']}, rate {m['learning_rate']:g} ({100 * m['val_top1']:.2f} %)" for m in metrics["members"]]
+    return f"the mean of runs of {', '.join(found)} on val"
 
 
 def _weakest_classes(run):

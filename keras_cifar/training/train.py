@@ -164,6 +164,10 @@ def refit(recipe: Recipe, job: Job | None = None) -> Run:
             f"Expected a finished run in {path}, whose choice of epochs --refit takes, but there is none; train it "
             "first, without --refit."
         )
+    if chosen.recipe.averages > 1:
+        raise InputError(
+            f"Expected a run that was trained, but {path} is a mean; refit its members, and average those."
+        )
     if changed := differences(chosen.recipe, recipe):
         raise InputError(f"Expected the recipe of {path} to refit, but {changed}; repeat its options, and add --refit.")
     epochs = chosen.metrics["best_epoch"]
@@ -294,6 +298,11 @@ def start_model(
     Raises:
         InputError: the run does not fit the recipe.
     """
+    if recipe.averages > 1:
+        raise InputError(
+            f"Expected a recipe to train, but this one is of the mean of {recipe.averages} runs; train those, and "
+            "average them."
+        )
     model = build_model(recipe, len(source.class_names), source.image_shape, say)
     if init_from is not None:
         copied = copy_weights(load_classifier(_checked_parent(recipe, init_from).file("best.keras")), model)

@@ -1,0 +1,151 @@
+"""The mean of several runs is a run as any other, and says what it is the mean of."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import job, tiny_recipe
+
+import cli
+from export import ExportPlan, OnnxClassifier, export_run
+from keras_cifar.errors import InputError
+from keras_cifar.evaluation.evaluate_run import evaluate, load_run
+from keras_cifar.files import read_json
+from keras_cifar.model.build import load_classifier
+from keras_cifar.recipes import recipe_to_dict
+from keras_cifar.runs.report import find_runs, group_seeds, write_report
+from keras_cifar.runs.run import Run, open_run
+from keras_cifar.training.average import average
+from keras_cifar.training.train import refit, train
+
+
+def silent(line):
+    pass
+
+
+@pytest.fixture(scope="module")
+def ladder(tmp_path_factory):
+    """Two runs of level 4 from one level 3, and their mean."""
+    folder = tmp_path_factory.mktemp("ladder")
+    for seed in (0, 1):
+        recipe = tiny_recipe(4, seed=seed, limit=64, epochs=2, learning_rate=1e-3 * (1 + seed), precision="float32")
+        level3 = str(folder / "level3") if seed else None
+        train(recipe, job(folder / f"level4{'-seed1' * seed}", init_from=level3, say=silent))
+    lines = []
+    average([folder / "level4", folder / "level4-seed1"], job(say=lines.append))
+    return folder, lines
+
+
+def weights(run):
+    return load_classifier(run.file("best.keras")).get_weights()
+
+
+def test_its_weights_are_the_mean_of_its_members(ladder):
+    folder, lines = ladder
+    first, second, mean = (open_run(folder / name) for name in ("level4", "level4-seed1", "level4-mean"))
+    is_moved = 0
+    for a, b, found in zip(weights(first), weights(second), weights(mean), strict=True):
+        assert found.dtype == a.dtype
+        np.testing.assert_allclose(found, (a.astype(float) + b) / 2, rtol=1e-6, atol=1e-7)
+        is_moved += not np.array_equal(a, b)
+    assert is_moved > 4
+    assert mean.recipe == dataclasses.replace(first.recipe, averages=2, title=f"{first.recipe.title}, mean of 2 runs")
+    assert mean.metrics["seconds"] == pytest.approx(first.metrics["seconds"] + second.metrics["seconds"], abs=0.11)
+    assert [member["seed"] for member in mean.metrics["members"]] == [0, 1]
+    assert len(lines) in (3, 4) and "level4-seed1: val" in lines[1] and lines[2].startswith("mean of 2: val ")
+
+
+def test_what_it_says_of_val_is_what_evaluate_finds(ladder):
+    mean = open_run(ladder[0] / "level4-mean")
+    assert evaluate(mean, "val", tta=False).views["plain"]["top1"] == mean.metrics["val"]["top1"]
+    _, source = load_run(mean)
+    assert np.array_equal(mean.seen(), open_run(ladder[0] / "level4").seen())
+    assert len(source.load("val")) == mean.metrics["val"]["images"]
+
+
+def test_it_is_a_row_of_its_own_in_the_report(ladder):
+    runs = find_runs([str(ladder[0])])
+    assert len(group_seeds(runs)) == 4  # level 3, two rates of level 4 and their mean
+    path = write_report(runs, ladder[0] / "report.md", say=silent)
+    text = path.read_text()
+    assert "flip TTA, mean of 2 runs" in text
+    assert "the mean of runs of seed 0, rate 0.001 (" in text and "seed 1, rate 0.002 (" in text
+
+
+def test_it_is_exported_as_any_other(ladder, tmp_path):
+    mean = open_run(ladder[0] / "level4-mean")
+    (path,) = export_run(mean, ExportPlan(str(tmp_path / "mean.onnx")), say=silent)
+    _, source = load_run(mean)
+    val = source.load("val")
+    found = np.mean(OnnxClassifier(path).predict_logits(val.images).argmax(1) == val.labels)
+    assert found == evaluate(mean, "val").best["top1"]
+
+
+def test_it_is_not_trained_nor_refitted_nor_averaged_again(ladder, tmp_path):
+    folder, _ = ladder
+    mean = open_run(folder / "level4-mean")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe_to_dict(mean.recipe)))
+    arguments = ["train", "--level", 4, "--recipe", tmp_path / "recipe.json", "--run-dir", tmp_path / "again"]
+    arguments += ["--init-from", folder / "level3"]
+    assert cli.main([str(argument) for argument in arguments]) == 2
+    assert not (tmp_path / "again" / "recipe.json").exists()
+    with pytest.raises(InputError, match="level4-mean is a mean; refit its members, and average those"):
+        refit(mean.recipe, job(mean.path, say=silent))
+    with pytest.raises(InputError, match="level4-mean is a mean; name its members"):
+        average([mean.path, folder / "level4"], job(tmp_path / "x", say=silent))
+
+
+def copied(path, to, **changes):
+    """A copy of a run with another recipe or environment."""
+    shutil.copytree(path, to)
+    for name in ("recipe.json", "environment.json"):
+        values = read_json(to / name)
+        values.update({field: value for field, value in changes.items() if field in values})
+        (to / name).write_text(json.dumps(values))
+    return to
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": 64}, "image_size in common, but .*level4 has 32 and .*other 64; name runs of one kind"),
+        ({"split_seed": 1}, "split_seed in common"),
+        ({"limit": 32}, "limit in common"),
+        ({"val_fingerprint": "0" * 64}, "of the same images, but those of .*other are not those of .*level4"),
+    ],
+)
+def test_what_does_not_fit_is_said(ladder, tmp_path, changes, message):
+    folder, _ = ladder
+    other = copied(folder / "level4-seed1", tmp_path / "other", **changes)
+    with pytest.raises(InputError, match=message):
+        average([folder / "level4", other], job(tmp_path / "mean", say=silent))
+    assert not (tmp_path / "mean").exists()
+
+
+def test_one_run_or_one_twice_or_a_place_that_is_taken(ladder, tmp_path):
+    folder, _ = ladder
+    for paths in (["level4"], ["level4", "level4"]):
+        with pytest.raises(InputError, match="at least two runs, each once"):
+            average([folder / name for name in paths], job(tmp_path / "mean", say=silent))
+    pair = [folder / "level4", folder / "level4-seed1"]
+    with pytest.raises(InputError, match="another folder than those of the runs"):
+        average(pair, job(pair[1], overwrite=True, say=silent))
+    with pytest.raises(InputError, match="it is finished; pass --overwrite"):
+        average(pair, job(say=silent))
+    before = weights(Run(folder / "level4-mean"))
+    average(pair, job(overwrite=True, say=silent))
+    assert all(np.array_equal(a, b) for a, b in zip(before, weights(Run(folder / "level4-mean")), strict=True))
+
+
+def test_runs_from_different_starts_are_said_to_be_no_good(tmp_path, capsys):
+    """The hidden units of two heads have no common order: their mean is worse than either."""
+    for seed in (0, 1):
+        recipe = tiny_recipe(3, seed=seed, views=0, epochs=6, learning_rate=3e-3, limit=None)
+        train(recipe, job(tmp_path / f"seed{seed}", say=silent))
+    arguments = ["average", str(tmp_path / "seed0"), str(tmp_path / "seed1"), "--run-dir", str(tmp_path / "mean")]
+    assert cli.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "The mean is below the best of them: it helps where runs start from the same weights" in shown
+    assert f"evaluate {tmp_path / 'mean'} --split test" in shown
