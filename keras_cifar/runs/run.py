@@ -1,7 +1,7 @@
 """The run folder: its files, written atomically.
 
 recipe.json           the recipe
-environment.json      versions, CPU, threads, backend, seed, what identifies the data, git commit
+environment.json      versions, CPU, threads, backend, seed, what identifies the data, git commit, where it started
 local.json            what is true on this machine only (where the data is)
 state.npz             everything needed to resume; removed when the run is finished
 history.csv           one row an epoch

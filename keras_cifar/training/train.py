@@ -27,6 +27,7 @@ from keras_cifar.evaluation.evaluate_split import write_predictions
 from keras_cifar.files import atomic_path, temporary_folder, write_json
 from keras_cifar.metrics import classification_metrics
 from keras_cifar.model.build import build_model, copy_weights, load_classifier
+from keras_cifar.model.weights import file_sha256
 from keras_cifar.names import file_name
 from keras_cifar.recipes import (
     HANDED_DOWN_FIELDS,
@@ -425,6 +426,8 @@ class _Beginning:
             self._check_data(before, data)
             found = {**found, **before, **(data if self.changes else {})}
             _note_threads(found, before, self.job.say)
+        if self.job.init_from is not None and "started_from" not in found:
+            found["started_from"] = _describe_start(open_run(self.job.init_from))
         if self.changes:
             found["changed_data"] = list(dict.fromkeys([*found.get("changed_data", []), *self.changes]))
         return found
@@ -439,6 +442,13 @@ class _Beginning:
             )
         check_changes(changes, self.run.path, self.job.access.allow_changed, self.job.say)
         self.changes = [*self.changes, *changes]
+
+
+def _describe_start(parent):
+    """Which run's best weights a training took, without its place on this machine."""
+    recipe = parent.recipe
+    digest = file_sha256(parent.file("best.keras"))
+    return {"level": recipe.level, "seed": recipe.seed, "averages": recipe.averages, "weights_sha256": digest}
 
 
 def _check_compute(run, before, compute):

@@ -14,6 +14,7 @@ from keras_cifar.errors import InputError
 from keras_cifar.evaluation.evaluate_run import evaluate, load_run
 from keras_cifar.files import read_json
 from keras_cifar.model.build import load_classifier
+from keras_cifar.model.weights import file_sha256
 from keras_cifar.recipes import recipe_to_dict
 from keras_cifar.runs.report import find_runs, group_seeds, write_report
 from keras_cifar.runs.run import Run, open_run
@@ -55,6 +56,14 @@ def test_its_weights_are_the_mean_of_its_members(ladder):
     assert mean.metrics["seconds"] == pytest.approx(first.metrics["seconds"] + second.metrics["seconds"], abs=0.11)
     assert [member["seed"] for member in mean.metrics["members"]] == [0, 1]
     assert len(lines) in (3, 4) and "level4-seed1: val" in lines[1] and lines[2].startswith("mean of 2: val ")
+
+
+def test_a_run_says_which_weights_it_started_from(ladder):
+    folder, _ = ladder
+    level3 = {"level": 3, "seed": 0, "averages": 1, "weights_sha256": file_sha256(folder / "level3" / "best.keras")}
+    for name in ("level4", "level4-seed1"):
+        assert open_run(folder / name).environment["started_from"] == level3
+    assert "started_from" not in open_run(folder / "level3").environment
 
 
 def test_what_it_says_of_val_is_what_evaluate_finds(ladder):
