@@ -702,7 +702,8 @@ def serve(read: Reader) -> Iterator[Claim]:
     yield Claim(
         _SERVE_PAGE,
         "`serve` answers {:.0f} images/s, and {:.0f} images/s with `--batch 1`; the runtime by itself, in turns with "
-        "them, gives {:.0f} images/s at batch 64, of which `serve` has {:.2f} in the median turn, and {:.0f} at batch 1",
+        "them, gives {:.0f} images/s at batch 64, of which `serve` has {:.2f} in the median turn, and {:.0f} at "
+        "batch 1",
         (rates["batching"], rates["without batching"], rates["runtime, batch 64"], share, rates["runtime, batch 1"]),
         holds=share > 0.9,
     )

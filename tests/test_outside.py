@@ -124,6 +124,7 @@ def added():
         registry.remove(name)
 
 
+@pytest.mark.slow
 def test_one_of_each_kind_from_outside_trains_evaluates_and_is_exported(added, tmp_path):
     chosen = {"data": "painted:here", "backbone": "tiny_too", "policy": "inverted", "loss": "margin", "views": 0}
     recipe = tiny_recipe(2, **chosen, limit=None, learning_rate=0.01)

@@ -31,6 +31,7 @@ def published(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "published")
 
 
+@pytest.mark.slow
 def test_the_same_number_comes_out_here_by_way_of_the_level_below(published, tmp_path):
     promise = read_promise(published, 4)
     assert (promise.split, promise.view, len(promise.runs)) == ("test", "plain", 1)
@@ -45,6 +46,7 @@ def test_the_same_number_comes_out_here_by_way_of_the_level_below(published, tmp
     assert sum("kept" in line for line in said) == 2
 
 
+@pytest.mark.slow
 def test_what_was_not_evaluated_on_test_is_compared_on_val(published, tmp_path, capsys):
     for name in ("evaluation_test.json", "predictions_test.npz"):
         (published / "level3" / name).unlink()
@@ -56,6 +58,7 @@ def test_what_was_not_evaluated_on_test_is_compared_on_val(published, tmp_path, 
     assert Run(tmp_path / "again" / "level3").metrics["val"] == Run(quick / "level3").metrics["val"]
 
 
+@pytest.mark.slow
 def test_another_number_is_not_verified(published):
     promise = dataclasses.replace(read_promise(published, 3), interval=(0.98, 0.99))
     run = promise.runs[0]
@@ -64,6 +67,7 @@ def test_another_number_is_not_verified(published):
     assert list(describe_repetition(repetition))[-1] == "Not verified: outside the promised interval"
 
 
+@pytest.mark.slow
 def test_other_data_is_refused_or_said_to_promise_nothing(published, tmp_path, capsys):
     environment = read_json(published / "level3" / "environment.json")
     write_json(published / "level3" / "environment.json", {**environment, "val_fingerprint": "0" * 64})
@@ -74,6 +78,7 @@ def test_other_data_is_refused_or_said_to_promise_nothing(published, tmp_path, c
     assert "Not comparable: inside the promised interval" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_one_sentence_for_what_is_not_there(published, tmp_path, capsys):
     with pytest.raises(InputError, match=r"has those of 3, 4; choose one\.$"):
         read_promise(published, 2)

@@ -11,6 +11,7 @@ import functools
 import math
 import pathlib
 import platform
+import shutil
 import time
 from collections.abc import Callable
 
@@ -559,9 +560,13 @@ class _Training:
     def _write_result(self):
         with self.fit.part.averaged():
             self.run.save_model(self.model, "last.keras")
-        self.fit.part.set_weights(self.fit.best_weights)
-        self.run.save_model(self.model, "best.keras")
         names, progress = self.source.class_names, self.fit.progress
+        if progress.best_epoch == self.recipe.epochs:  # the same weights, and Keras takes long to write a file
+            with atomic_path(self.run.file("best.keras")) as partial:
+                shutil.copyfile(self.run.file("last.keras"), partial)
+        else:
+            self.fit.part.set_weights(self.fit.best_weights)
+            self.run.save_model(self.model, "best.keras")
         labels, logits = self.fit.part.val.labels, self.fit.best_logits
         write_predictions(self.run.file("val_predictions.npz"), labels, {"plain": logits})
         val = classification_metrics(logits, labels, names)

@@ -153,6 +153,7 @@ def test_data_that_has_moved_is_named_and_found(photos, run, capsys):
         evaluate(run, "val", access=DataAccess(data="digits"))
 
 
+@pytest.mark.slow
 def test_labelled_images_alone_are_a_test_set_beside_the_runs_own(photos, run, capsys):
     own = evaluate(run, "test", tta=False)
     before = contents(run.path)

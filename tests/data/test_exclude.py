@@ -200,6 +200,7 @@ def test_a_run_knows_what_it_left_out(tmp_path):
     assert evaluate(run, "test").best["images"] == counts["test"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_with_the_same_list_alone_and_to_the_bit(tmp_path):
     recipe = excluding(*(f"train {i}" for i in range(0, 600, 2)), limit=None, epochs=3)
     whole = train(recipe, job(tmp_path / "whole"))
@@ -213,6 +214,7 @@ def test_a_killed_run_resumes_with_the_same_list_alone_and_to_the_bit(tmp_path):
         assert {**old, "seconds": 0} == {**new, "seconds": 0}
 
 
+@pytest.mark.slow
 def test_the_level_before_is_trained_without_them_too(tmp_path):
     recipe = excluding("train 1", "val 2", level=4, image_size=32)
     run = train(recipe, job(tmp_path / "ladder" / "level4"))

@@ -82,6 +82,7 @@ def test_only_shown_images_are_read(folder, tmp_path):
     assert sorted(read) == sorted({i for each in kinds.values() for i in (each.number, each.other) if i is not None})
 
 
+@pytest.mark.slow
 def test_a_run_judges_the_splits_that_it_has_not_seen(tmp_path, capsys):
     """With its own probabilities; a changed label of test comes among the first."""
     random = np.random.default_rng(0)

@@ -1,6 +1,7 @@
 """Features of images before anything is trained."""
 
 import numpy as np
+import pytest
 from conftest import tiny_recipe  # noqa: F401 - which makes the tiny backbone known
 
 from keras_cifar.data.datasets import Split
@@ -8,6 +9,7 @@ from keras_cifar.evaluation import inspection
 from keras_cifar.evaluation.features import FeatureCache
 
 
+@pytest.mark.slow
 def test_mirror_images_have_the_same_features_and_the_cache_keeps_them(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)

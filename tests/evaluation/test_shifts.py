@@ -200,6 +200,7 @@ def copies(exported, tmp_path):
     return {"run": tmp_path / "run", "folder": tmp_path / "folder"}
 
 
+@pytest.mark.slow
 def test_run_and_file_are_evaluated_alike(copies, capsys):
     run, file = copies["run"], copies["folder"] / "level4_fp32.onnx"
     options = ["--shift", "pixelate", "--split", "val", "--limit", "48"]

@@ -240,6 +240,7 @@ def test_huge_bodies_of_unknown_length_are_cut_off(server):
     connection.close()
 
 
+@pytest.mark.slow
 def test_clients_that_stall_are_sent_away_and_delay_nobody(server):
     stalled = [
         *(server.raw(b"POST /predict HTTP/1.1\r\nHost") for _ in range(20)),
@@ -297,6 +298,7 @@ def test_more_connections_than_allowed():
         assert server.request("/v2/health/live")[0] == 200
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_cut_off():
     """Its answer, of some megabytes, stays with the server, which otherwise could not end."""
     with serving("--timeout", 1) as server, socket.socket() as client:
@@ -358,6 +360,7 @@ def test_an_interrupt_ends_it_and_after_a_kill_its_port_is_free():
             assert again.request("/v2/health/ready")[0] == 200
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_swapped_and_a_broken_one_is_not(tmp_path, exported):
     file = tmp_path / "photos.onnx"
     shutil.copy(exported["folder"] / "level4_fp32.onnx", file)

@@ -93,6 +93,7 @@ def test_what_a_run_lacks_is_said(tmp_path):
     assert "No temperature" in output.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_before_an_evaluation_val_is_shown(tmp_path):
     run = train(tiny_recipe(1), job(tmp_path / "run", say=lambda line: None))
     text = re.sub(r"\s+", " ", Reader(write_page([run], tmp_path / "page.html")).text)
@@ -100,11 +101,13 @@ def test_before_an_evaluation_val_is_shown(tmp_path):
     assert "Temperature" not in text and "not shown" not in text
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_page(ladder, page, tmp_path):
     again = write_page([Run(ladder / "level1"), Run(ladder / "level3")], tmp_path / "again.html")
     assert again.read_bytes() == page.read_bytes()
 
 
+@pytest.mark.slow
 def test_images_that_have_changed_are_not_shown(tmp_path):
     """Under the same names and labels: by its pixels."""
     random, pixels = np.random.default_rng(0), {}

@@ -31,7 +31,7 @@ def ladder(tmp_path_factory):
     """Two runs of level 4 from one level 3, and their mean."""
     folder = tmp_path_factory.mktemp("ladder")
     for seed in (0, 1):
-        recipe = tiny_recipe(4, seed=seed, limit=64, epochs=2, learning_rate=1e-3 * (1 + seed), precision="float32")
+        recipe = tiny_recipe(4, seed=seed, limit=64, epochs=1, learning_rate=1e-3 * (1 + seed), precision="float32")
         level3 = str(folder / "level3") if seed else None
         train(recipe, job(folder / f"level4{'-seed1' * seed}", init_from=level3, say=silent))
     lines = []
@@ -83,6 +83,7 @@ def test_it_is_a_row_of_its_own_in_the_report(ladder):
     assert "the mean of runs of seed 0, rate 0.001 (" in text and "seed 1, rate 0.002 (" in text
 
 
+@pytest.mark.slow
 def test_it_is_exported_as_any_other(ladder, tmp_path):
     mean = open_run(ladder[0] / "level4-mean")
     (path,) = export_run(mean, ExportPlan(str(tmp_path / "mean.onnx")), say=silent)
@@ -148,6 +149,7 @@ def test_one_run_or_one_twice_or_a_place_that_is_taken(ladder, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(before, weights(Run(folder / "level4-mean")), strict=True))
 
 
+@pytest.mark.slow
 def test_runs_from_different_starts_are_said_to_be_no_good(tmp_path, capsys):
     """The hidden units of two heads have no common order: their mean is worse than either."""
     for seed in (0, 1):

@@ -59,6 +59,7 @@ def test_both_loops_train_alike(level, changes, is_resident, monkeypatch):
         assert np.allclose(ours, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_state_goes_on_to_the_bit(monkeypatch):
     recipe = tiny_recipe(2, views=0, epochs=2, batch_size=16)
     whole = figures(fit_of(recipe, "device", monkeypatch))

@@ -67,6 +67,7 @@ def curves(folder):
 RECIPE = {"epochs": 3, "limit": 32}
 
 
+@pytest.mark.slow
 def test_tensorboards_curves_are_those_of_history_also_of_a_resumed_run(tmp_path):
     recipe, folder = tiny_recipe(2, **RECIPE), tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
