@@ -62,6 +62,7 @@ def replace(path, old, new):
     path.write_text(text.replace(old, new))
 
 
+@pytest.mark.slow
 def test_committed_documents_are_right():
     assert check(ROOT, SOURCES, NO_MEASUREMENTS) == []
 

@@ -133,6 +133,7 @@ def test_a_second_evaluation_notices_another_test_set(photos, run):
     assert found.times_taken == 2 and len(found.changed_data) == 1
 
 
+@pytest.mark.slow
 def test_data_given_by_a_relative_path_is_found_from_anywhere(photos, monkeypatch):
     monkeypatch.chdir(photos.parent)
     train(folder_recipe("photos", limit=4), job("relative", say=silent))
@@ -178,6 +179,7 @@ def test_labelled_images_alone_are_a_test_set_beside_the_runs_own(photos, run, c
     assert not list(run.path.glob("*-new.*"))
 
 
+@pytest.mark.slow
 def test_bad_images_can_be_skipped_when_a_run_is_evaluated(photos, run, capsys):
     (photos / "test" / "cat" / "bad.png").write_bytes(b"no image")
     assert cli.main(["evaluate", str(run.path)]) == 2

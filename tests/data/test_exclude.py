@@ -185,6 +185,7 @@ def excluding(*images, level=1, **changes):
     return tiny_recipe(level, exclude=images, **changes)
 
 
+@pytest.mark.slow
 def test_a_run_knows_what_it_left_out(tmp_path):
     said = []
     recipe = excluding("train 3", "train 5", "val 0", "test 9", limit=None)

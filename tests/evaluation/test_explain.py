@@ -43,6 +43,7 @@ def finished(tmp_path_factory):
     return train(recipe, job(folder, say=lambda line: None))
 
 
+@pytest.mark.slow
 def test_the_evidence_of_a_linear_head_adds_up_to_the_logit():
     model, images = classifier(1), some_images()
     found = Explainer(model).explain(images)
@@ -87,7 +88,7 @@ def correlation(a, b):
     return np.corrcoef(*ranks)[0, 1]
 
 
-@pytest.mark.parametrize("level", [1, 3])
+@pytest.mark.parametrize("level", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_random_weights_give_another_map(level):
     """The sanity check of Adebayo et al., 2018, from the head down: a map that stayed would show the image alone."""
     model, images = classifier(level), some_images(24)
@@ -159,6 +160,7 @@ def write_images(folder, names, side=40):
         Image.fromarray(some_images(1, side, number)[0]).save(folder / name)
 
 
+@pytest.mark.slow
 def test_command_draws_what_predict_predicts(finished, tmp_path, capsys):
     write_images(tmp_path / "photos", ["a.png", "a.jpg", "sub.png"])
     write_images(tmp_path / "photos" / "deep", ["a.png"])

@@ -349,6 +349,7 @@ def test_stopping_answers_what_has_come():
         assert [answer.result()[0] for answer in answers] == [200] * 32
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_it_and_after_a_kill_its_port_is_free():
     with serving() as server:
         server.process.send_signal(signal.SIGINT)

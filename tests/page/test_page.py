@@ -59,6 +59,7 @@ def page(ladder, tmp_path_factory):
     return output
 
 
+@pytest.mark.slow
 def test_it_fetches_nothing_and_leads_to_its_own_places(page):
     found = Reader(page)
     assert all(source.startswith("data:image/") for source in found.all("img", "src"))
@@ -69,6 +70,7 @@ def test_it_fetches_nothing_and_leads_to_its_own_places(page):
     assert len(found.all("img", "alt")) == len(found.all("img", "src"))
 
 
+@pytest.mark.slow
 def test_it_says_what_the_runs_say(page, ladder):
     text = re.sub(r"\s+", " ", Reader(page).text)
     answers = read_answers(ladder / "level3" / "evaluation_test.json", "plain")
@@ -144,6 +146,7 @@ def test_all_right_is_drawn(tmp_path):
     assert "Top-1 on test by level" in write_page([run], tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_only_the_images_that_are_shown_are_read(ladder, monkeypatch):
     plain = read_answers(ladder / "level3" / "evaluation_test.json", "plain")
     images, read, real = RunImages(Run(ladder / "level3"), DataAccess(), "test", plain), [], MemoryStore.read
@@ -153,6 +156,7 @@ def test_only_the_images_that_are_shown_are_read(ladder, monkeypatch):
     assert pictures[0].caption.startswith(str(plain.labels[7]))
 
 
+@pytest.mark.slow
 def test_galleries_hold_what_their_titles_say(ladder):
     plain, tta = (read_answers(ladder / "level3" / "evaluation_test.json", view) for view in ("plain", "tta"))
     losses, fixed, broken, *confusions = choose_galleries(plain, tta, [str(i) for i in range(10)])

@@ -67,6 +67,7 @@ def test_folded_model_has_the_same_logits_and_gradients(backbone, stages):
     assert np.linalg.norm(ours - plain) < 0.02 * np.linalg.norm(plain)
 
 
+@pytest.mark.slow
 def test_training_the_folded_model_trains_the_other():
     model = build()
     folded = fold_batch_norms(model)
@@ -87,7 +88,7 @@ def test_training_batch_norms_are_left_alone():
     assert np.allclose(model(IMAGES), folded(IMAGES), atol=1e-3)
 
 
-@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "resnet18"])
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", pytest.param("resnet18", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("level", "stages"), [(1, ()), (2, ("P5",)), (3, ("P5",)), (4, ("P4", "P5"))])
 def test_the_two_parts_are_the_model(backbone, level, stages):
     model = build(level, backbone=backbone, trainable_stages=stages)

@@ -28,14 +28,13 @@ def silent(line):
 
 @pytest.fixture(scope="module")
 def ladder(tmp_path_factory):
-    """Two runs of level 4 from one level 3, and their mean."""
+    """Two runs of level 3, the second from the first, and their mean."""
     folder = tmp_path_factory.mktemp("ladder")
-    for seed in (0, 1):
-        recipe = tiny_recipe(4, seed=seed, limit=64, epochs=1, learning_rate=1e-3 * (1 + seed), precision="float32")
-        level3 = str(folder / "level3") if seed else None
-        train(recipe, job(folder / f"level4{'-seed1' * seed}", init_from=level3, say=silent))
+    for seed, name in enumerate(("level3", "level3-seed1")):
+        recipe = tiny_recipe(3, seed=seed, views=0, learning_rate=1e-3 * (1 + seed))
+        train(recipe, job(folder / name, init_from=str(folder / "level3") if seed else None, say=silent))
     lines = []
-    average([folder / "level4", folder / "level4-seed1"], job(say=lines.append))
+    average([folder / "level3", folder / "level3-seed1"], job(say=lines.append))
     return folder, lines
 
 
@@ -45,7 +44,7 @@ def weights(run):
 
 def test_its_weights_are_the_mean_of_its_members(ladder):
     folder, lines = ladder
-    first, second, mean = (open_run(folder / name) for name in ("level4", "level4-seed1", "level4-mean"))
+    first, second, mean = (open_run(folder / name) for name in ("level3", "level3-seed1", "level3-mean"))
     is_moved = 0
     for a, b, found in zip(weights(first), weights(second), weights(mean), strict=True):
         assert found.dtype == a.dtype
@@ -55,37 +54,36 @@ def test_its_weights_are_the_mean_of_its_members(ladder):
     assert mean.recipe == dataclasses.replace(first.recipe, averages=2, title=f"{first.recipe.title}, mean of 2 runs")
     assert mean.metrics["seconds"] == pytest.approx(first.metrics["seconds"] + second.metrics["seconds"], abs=0.11)
     assert [member["seed"] for member in mean.metrics["members"]] == [0, 1]
-    assert len(lines) in (3, 4) and "level4-seed1: val" in lines[1] and lines[2].startswith("mean of 2: val ")
+    assert len(lines) in (3, 4) and "level3-seed1: val" in lines[1] and lines[2].startswith("mean of 2: val ")
 
 
 def test_a_run_says_which_weights_it_started_from(ladder):
     folder, _ = ladder
     level3 = {"level": 3, "seed": 0, "averages": 1, "weights_sha256": file_sha256(folder / "level3" / "best.keras")}
-    for name in ("level4", "level4-seed1"):
-        assert open_run(folder / name).environment["started_from"] == level3
+    assert open_run(folder / "level3-seed1").environment["started_from"] == level3
     assert "started_from" not in open_run(folder / "level3").environment
 
 
 def test_what_it_says_of_val_is_what_evaluate_finds(ladder):
-    mean = open_run(ladder[0] / "level4-mean")
+    mean = open_run(ladder[0] / "level3-mean")
     assert evaluate(mean, "val", tta=False).views["plain"]["top1"] == mean.metrics["val"]["top1"]
     _, source = load_run(mean)
-    assert np.array_equal(mean.seen(), open_run(ladder[0] / "level4").seen())
+    assert np.array_equal(mean.seen(), open_run(ladder[0] / "level3").seen())
     assert len(source.load("val")) == mean.metrics["val"]["images"]
 
 
 def test_it_is_a_row_of_its_own_in_the_report(ladder):
     runs = find_runs([str(ladder[0])])
-    assert len(group_seeds(runs)) == 4  # level 3, two rates of level 4 and their mean
+    assert len(group_seeds(runs)) == 3  # two rates and their mean
     path = write_report(runs, ladder[0] / "report.md", say=silent)
     text = path.read_text()
-    assert "flip TTA, mean of 2 runs" in text
+    assert "Multi-scale fusion head, mean of 2 runs" in text
     assert "the mean of runs of seed 0, rate 0.001 (" in text and "seed 1, rate 0.002 (" in text
 
 
 @pytest.mark.slow
 def test_it_is_exported_as_any_other(ladder, tmp_path):
-    mean = open_run(ladder[0] / "level4-mean")
+    mean = open_run(ladder[0] / "level3-mean")
     (path,) = export_run(mean, ExportPlan(str(tmp_path / "mean.onnx")), say=silent)
     _, source = load_run(mean)
     val = source.load("val")
@@ -95,16 +93,15 @@ def test_it_is_exported_as_any_other(ladder, tmp_path):
 
 def test_it_is_not_trained_nor_refitted_nor_averaged_again(ladder, tmp_path):
     folder, _ = ladder
-    mean = open_run(folder / "level4-mean")
+    mean = open_run(folder / "level3-mean")
     (tmp_path / "recipe.json").write_text(json.dumps(recipe_to_dict(mean.recipe)))
-    arguments = ["train", "--level", 4, "--recipe", tmp_path / "recipe.json", "--run-dir", tmp_path / "again"]
-    arguments += ["--init-from", folder / "level3"]
+    arguments = ["train", "--level", 3, "--recipe", tmp_path / "recipe.json", "--run-dir", tmp_path / "again"]
     assert cli.main([str(argument) for argument in arguments]) == 2
     assert not (tmp_path / "again" / "recipe.json").exists()
-    with pytest.raises(InputError, match="level4-mean is a mean; refit its members, and average those"):
+    with pytest.raises(InputError, match="level3-mean is a mean; refit its members, and average those"):
         refit(mean.recipe, job(mean.path, say=silent))
-    with pytest.raises(InputError, match="level4-mean is a mean; name its members"):
-        average([mean.path, folder / "level4"], job(tmp_path / "x", say=silent))
+    with pytest.raises(InputError, match="level3-mean is a mean; name its members"):
+        average([mean.path, folder / "level3"], job(tmp_path / "x", say=silent))
 
 
 def copied(path, to, **changes):
@@ -120,33 +117,33 @@ def copied(path, to, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": 64}, "image_size in common, but .*level4 has 32 and .*other 64; name runs of one kind"),
+        ({"image_size": 64}, "image_size in common, but .*level3 has 32 and .*other 64; name runs of one kind"),
         ({"split_seed": 1}, "split_seed in common"),
         ({"limit": 32}, "limit in common"),
-        ({"val_fingerprint": "0" * 64}, "of the same images, but those of .*other are not those of .*level4"),
+        ({"val_fingerprint": "0" * 64}, "of the same images, but those of .*other are not those of .*level3"),
     ],
 )
 def test_what_does_not_fit_is_said(ladder, tmp_path, changes, message):
     folder, _ = ladder
-    other = copied(folder / "level4-seed1", tmp_path / "other", **changes)
+    other = copied(folder / "level3-seed1", tmp_path / "other", **changes)
     with pytest.raises(InputError, match=message):
-        average([folder / "level4", other], job(tmp_path / "mean", say=silent))
+        average([folder / "level3", other], job(tmp_path / "mean", say=silent))
     assert not (tmp_path / "mean").exists()
 
 
 def test_one_run_or_one_twice_or_a_place_that_is_taken(ladder, tmp_path):
     folder, _ = ladder
-    for paths in (["level4"], ["level4", "level4"]):
+    for paths in (["level3"], ["level3", "level3"]):
         with pytest.raises(InputError, match="at least two runs, each once"):
             average([folder / name for name in paths], job(tmp_path / "mean", say=silent))
-    pair = [folder / "level4", folder / "level4-seed1"]
+    pair = [folder / "level3", folder / "level3-seed1"]
     with pytest.raises(InputError, match="another folder than those of the runs"):
         average(pair, job(pair[1], overwrite=True, say=silent))
     with pytest.raises(InputError, match="it is finished; pass --overwrite"):
         average(pair, job(say=silent))
-    before = weights(Run(folder / "level4-mean"))
+    before = weights(Run(folder / "level3-mean"))
     average(pair, job(overwrite=True, say=silent))
-    assert all(np.array_equal(a, b) for a, b in zip(before, weights(Run(folder / "level4-mean")), strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(before, weights(Run(folder / "level3-mean")), strict=True))
 
 
 @pytest.mark.slow

@@ -190,6 +190,7 @@ def fit_in_calls_of(steps, runner, recipe, resume_at=None):
     return fit.state()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_a_state_of_any_step_goes_on_in_larger_calls(batch_size, runner):
     recipe = tiny_recipe(1, epochs=2, batch_size=batch_size)
