@@ -81,9 +81,11 @@ def ladder(read: Reader) -> Iterator[Claim]:
     )
     where = [f"{_LADDER}/seed{seed}/level{level}" for seed in range(3) for level in range(1, 5)]
     where += [f"{_LONG}/seed0/level3", f"{_LONG}/seed0/level4", "results/tuning/level1", "results/tuning/level3"]
-    cpus = {read(f"{folder}/environment.json")["cpu"] for folder in where} | {read("results/export/export.json")["cpu"]}
+    cpus = {read(f"{folder}/environment.json")["cpu"] for folder in where}
     yield Claim(
-        _RESULTS_PAGE, "All figures here but those of level 5 are from such CPUs", holds=cpus == {environment["cpu"]}
+        _RESULTS_PAGE,
+        "Levels 1 to 4 of this table and the searches are from such CPUs",
+        holds=cpus == {environment["cpu"]},
     )
     epochs = [read(f"{_LADDER}/seed0/level{level}/recipe.json")["epochs"] for level in (2, 3)]
     yield Claim(_RESULTS_PAGE, "Level 2 trains for {} epochs and level 3 for {}:", tuple(_WORDS[n] for n in epochs))
@@ -152,7 +154,7 @@ def packaged(read: Reader) -> Iterator[Claim]:
     """The classifier of the package."""
     test = read(f"{_PACKAGED}.evaluation_test.json")
     top1 = 100 * test[test["headline"]]["top1"]
-    yield Claim(_RESULTS_PAGE, "is the last of these: {:.2f} % on test as INT8 with TTA", (top1,))
+    yield Claim(_RESULTS_PAGE, "of the first table: {:.2f} % on test as INT8 with TTA", (top1,))
     yield Claim(_README, "reaches {:.2f} % on CIFAR-10's test images", (top1,))
     yield Claim("CHANGELOG.md", "the ladder's level 4, seed 0: {:.2f} % on test", (top1,))
 
