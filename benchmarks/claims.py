@@ -17,6 +17,7 @@ _LONG = "results/cifar10-jpeg-efficientnet_lite0-long"
 _PACKAGED = "export/pretrained/cifar10_efficientnet_lite0_int8"
 _README, _BENCHMARKS, _CHOICES = "README.md", "benchmarks/README.md", "results/choices/README.md"
 _RESULTS_PAGE, _DATA_PAGE = "docs/results.md", "docs/data.md"
+_SHIFT_PAGE, _SHIFT = "docs/shift.md", "results/shift/corruptions"
 _SERVE_PAGE, _PREDICT_PAGE = "docs/serve.md", "docs/predict.md"
 _RECIPES, _SPECS = "keras_cifar/recipes.py", "keras_cifar/model/specs.py"
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -723,6 +724,32 @@ def serve(read: Reader) -> Iterator[Claim]:
     )
 
 
+def shift(read: Reader) -> Iterator[Claim]:
+    """The ladder under fifteen corruptions."""
+    rows = read(f"{_SHIFT}.csv")
+    levels = sorted({row["classifier"] for row in rows})
+    for level in levels:
+        of_level = [row for row in rows if row["classifier"] == level]
+        (clean,) = (row for row in of_level if row["condition"] == "clean")
+        others = [row for row in of_level if row["condition"] != "clean"]
+        mildest, worst = (
+            statistics.mean(100 * row["top1"] for row in others if row["level"] == severity) for severity in (1, 5)
+        )
+        yield Claim(
+            _SHIFT_PAGE,
+            f"| {level.removeprefix('level')}{' | {:.1f} %' * 4}{' | {:.3f}' * 2} |",
+            (
+                100 * clean["top1"],
+                100 * statistics.mean(row["top1"] for row in others),
+                mildest,
+                worst,
+                clean["calibration_error"],
+                statistics.mean(row["calibration_error"] for row in others),
+            ),
+            holds=len(others) == 15 * 5 and {row["images"] for row in of_level} == {1000},
+        )
+
+
 def web(read: Reader) -> Iterator[Claim]:
     """The page without a server, on photographs."""
     found = read(f"{_RESULTS}/web.json")
@@ -746,7 +773,7 @@ def web(read: Reader) -> Iterator[Claim]:
 SOURCES = (
     ladder, long_ladder, level5, packaged, tuning_level1, tuning_level3, gradients, step, avx2, startup, evaluate,
     memory, level1, onnx, quantization, resize, stores, large, ray, alike, gpu, labels, choices, choices_of_level5,
-    choices_around_level5, choices_of_views, choices_of_padding, intervals, serve, web,
+    choices_around_level5, choices_of_views, choices_of_padding, intervals, serve, shift, web,
 )  # fmt: skip
 
 
