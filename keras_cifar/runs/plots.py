@@ -226,6 +226,7 @@ def plot_shifts(results: dict[str, ShiftResult], title: str) -> Any:
             axis.set_xticks(range(6))
     axes[1].set_ylim(0, None)
     figure.suptitle(title)
-    handles = axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", fontsize=8)
+    handles, names = axes[0].get_legend_handles_labels()
+    columns = max(1, min(len(names), 140 // (max(map(len, names)) + 8)))  # about 140 letters are as wide as the figure
+    figure.legend(handles, names, loc="outside lower center", fontsize=8, ncols=columns)
     return figure
