@@ -282,6 +282,7 @@ def test_the_package_runs_as_a_module_from_a_checkout():
     assert done.returncode == 2 and "--epochs" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_train_on_a_folder_then_evaluate_without_test(image_folder, tmp_path, capsys):
     options = tiny_options(data=f"folder:{image_folder}", limit=16, batch_size=8)
     assert cli.main(["train", "--level", "2", *options, "--run-dir", str(tmp_path / "r")]) == 0

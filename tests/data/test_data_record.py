@@ -103,6 +103,7 @@ def test_what_reads_a_run_refuses_changed_data(photos, run, capsys, command, cha
     assert contents(run.path) == before
 
 
+@pytest.mark.slow
 def test_changed_data_that_is_allowed_is_recorded(photos, run, capsys):
     more_images(photos)
     for split in ("val", "test"):

@@ -423,6 +423,7 @@ def test_a_token_is_asked_for_where_there_is_one(tmp_path):
             assert server.request(path)[0] == 200
 
 
+@pytest.mark.slow
 def test_commands_that_make_no_sense(tmp_path, exported):
     copies = tmp_path / "level4_fp32.onnx"
     shutil.copy(exported["folder"] / "level4_fp32.onnx", copies)

@@ -105,6 +105,7 @@ def test_weights_stages_and_preprocessing_are_those_of_the_preset(family, preset
     assert len({id(layer) for layer in layers}) == len(layers)
 
 
+@pytest.mark.slow
 def test_batch_norms_inside_of_blocks_stay_as_they_were(preset):
     model = build_model(tiny_recipe(4, backbone=preset("MobileNet")), 10, (32, 32, 3))
     assert model.trainable_weights and not any("bn" in weight.path for weight in model.trainable_weights)

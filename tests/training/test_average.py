@@ -131,6 +131,7 @@ def test_what_does_not_fit_is_said(ladder, tmp_path, changes, message):
     assert not (tmp_path / "mean").exists()
 
 
+@pytest.mark.slow
 def test_one_run_or_one_twice_or_a_place_that_is_taken(ladder, tmp_path):
     folder, _ = ladder
     for paths in (["level3"], ["level3", "level3"]):
