@@ -88,6 +88,8 @@ class FieldInfo:
             the level that it continues, else "".
         is_handed_down: whether a level that is trained on the way gets it from the one that asks for it, if it is not
             that level's default there; fields with `parent` are always handed down.
+        is_of_mean: whether runs whose weights are averaged must have it in common: it decides the graph, what that is
+            fed with, or which images the weights have seen.
         search: what a search may do with it; None if it cannot be searched.
     """
 
@@ -97,6 +99,7 @@ class FieldInfo:
     changes_model: bool = False
     parent: str = ""
     is_handed_down: bool = False
+    is_of_mean: bool = False
     search: SearchRange | None = None
 
     @property
@@ -117,7 +120,7 @@ class Recipe:
     Every way to make one checks it: a value of another type, out of range, or an unknown name is an InputError.
     """
 
-    level: int = _field(1, Choice((1, 2, 3, 4, 5)), "key in `LEVELS`")
+    level: int = _field(1, Choice((1, 2, 3, 4, 5)), "key in `LEVELS`", is_of_mean=True)
     title: str = _field("Frozen backbone, linear head", Text("My level"), "one line for people")
     data: str = _field(
         "cifar10",
@@ -126,6 +129,7 @@ class Recipe:
         is_option=True,
         changes_model=True,
         parent="same",
+        is_of_mean=True,
     )
     backbone: str = _field(
         "resnet18",
@@ -134,6 +138,7 @@ class Recipe:
         is_option=True,
         changes_model=True,
         parent="same",
+        is_of_mean=True,
     )
     weights: str = _field(
         "imagenet",
@@ -143,6 +148,7 @@ class Recipe:
         is_option=True,
         changes_model=True,
         is_handed_down=True,
+        is_of_mean=True,
     )
     image_size: int = _field(
         128,
@@ -152,6 +158,7 @@ class Recipe:
         is_option=True,
         changes_model=True,
         is_handed_down=True,
+        is_of_mean=True,
     )
     resize: str = _field(
         "crop",
@@ -161,6 +168,7 @@ class Recipe:
         is_option=True,
         changes_model=True,
         is_handed_down=True,
+        is_of_mean=True,
     )
     taps: tuple[str, ...] = _field(
         ("P5",),
@@ -168,9 +176,15 @@ class Recipe:
         "pyramid stages whose pooled outputs feed the head, lowest first",
         changes_model=True,
         parent="level",
+        is_of_mean=True,
     )
     head: str = _field(
-        "linear", Choice(("linear", "fusion")), "kind of head: {choices}", changes_model=True, parent="level"
+        "linear",
+        Choice(("linear", "fusion")),
+        "kind of head: {choices}",
+        changes_model=True,
+        parent="level",
+        is_of_mean=True,
     )
     head_width: int = _field(
         256,
@@ -180,6 +194,7 @@ class Recipe:
         changes_model=True,
         parent="level",
         search=SearchRange(64, 1024, log=True, choices=(64, 128, 256, 512, 1024), head="fusion"),
+        is_of_mean=True,
     )
     dropout: float = _field(
         0.0,
@@ -203,6 +218,7 @@ class Recipe:
         Names('["P5"]', may_be_empty=True),
         "backbone stages that train, lowest first; the head always does",
         changes_model=True,
+        is_of_mean=True,
     )
     train_batch_norm: bool = _field(
         False,
@@ -350,7 +366,9 @@ class Recipe:
         changes_model=True,
         is_handed_down=True,
     )
-    tta: bool = _field(False, Switch(), "whether the level's headline accuracy is with flip test-time augmentation")
+    tta: bool = _field(
+        False, Switch(), "whether the level's headline accuracy is with flip test-time augmentation", is_of_mean=True
+    )
     seed: int = _field(
         0,
         # NumPy's and TensorFlow's seeds have 32 bits, and seeds next to this one are used as well.
@@ -367,6 +385,7 @@ class Recipe:
         "have never seen val",
         changes_model=True,
         parent="same",
+        is_of_mean=True,
     )
     refit: bool = _field(
         False,
@@ -374,6 +393,7 @@ class Recipe:
         "whether val is trained on as well, but for a tenth of it, for epochs that were chosen on val before; the "
         "weights are those of the last epoch",
         changes_model=True,
+        is_of_mean=True,
     )
     averages: int = _field(
         1,
@@ -387,6 +407,7 @@ class Recipe:
         is_option=True,
         changes_model=True,
         is_handed_down=True,
+        is_of_mean=True,
     )
     exclude: tuple[str, ...] = _field(
         (),
@@ -396,12 +417,14 @@ class Recipe:
         is_option=True,
         changes_model=True,
         parent="level",
+        is_of_mean=True,
     )
     continues: int | None = _field(
         None,
         Number(1, 4, whole=True, optional=True, example="null"),
         "lower level whose best weights this one starts from; null for the pretrained ones",
         changes_model=True,
+        is_of_mean=True,
     )
 
     @property
@@ -422,6 +445,8 @@ SHARED_FIELDS = tuple(name for name, info in FIELDS.items() if info.parent == "s
 PARENT_FIELDS = tuple(name for name, info in FIELDS.items() if info.parent)
 # The fields that a level which is trained on the way gets from the one that asks for it.
 HANDED_DOWN_FIELDS = tuple(name for name, info in FIELDS.items() if info.parent or info.is_handed_down)
+# The fields that runs whose weights are averaged must have in common.
+MEAN_FIELDS = tuple(name for name, info in FIELDS.items() if info.is_of_mean)
 # The fields whose values decide whether a model and its stored features serve another recipe.
 MODEL_FIELDS = tuple(name for name, info in FIELDS.items() if info.changes_model)
 OPTION_FIELDS = tuple(name for name, info in FIELDS.items() if info.is_option)

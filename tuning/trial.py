@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_cifar.data.datasets import Source, Split, stratified_split
-from keras_cifar.data.record import check_changes, data_changes, describe_data
+from keras_cifar.data.record import check_changes, data_changes, describe_data, known_changes
 from keras_cifar.environment import describe_environment
 from keras_cifar.errors import InputError
 from keras_cifar.files import atomic_path, read_json, write_json
@@ -104,7 +104,7 @@ class TrialRunner:
         found = {**describe_environment(self.recipe, describe_compute(self.recipe), data), **before}
         if self.changes:
             found |= data if is_search else {}
-            found["changed_data"] = list(dict.fromkeys([*before.get("changed_data", []), *self.changes]))
+            found["changed_data"] = known_changes(before, self.changes)
         write_json(path, found)
 
     def prepare(self, recipe: Recipe) -> tuple[keras.Model, TrainedPart]:

@@ -1,8 +1,10 @@
 """Where a job's images are, and what is done about those that cannot be read or have changed."""
 
 import dataclasses
+import pathlib
 
 from keras_cifar.data.datasets import Source, open_data
+from keras_cifar.data.record import absolute_data
 from keras_cifar.data.specs import Expected, Reading
 from keras_cifar.recipes import Recipe
 
@@ -35,6 +37,18 @@ class DataAccess:
             resize: of the recipe, see `Reading`.
         """
         return Reading(self.skip_bad_images, self.store, self.verify, resize, self.download)
+
+    def local(self, data: str) -> dict:
+        """What a run keeps of it in local.json, as paths that hold anywhere on the machine.
+
+        Args:
+            data: name of the data set.
+        """
+        return {
+            "data": absolute_data(data),
+            "data_dir": self.data_dir and str(pathlib.Path(self.data_dir).resolve()),
+            "skip_bad_images": self.skip_bad_images,
+        }
 
     def open(self, recipe: Recipe, expected: Expected | None = None) -> Source:
         """The images of a recipe; reads no pixels.

@@ -139,6 +139,11 @@ def check_changes(
         say(f"Not the data of {owner}: {text}; used because of --allow-changed-data")
 
 
+def known_changes(record: dict, changes: list[str]) -> list[str]:
+    """The `changed_data` of a record with new changes, each once."""
+    return list(dict.fromkeys([*record.get("changed_data", []), *changes]))
+
+
 def absolute_data(data: str) -> str:
     """A data set's name, its path, if it has one, independent of the working directory."""
     path = data_path(data)

@@ -34,15 +34,9 @@ def load_run(run: Run, access: DataAccess | None = None, split: str | None = Non
     Raises:
         InputError: the data or the weights cannot be read, or have other classes or sizes.
     """
-    local, access = run.local, access or DataAccess()
-    data = access.data or _data_of(run)
+    access = access_of(run, access)
+    data = str(access.data)
     model, names = load_classifier(run.file("best.keras")), run.metrics["class_names"]
-    access = dataclasses.replace(
-        access,
-        data=data,
-        data_dir=access.data_dir or local.get("data_dir"),
-        skip_bad_images=access.skip_bad_images or local.get("skip_bad_images", False),
-    )
     expected = Expected(names, model.input_shape[1])
     source = access.open(run.recipe, expected)
     if split == "test" and data_path(data) and not _is_own(run, data, source):
@@ -54,6 +48,21 @@ def load_run(run: Run, access: DataAccess | None = None, split: str | None = Non
             "name the data of the run with --data."
         )
     return model, source
+
+
+def access_of(run: Run, access: DataAccess | None = None) -> DataAccess:
+    """How a finished run's images are reached: as in its training, but for what differs.
+
+    Raises:
+        InputError: the data is no longer where it was.
+    """
+    local, access = run.local, access or DataAccess()
+    return dataclasses.replace(
+        access,
+        data=access.data or _data_of(run),
+        data_dir=access.data_dir or local.get("data_dir"),
+        skip_bad_images=access.skip_bad_images or local.get("skip_bad_images", False),
+    )
 
 
 def _is_own(run, data, source):

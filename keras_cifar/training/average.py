@@ -8,36 +8,31 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_cifar.checks import show
-from keras_cifar.data.record import absolute_data, check_changes
+from keras_cifar.data.record import check_changes, known_changes
 from keras_cifar.environment import git_commit, utc_now
 from keras_cifar.errors import InputError
-from keras_cifar.evaluation.evaluate_run import load_run, run_data_changes, run_precision
-from keras_cifar.evaluation.evaluate_split import write_predictions
+from keras_cifar.evaluation.evaluate_run import access_of, load_run, run_data_changes, run_precision
 from keras_cifar.evaluation.predict import predict_logits
 from keras_cifar.files import write_json
-from keras_cifar.metrics import Metrics, classification_metrics, format_top1, read_confusion
+from keras_cifar.metrics import format_top1, read_confusion
 from keras_cifar.model.build import load_classifier
 from keras_cifar.names import visible
-from keras_cifar.recipes import Recipe, recipe_to_dict
+from keras_cifar.recipes import MEAN_FIELDS, recipe_to_dict
 from keras_cifar.runs.plots import plot_confusion
 from keras_cifar.runs.run import Run, open_run
 from keras_cifar.speed.engine import compile_inference
 from keras_cifar.training.job import Job
+from keras_cifar.training.train import write_result
 
-SUFFIX = "-mean"
-# What runs whose weights are averaged have in common: the graph, what it is fed with, and what it has seen.
-_COMMON = (
-    "level", "data", "backbone", "weights", "image_size", "resize", "taps", "head", "head_width", "trainable_stages",
-    "tta", "split_seed", "refit", "limit", "exclude", "continues",
-)  # fmt: skip
-_SAME_DATA = ("data_fingerprint", "val_fingerprint")
+_SUFFIX = "-mean"
+_IMAGES = ("data_fingerprint", "val_fingerprint")
 
 
 def average(paths: Sequence[str | os.PathLike], job: Job | None = None) -> Run:
     """Averages the best weights of finished runs, and writes the result as a finished run: no step is taken.
 
-    It helps where the runs started from the same weights and differ in seed, rate or regularization, so that the mean
-    lies in the same basin; from different starts it is no better than chance. Val says which it was.
+    It helps where the runs started from the same weights and differ in seed, rate or regularization. The mean of runs
+    from different starts is mostly useless. Val says which it was.
 
     Args:
         paths: of at least two run folders.
@@ -53,7 +48,7 @@ def average(paths: Sequence[str | os.PathLike], job: Job | None = None) -> Run:
     members = [open_run(path) for path in paths]
     recipe = _mean_recipe(members)
     first = members[0].path
-    run = Run(job.folder or first.with_name(first.name + SUFFIX))
+    run = Run(job.folder or first.with_name(first.name + _SUFFIX))
     if any(run.path.resolve() == member.path.resolve() for member in members):
         raise InputError(f"Expected another folder than those of the runs, but got {run.path}; choose one.")
     with run.lock():
@@ -61,18 +56,18 @@ def average(paths: Sequence[str | os.PathLike], job: Job | None = None) -> Run:
         model, source = load_run(members[0], job.access)
         changes = run_data_changes(members[0], source, "val")
         check_changes(changes, first, job.access.allow_changed, job.say)
-        model.set_weights(_mean_weights(members))
+        model.set_weights(_mean_weights(model, members[1:]))
         val = source.load("val", recipe.division)
         logits_of = compile_inference(model, recipe.batch_size, run_precision(members[0]))
         logits = predict_logits(logits_of, val.store, recipe.batch_size, "val")
-        metrics = classification_metrics(logits, val.labels, source.class_names)
         run.begin(recipe, job.overwrite)
-        write_predictions(run.file("val_predictions.npz"), val.labels, {"plain": logits})
-        plot_confusion(read_confusion(metrics), source.class_names, run.file("confusion.png"), "val", say=job.say)
         run.save_model(model, "best.keras")
-        _write_origin(run, members[0], job.access, changes)
-        write_json(run.file("metrics.json"), _result(members, metrics))
-    for line in _describe(run, members):
+        _write_origin(run, members[0], access_of(members[0], job.access), changes)
+        metrics = write_result(run, val.labels, logits, source.class_names, _facts(members))
+        plot_confusion(
+            read_confusion(metrics["val"]), source.class_names, run.file("confusion.png"), "val", say=job.say
+        )
+    for line in _describe(run, metrics, members):
         job.say(line)
     return run
 
@@ -84,7 +79,7 @@ def _mean_recipe(members):
             f"Expected at least two runs, each once, but got {', '.join(str(m.path) for m in members)}; name others."
         )
     first, *others = members
-    ours = recipe_to_dict(first.recipe)
+    ours, images = recipe_to_dict(first.recipe), _images(first)
     for other in members:
         if other.recipe.averages > 1:
             raise InputError(
@@ -93,13 +88,13 @@ def _mean_recipe(members):
     for other in others:
         theirs = recipe_to_dict(other.recipe)
         theirs["data"] = ours["data"]  # may have moved: its images are compared
-        for field in _COMMON:
+        for field in MEAN_FIELDS:
             if ours[field] != theirs[field]:
                 raise InputError(
                     f"Expected runs that have {field} in common, but {first.path} has {show(ours[field])} and "
                     f"{other.path} {show(theirs[field])}; name runs of one kind."
                 )
-        if any(first.data_record.get(name) != other.data_record.get(name) for name in _SAME_DATA):
+        if _images(other) != images:
             raise InputError(
                 f"Expected runs of the same images, but those of {other.path} are not those of {first.path}: one may "
                 "have been trained on what is val of the other; name runs of one data set."
@@ -108,52 +103,51 @@ def _mean_recipe(members):
     return dataclasses.replace(first.recipe, title=f"{first.recipe.title}, mean of {count} runs", averages=count)
 
 
-def _mean_weights(members):
-    """The arrays for `set_weights`; one model at a time is in memory."""
-    total: list[np.ndarray] = []
-    shapes, dtypes = None, []
-    for member in members:
-        arrays = load_classifier(member.file("best.keras")).get_weights()
-        if shapes not in (None, [array.shape for array in arrays]):
+def _images(run):
+    """What identifies the images that a run trained on and was judged by."""
+    record = run.data_record
+    return [record.get(name) for name in _IMAGES]
+
+
+def _mean_weights(model, others):
+    """The arrays for `set_weights`, of the first run's model and the others' files, of which one is held at a time."""
+    first = model.get_weights()
+    total = [array.astype(np.float64) for array in first]
+    for other in others:
+        arrays = load_classifier(other.file("best.keras")).get_weights()
+        if [array.shape for array in arrays] != [array.shape for array in first]:
             raise InputError(
-                f"Expected weights of the same shapes, but those of {member.path} are not those of "
-                f"{members[0].path}; name runs of one kind."
+                f"Expected weights of the same shapes, but those of {other.path} are not those of the first run; "
+                "name runs of one kind."
             )
-        shapes, dtypes = [array.shape for array in arrays], [array.dtype for array in arrays]
-        doubles = [array.astype(np.float64) for array in arrays]
-        total = [a + b for a, b in zip(total, doubles, strict=True)] if total else doubles
-    return [(array / len(members)).astype(dtype) for array, dtype in zip(total, dtypes, strict=True)]
+        total = [a + b for a, b in zip(total, arrays, strict=True)]
+    return [(array / (1 + len(others))).astype(ours.dtype) for array, ours in zip(total, first, strict=True)]
 
 
 def _write_origin(run, first, access, changes):
     """What a training writes before its first step: of the first member, whose machine took the steps."""
     found = {**first.environment, "started": utc_now(), "git_commit": git_commit()}
     if changes:
-        found["changed_data"] = [*found.get("changed_data", []), *changes]
+        found["changed_data"] = known_changes(found, changes)
     write_json(run.file("environment.json"), found)
-    given = {"data": access.data and absolute_data(access.data), "data_dir": access.data_dir}
-    write_json(run.file("local.json"), {**first.local, **{name: value for name, value in given.items() if value}})
+    write_json(run.file("local.json"), access.local(access.data))
     if first.file("seen.npy").is_file():
         shutil.copyfile(first.file("seen.npy"), run.file("seen.npy"))
 
 
-def _result(members: list[Run], val: Metrics) -> dict:
-    """What metrics.json holds, whose presence marks the run as finished: the time is that of all members."""
+def _facts(members):
+    """What metrics.json holds besides the figures of val: the time is that of all members."""
+    found = [(member.recipe, member.metrics) for member in members]
     return {
-        "finished": utc_now(),
-        "seconds": round(sum(member.metrics["seconds"] for member in members), 1),
-        "steps": sum(member.metrics["steps"] for member in members),
+        "seconds": round(sum(metrics["seconds"] for _, metrics in found), 1),
+        "steps": sum(metrics["steps"] for _, metrics in found),
         "best_epoch": None,
-        "class_names": members[0].metrics["class_names"],
-        "val": val,
-        "members": [_member(member) for member in members],
+        "members": [_member(recipe, metrics) for recipe, metrics in found],
     }
 
 
-def _member(run):
+def _member(recipe, metrics):
     """What is kept of a member: not where it was."""
-    recipe: Recipe = run.recipe
-    metrics = run.metrics
     return {
         "seed": recipe.seed,
         "learning_rate": recipe.learning_rate,
@@ -164,12 +158,12 @@ def _member(run):
     }
 
 
-def _describe(run, members):
-    for member in members:
-        yield f"{visible(member.path)}: val {format_top1(member.metrics['val'])}"
-    yield f"mean of {len(members)}: val {format_top1(run.metrics['val'])}; the run is in {visible(run.path)}"
-    best = max(member.metrics["val"]["top1"] for member in members)
-    if run.metrics["val"]["top1"] < best:
+def _describe(run, metrics, members):
+    found = {member.path: member.metrics["val"] for member in members}
+    for path, val in found.items():
+        yield f"{visible(path)}: val {format_top1(val)}"
+    yield f"mean of {len(members)}: val {format_top1(metrics['val'])}; the run is in {visible(run.path)}"
+    if metrics["val"]["top1"] < max(val["top1"] for val in found.values()):
         yield (
             "The mean is below the best of them: it helps where runs start from the same weights, and none of them "
             "is much worse than the others"

@@ -21,7 +21,7 @@ import numpy as np
 from keras_cifar.checks import Number, number_setting, show
 from keras_cifar.data.copies import describe_alike, describe_copies, image_keys
 from keras_cifar.data.datasets import Source, Split
-from keras_cifar.data.record import absolute_data, check_changes, data_changes, describe_data, is_same_place
+from keras_cifar.data.record import check_changes, data_changes, describe_data, is_same_place, known_changes
 from keras_cifar.environment import computing_versions, describe_environment, thread_count, utc_now
 from keras_cifar.errors import DivergedError, InputError
 from keras_cifar.evaluation.evaluate_split import write_predictions
@@ -405,12 +405,7 @@ class _Beginning:
 
     def local(self) -> dict:
         """What is true on this machine only."""
-        access = self.job.access
-        return {
-            "data": absolute_data(self.recipe.data),
-            "data_dir": access.data_dir and str(pathlib.Path(access.data_dir).resolve()),
-            "skip_bad_images": access.skip_bad_images,
-        }
+        return self.job.access.local(self.recipe.data)
 
     def environment(self) -> dict:
         """What environment.json is to hold: of an interrupted run, what it held, and what is new.
@@ -430,7 +425,7 @@ class _Beginning:
         if self.job.init_from is not None and "started_from" not in found:
             found["started_from"] = _describe_start(open_run(self.job.init_from))
         if self.changes:
-            found["changed_data"] = list(dict.fromkeys([*found.get("changed_data", []), *self.changes]))
+            found["changed_data"] = known_changes(found, self.changes)
         return found
 
     def _check_data(self, before, data):
@@ -568,16 +563,27 @@ class _Training:
             self.fit.part.set_weights(self.fit.best_weights)
             self.run.save_model(self.model, "best.keras")
         labels, logits = self.fit.part.val.labels, self.fit.best_logits
-        write_predictions(self.run.file("val_predictions.npz"), labels, {"plain": logits})
-        val = classification_metrics(logits, labels, names)
-        result = {
-            "finished": utc_now(),
-            "seconds": round(progress.seconds, 1),
-            "steps": progress.step,
-            "best_epoch": progress.best_epoch,
-            "class_names": names,
-            "val": val,
-        }
-        write_json(self.run.file("metrics.json"), result)
+        facts = {"seconds": round(progress.seconds, 1), "steps": progress.step, "best_epoch": progress.best_epoch}
+        result = write_result(self.run, labels, logits, names, facts)
         self.run.file("state.npz").unlink(missing_ok=True)
         return result
+
+
+def write_result(run: Run, labels: np.ndarray, logits: np.ndarray, class_names: list[str], facts: dict) -> dict:
+    """Writes what a run has found on val, and with metrics.json that it is finished.
+
+    Args:
+        run: its folder, whose other files are there.
+        labels: (N,) of val.
+        logits: (N, C) float32, one view.
+        class_names: C names.
+        facts: `seconds`, `steps` and `best_epoch`, and what else metrics.json is to hold.
+
+    Returns:
+        What metrics.json holds.
+    """
+    write_predictions(run.file("val_predictions.npz"), labels, {"plain": logits})
+    val = classification_metrics(logits, labels, class_names)
+    result = {"finished": utc_now(), **facts, "class_names": class_names, "val": val}
+    write_json(run.file("metrics.json"), result)
+    return result
