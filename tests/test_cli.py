@@ -141,6 +141,7 @@ def test_classes_an_image_are_a_whole_number(value, capsys):
     assert "--top-k to be a whole number of at least 1" in refused(capsys, "predict", "x.jpg", "--top-k", value)
 
 
+@pytest.mark.slow
 def test_a_refused_training_leaves_no_folder_that_blocks_the_next(tmp_path, capsys):
     run = tmp_path / "run"
     refused(capsys, "train", "--level", 1, *tiny_options(weights="/no/such/file"), "--run-dir", run)

@@ -99,7 +99,8 @@ def test_cropped_and_mirrored_copies_are_found_and_nothing_else(count):
     assert find_cropped(features, whole)[0].tolist() == [count, count + 2]
 
 
-@pytest.mark.parametrize("store", ["memory", pytest.param("stream", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["memory", "stream"])
 def test_val_images_that_look_like_training_images_are_named_in_training(tmp_path, monkeypatch, store):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path / "cache"))
     images = pictures(24, seed=0)

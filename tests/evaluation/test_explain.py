@@ -1,12 +1,11 @@
 """Heat maps: they add up to the logit, lie where the evidence is, and go with the weights."""
 
-import dataclasses
 import shutil
 
 import keras
 import numpy as np
 import pytest
-from conftest import TINY_CLI, job, randomize_batch_norms, run_cli, tiny_recipe
+from conftest import TINY_CLI, randomize_batch_norms, run_cli, tiny_recipe
 from PIL import Image
 
 import cli
@@ -15,9 +14,9 @@ from keras_cifar.evaluation.explain import Explainer, Explanation, PicturePaths,
 from keras_cifar.evaluation.features import FeatureCache
 from keras_cifar.metrics import softmax
 from keras_cifar.model.build import build_model
+from keras_cifar.runs.run import Run
 from keras_cifar.speed.engine import compile_inference
 from keras_cifar.speed.graph import HEAD, split_at_head, split_at_map
-from keras_cifar.training.train import train
 
 SIDE = 128  # whose P5 has four by four places
 
@@ -37,10 +36,9 @@ def some_images(count=6, side=SIDE, seed=0):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "level4"
-    recipe = dataclasses.replace(tiny_recipe(4, tta=True, limit=16), continues=None)
-    return train(recipe, job(folder, say=lambda line: None))
+def finished(tmp_path_factory, exported):
+    """A run of level 4 with TTA."""
+    return Run(shutil.copytree(exported["run"], tmp_path_factory.mktemp("runs") / "level4"))
 
 
 @pytest.mark.slow
@@ -88,7 +86,8 @@ def correlation(a, b):
     return np.corrcoef(*ranks)[0, 1]
 
 
-@pytest.mark.parametrize("level", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("level", [1, 3])
 def test_random_weights_give_another_map(level):
     """The sanity check of Adebayo et al., 2018, from the head down: a map that stayed would show the image alone."""
     model, images = classifier(level), some_images(24)

@@ -3,6 +3,7 @@
 import csv
 import html.parser
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from keras_cifar.data.check import check_data
 from keras_cifar.data.datasets import open_data
 from keras_cifar.data.specs import Reading
 from keras_cifar.evaluation.gallery import write_gallery
+from keras_cifar.files import read_json, write_json
+from keras_cifar.runs.run import Run
 from keras_cifar.training.train import train
 
 
@@ -107,8 +110,9 @@ def test_a_run_judges_the_splits_that_it_has_not_seen(tmp_path, capsys):
     assert "labels of train are not judged: the run was trained on them" in said and "fewer than 10" not in said
 
 
-def test_a_list_of_numbers_is_of_the_split_that_train_has(tmp_path, capsys):
-    run = train(tiny_recipe(1, split_seed=3), job(tmp_path / "run"))
+def test_a_list_of_numbers_is_of_the_split_that_train_has(tmp_path, exported, capsys):
+    run = Run(shutil.copytree(exported["run"], tmp_path / "run"))
+    write_json(run.file("recipe.json"), read_json(run.file("recipe.json")) | {"split_seed": 3})
     command = ["check", "--run", str(run.path), "--backbone", "none", "--fix-list", str(tmp_path / "fix.csv")]
     assert cli.main(command) == 2 and not (tmp_path / "fix.csv").exists()
     assert "split_seed is 0 with --fix-list" in capsys.readouterr().err

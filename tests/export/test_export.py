@@ -53,7 +53,7 @@ def test_four_files_with_card_and_labels(exported):
     assert (folder / "labels.txt").read_text().split() == [str(d) for d in range(10)]
 
 
-@pytest.mark.parametrize("tta", [False, True])
+@pytest.mark.parametrize("tta", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_float_files_give_keras_logits_at_any_batch_size(exported, val, tta):
     model = load_classifier(exported["run"] / "best.keras")
     views = [model.predict(x, verbose=0) for x in (val.images, flip_images(val.images))]

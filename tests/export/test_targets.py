@@ -1,6 +1,7 @@
 """Files of other kinds than ONNX: the same answers, the same metadata, and a sentence where something is wrong."""
 
 import builtins
+import functools
 import json
 import shutil
 
@@ -30,35 +31,39 @@ def images():
     return open_data("digits").load("val").images[:20]
 
 
+# Keras takes seconds to write a SavedModel.
+EVERY_KIND = [pytest.param(name, marks=[pytest.mark.slow] * (name == "saved_model")) for name in NEEDS]
+
+
 @pytest.fixture(scope="module")
-def files(exported, tmp_path_factory):
-    """A file of each kind whose runtime is installed, with TTA, written as `export` does."""
+def onnx_file(exported):
+    return exported["folder"] / "level4_fp32_tta.onnx"
+
+
+@pytest.fixture(scope="module")
+def of_kind(exported, onnx_file, tmp_path_factory):
+    """A function from a kind's name to a file of it with TTA, written as `export` does; skips without its runtime."""
     folder = tmp_path_factory.mktemp("targets")
-    source = exported["folder"] / "level4_fp32_tta.onnx"
-    metadata = OnnxClassifier(source).metadata
-    graph = finish(core_of(onnx.load(source)), True, metadata.temperature)
-    model = serving_model(load_classifier(exported["run"] / "best.keras"), True, metadata.temperature)
-    found = {"onnx": source}
-    for name, package in NEEDS.items():
-        try:
-            __import__(package)
-        except ImportError:
-            continue
+    metadata = OnnxClassifier(onnx_file).metadata
+
+    @functools.cache
+    def written(name):
+        pytest.importorskip(NEEDS[name])
         target = TARGETS[name]
-        found[name] = folder / f"digits{target.suffix}"
-        target.write_files(model if target.from_keras else graph, metadata, target.paths(found[name]))
-    return found
+        if target.from_keras:
+            source = serving_model(load_classifier(exported["run"] / "best.keras"), True, metadata.temperature)
+        else:
+            source = finish(core_of(onnx.load(onnx_file)), True, metadata.temperature)
+        path = folder / f"digits{target.suffix}"
+        target.write_files(source, metadata, target.paths(path))
+        return path
+
+    return lambda name: onnx_file if name == "onnx" else written(name)
 
 
-def of_kind(files, name):
-    if name not in files:
-        pytest.skip(f"{NEEDS[name]} is not installed")
-    return files[name]
-
-
-@pytest.mark.parametrize("name", NEEDS)
-def test_every_kind_gives_what_the_onnx_file_gives(files, images, name):
-    path, exact = of_kind(files, name), OnnxClassifier(files["onnx"])
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_every_kind_gives_what_the_onnx_file_gives(of_kind, onnx_file, images, name):
+    path, exact = of_kind(name), OnnxClassifier(onnx_file)
     classifier = open_file(path)
     assert classifier.metadata == exact.metadata and classifier.path == path and classifier.provider == name
     for batch_size in (20, 7, 1):
@@ -69,9 +74,9 @@ def test_every_kind_gives_what_the_onnx_file_gives(files, images, name):
     assert classifier.self_check().state == "ok" and len(classifier.sha256) == 64
 
 
-@pytest.mark.parametrize("name", NEEDS)
-def test_predict_and_doctor_take_every_kind(files, tmp_path, capsys, name):
-    path = of_kind(files, name)
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_predict_and_doctor_take_every_kind(of_kind, tmp_path, capsys, name):
+    path = of_kind(name)
     from PIL import Image
 
     Image.new("RGB", (40, 50), "red").save(tmp_path / "red.png")
@@ -84,20 +89,19 @@ def test_predict_and_doctor_take_every_kind(files, tmp_path, capsys, name):
     assert "has a runtime of its own" in capsys.readouterr().err
 
 
-def test_files_know_their_kind(files):
+@pytest.mark.parametrize("name", ["onnx", *EVERY_KIND])
+def test_files_know_their_kind(of_kind, name):
     kinds = {"onnx": "ONNX", "openvino": "OpenVINO IR", "litert": "LiteRT", "saved_model": "SavedModel"}
-    for name, path in files.items():
-        assert kind_of(path, b"" if path.is_dir() else path.read_bytes()) == kinds[name]
-        assert is_exported_name(str(path)) and is_exported_name(f"{path}".upper())
+    path = of_kind(name)
+    assert kind_of(path, b"" if path.is_dir() else path.read_bytes()) == kinds[name]
+    assert is_exported_name(str(path)) and is_exported_name(f"{path}".upper())
     assert kind_of("x", b"text") is None and kind_of("/") is None and not is_exported_name("photo.png")
 
 
-@pytest.mark.parametrize("name", ["onnx", *NEEDS])
-def test_a_file_under_the_name_of_another_kind(files, tmp_path, name):
-    path = of_kind(files, name) if name != "onnx" else files["onnx"]
-    for other in ("onnx", *NEEDS):
-        if other == name or other not in files:
-            continue
+@pytest.mark.parametrize("name", ["onnx", *EVERY_KIND])
+def test_a_file_under_the_name_of_another_kind(of_kind, tmp_path, name):
+    path = of_kind(name)
+    for other in {"onnx", *NEEDS} - {name}:
         wrong = tmp_path / f"wrong{TARGETS[other].suffix}"
         (shutil.copytree if path.is_dir() else shutil.copyfile)(path, wrong)
         with pytest.raises(InputError, match="but it is") as found:
@@ -105,9 +109,9 @@ def test_a_file_under_the_name_of_another_kind(files, tmp_path, name):
         assert f"end in {TARGETS[name].suffix}" in str(found.value) and "\n" not in str(found.value)
 
 
-@pytest.mark.parametrize("name", NEEDS)
-def test_damaged_missing_and_foreign_files_are_one_sentence(files, tmp_path, name):
-    path, target = of_kind(files, name), TARGETS[name]
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_damaged_missing_and_foreign_files_are_one_sentence(of_kind, tmp_path, name):
+    path, target = of_kind(name), TARGETS[name]
     copy = tmp_path / path.name
     with pytest.raises(InputError, match="does not exist"):
         open_file(copy)
@@ -134,8 +138,8 @@ def test_damaged_missing_and_foreign_files_are_one_sentence(files, tmp_path, nam
         open_file(copy)
 
 
-def test_weights_of_another_export_are_noticed(files, tmp_path):
-    path = of_kind(files, "openvino")
+def test_weights_of_another_export_are_noticed(of_kind, tmp_path):
+    path = of_kind("openvino")
     shutil.copyfile(path, tmp_path / "a.xml")
     with pytest.raises(InputError, match=r"a\.bin does not exist"):
         open_file(tmp_path / "a.xml")
@@ -147,8 +151,8 @@ def test_weights_of_another_export_are_noticed(files, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "extra"), [("openvino", "fast"), ("litert", "litert")])
-def test_a_runtime_that_is_not_installed(files, tmp_path, monkeypatch, name, extra):
-    path, import_module = of_kind(files, name), builtins.__import__
+def test_a_runtime_that_is_not_installed(of_kind, tmp_path, monkeypatch, name, extra):
+    path, import_module = of_kind(name), builtins.__import__
 
     def without(module, *args, **kwargs):
         if module.split(".")[0] in ("ai_edge_litert", "openvino"):
@@ -171,8 +175,8 @@ def test_keras_exporters_write_float32(exported, tmp_path, capsys, target, optio
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NEEDS)
-def test_export_writes_what_agrees_with_keras_on_all_of_val(exported, files, tmp_path, name):
-    of_kind(files, name)
+def test_export_writes_what_agrees_with_keras_on_all_of_val(exported, of_kind, tmp_path, name):
+    of_kind(name)
     lines = []
     run = open_run(exported["run"])
     plan = ExportPlan(tmp_path, name, "selective", reject=0.1)
@@ -190,8 +194,8 @@ def test_export_writes_what_agrees_with_keras_on_all_of_val(exported, files, tmp
 
 
 @pytest.mark.slow
-def test_a_file_that_differs_from_keras_is_not_written(exported, files, tmp_path, monkeypatch):
-    of_kind(files, "openvino")
+def test_a_file_that_differs_from_keras_is_not_written(exported, of_kind, tmp_path, monkeypatch):
+    of_kind("openvino")
     val = open_data("digits").load("val")
     label_of = {image.tobytes(): label for image, label in zip(val.images, val.labels, strict=True)}
 

@@ -238,8 +238,15 @@ def test_gradients_are_those_of_float64(is_depthwise, sizes, dtype, way):
     assert np.abs(found[2] - exact[2]).max() <= TOLERANCE[dtype] * np.abs(exact[2]).max()
 
 
-@pytest.mark.parametrize("rate", [0.01, keras.optimizers.schedules.CosineDecay(0.01, 20)])
-@pytest.mark.parametrize("weight_decay", [None, 0.5])
+@pytest.mark.parametrize(
+    ("rate", "weight_decay"),
+    [
+        (keras.optimizers.schedules.CosineDecay(0.01, 20), 0.5),
+        pytest.param(keras.optimizers.schedules.CosineDecay(0.01, 20), None, marks=pytest.mark.slow),
+        pytest.param(0.01, 0.5, marks=pytest.mark.slow),
+        pytest.param(0.01, None, marks=pytest.mark.slow),
+    ],
+)
 def test_fused_adam_is_adam(rate, weight_decay):
     weights = []
     for kind in (FusedAdam, keras.optimizers.Adam if weight_decay is None else keras.optimizers.AdamW):

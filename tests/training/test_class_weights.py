@@ -71,15 +71,24 @@ def test_weights_of_other_classes_are_refused():
         class_weights(Recipe(class_weights={"a": 1}), LABELS, NAMES)
 
 
-def test_the_command_line_reads_a_file(tmp_path, capsys):
+@pytest.fixture
+def command(tmp_path):
+    weights, run = tmp_path / "weights.json", tmp_path / "r"
+    return ["train", "--level", "1", "--run-dir", str(run), "--class-weights", str(weights), *tiny_options()]
+
+
+def test_the_command_line_says_what_is_wrong_with_a_file(command, tmp_path, capsys):
     path = tmp_path / "weights.json"
-    command = ["train", "--level", "1", "--run-dir", str(tmp_path / "r"), "--class-weights", str(path), *tiny_options()]
     for content, words in ((None, "No such file"), ("no json", "cannot be read"), ('{"zero": 1}', "got 'zero'")):
         if content is not None:
             path.write_text(content)
         assert cli.main(command) == 2
         assert words in capsys.readouterr().err
-    path.write_text(json.dumps({str(digit): 1 + digit for digit in range(10)}))
+
+
+@pytest.mark.slow
+def test_the_command_line_reads_a_file(command, tmp_path):
+    (tmp_path / "weights.json").write_text(json.dumps({str(digit): 1 + digit for digit in range(10)}))
     assert cli.main(command) == 0
     assert json.loads((tmp_path / "r" / "recipe.json").read_text())["class_weights"]["9"] == 10
 

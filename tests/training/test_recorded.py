@@ -67,8 +67,8 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("recorded")
 
 
-# The others are slow tests.
-@pytest.mark.parametrize("level", [pytest.param(n, marks=[pytest.mark.slow] * (n != 3)) for n in LEVELS])
+@pytest.mark.slow
+@pytest.mark.parametrize("level", LEVELS)
 def test_numbers_are_those_recorded(level, folder):
     recorded, now = json.loads(RECORDED.read_text()), trained(level, folder)
     then = recorded["levels"][str(level)]

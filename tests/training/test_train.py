@@ -41,10 +41,15 @@ def weights_of(run_dir, name="last.keras"):
 
 
 @pytest.mark.parametrize(
-    ("level", "batch_size", "step"), [pytest.param(1, 1, 60, marks=pytest.mark.slow), (3, 8, 8)]
+    ("level", "batch_size", "step", "engine"),
+    [
+        pytest.param(1, 1, 60, "keras", marks=pytest.mark.slow),
+        pytest.param(3, 8, 8, ENGINE, marks=pytest.mark.slow),
+        (3, 8, 8, "keras"),
+    ],
 )  # 48 and 6 steps an epoch
-def test_killed_run_ends_like_one_that_was_not(tmp_path, monkeypatch, level, batch_size, step):
-    monkeypatch.setenv("KERAS_CIFAR_ENGINE", ENGINE if level == 3 else "keras")
+def test_killed_run_ends_like_one_that_was_not(tmp_path, monkeypatch, level, batch_size, step, engine):
+    monkeypatch.setenv("KERAS_CIFAR_ENGINE", engine)
     recipe, lines = tiny_recipe(level, epochs=3, batch_size=batch_size), []
     options = tiny_options(epochs=3, batch_size=batch_size)
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -39,6 +39,7 @@ def test_the_rate_grows_and_the_losses_are_single_steps():
     assert steady == pytest.approx(single, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_recipes_warm_up_is_not_the_range_tests():
     recipe = tiny_recipe(1, epochs=40, warmup=20)
     rates, losses = run_range_test(open_runner(recipe, open_data("digits")), recipe, RangeTest(1e-6, 1e-3, 12))
