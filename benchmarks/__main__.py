@@ -18,6 +18,8 @@ NAMES = ("level1", "startup", "step", "gradients", "evaluate", "augment", "memor
 OF_AN_EXTRA = ("ray",)
 # Those of a run, which `all` leaves out.
 OF_A_RUN = ("quantization", "golden", "certainty", "targets")
+# Those of CIFAR-10, which `all` leaves out.
+OF_CIFAR = ("alike", "packaged")
 # What decides how a CPU is used: by oneDNN (TensorFlow, PyTorch, OpenVINO), TensorFlow, PyTorch and MKL.
 _SETTINGS = ("ONEDNN_MAX_CPU_ISA", "TF_ENABLE_ONEDNN_OPTS", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
 _MODULES = {"onnx": "onnx_files", "ray": "ray_data"}  # a module called onnx would look like the package
@@ -30,7 +32,10 @@ def main():
         names.add_parser(name)
     for name in OF_A_RUN:
         of_a_run = names.add_parser(name)
-        of_a_run.add_argument("run", help="a finished run")
+        if name == "certainty":
+            of_a_run.add_argument("run", nargs="+", help="finished runs, one a level")
+        else:
+            of_a_run.add_argument("run", help="a finished run")
         of_a_run.add_argument("--data-dir", help="where its data set is, if not where it was trained from")
         of_a_run.add_argument("--limit", type=int, help="images of val to use; all without it")
         if name == "certainty":
@@ -43,8 +48,9 @@ def main():
     of_page = names.add_parser("web", help="needs Chromium, its driver and selenium")
     of_page.add_argument("photos", help="a folder of images")
     of_page.add_argument("files", nargs="*", help="that `export` wrote; default: the package's classifier")
-    of_cifar = names.add_parser("alike")
-    of_cifar.add_argument("--data-dir", help="folder of prepared TFDS data sets")
+    for name in OF_CIFAR:
+        of_cifar = names.add_parser(name)
+        of_cifar.add_argument("--data-dir", help="folder of prepared TFDS data sets")
     of_labels = names.add_parser("labels", help="needs people's votes on CIFAR-10's labels")
     of_labels.add_argument("reference", help="CSV with tfds_id and votes_given")
     of_labels.add_argument("--data-dir", help="folder of prepared TFDS data sets")
@@ -62,7 +68,7 @@ def main():
         from benchmarks import figures
 
         return figures.main(args.write)
-    if args.name == "alike":
+    if args.name in OF_CIFAR:
         return measure(args.name, args.data_dir)
     if args.name == "labels":
         return measure(args.name, args.reference, args.data_dir, args.run, args.files)

@@ -1,9 +1,9 @@
-"""What selective TTA and "none of these" cost and give: `python -m benchmarks certainty RUN --photos DIR --files DIR`.
+"""What selective TTA and "none of these" cost and give: `python -m benchmarks certainty RUN... --photos DIR --files F`.
 
-The package's classifier and the graphs of a finished run, float32 and INT8, see val and test, and their mirror images.
-The thresholds are chosen on val by the functions that `export` calls; test is only looked at. The photographs are those
-of a folder with `labels.csv` (file, cifar10), many of which are none of CIFAR-10's classes. Logits are kept in
-`--files`, so an interrupted command goes on. `--limit` takes the first images of val and test, but for the package's.
+The graphs of finished runs, one a level, in float32 and INT8, see val and test, and their mirror images. The thresholds
+are chosen on val by the functions that `export` calls; test is only looked at. The photographs are those of a folder
+with `labels.csv` (file, cifar10), many of which are none of CIFAR-10's classes. Graphs and logits are kept in F, so
+an interrupted command goes on. `--limit` takes the first images of val and test.
 """
 
 import csv
@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 
 from export.benchmark import file_ways
-from export.classifier import PRETRAINED, OnnxClassifier
+from export.classifier import OnnxClassifier
 from export.cores import calibration_images
 from export.golden import make_golden
-from export.graph import LOGITS, build_core, core_of, finish, float32_model
+from export.graph import LOGITS, build_core, finish, float32_model
 from export.metadata import Metadata
 from export.parity import onnx_logits_by_view
 from export.quantize import quantize_within_budget
@@ -26,7 +26,7 @@ from export.runtimes import OnnxSession
 from export.selective import choose_threshold, select
 from keras_cifar.calibration import fit_temperature
 from keras_cifar.data.access import DataAccess
-from keras_cifar.data.datasets import Split, open_data
+from keras_cifar.data.datasets import Split
 from keras_cifar.environment import cpu_count, cpu_kind
 from keras_cifar.evaluation.evaluate_run import load_run
 from keras_cifar.evaluation.tta import flip_images, mean_logits
@@ -40,23 +40,22 @@ _BATCH = 64
 _MAX_DROP = 0.5
 
 
-def measure(run_path: str, data_dir: str | None, limit: int | None, photos: str, files: str) -> dict:
+def measure(run_paths: list[str], data_dir: str | None, limit: int | None, photos: str, files: str) -> dict:
     """Prints a row a file and returns the figures.
 
     Args:
-        run_path: a finished run, level 5 for the table of the documents.
-        data_dir: where its data set is; None for where it was trained from.
-        limit: images of val and of test for the run's graphs; None for all.
+        run_paths: finished runs, one a level; levels 4 and 5 for the table of the documents.
+        data_dir: where their data set is; None for where they were trained from.
+        limit: images of val and of test; None for all.
         photos: a folder with `labels.csv`.
         files: folder for logits and files.
     """
     folder = pathlib.Path(files)
     folder.mkdir(parents=True, exist_ok=True)
-    packaged = OnnxClassifier()
-    cifar = open_data(packaged.metadata.recipe["data"], data_dir, packaged.side)
-    made = _run_files(run_path, data_dir, limit, folder)
-    made["level4_int8"] = core_of(onnx.load(PRETRAINED)), packaged.metadata, *(cifar.load(s) for s in ("val", "test"))
-    rows = [_row(name, *made[name], folder, photos) for name in sorted(made)]
+    rows = []
+    for path in run_paths:
+        made = _run_files(path, data_dir, limit, folder)
+        rows += [_row(name, *made[name], folder, photos) for name in sorted(made)]
     result = {"cpu_kind": cpu_kind(), "cpus": cpu_count(), "fraction": FRACTION, "batch": _BATCH, "files": rows}
     print(table(result))
     return result

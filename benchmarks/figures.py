@@ -151,7 +151,7 @@ def _makers(root):
         yield folder / "README.md", _make_report
     if (root / "results/export/export.json").exists():
         yield root / "results/export/README.md", _make_export_table
-    for name in ("quantization", "golden", "certainty"):
+    for name in ("quantization", "golden", "certainty", "targets"):
         if (root / f"benchmarks/results/{name}.json").exists():
             yield root / f"benchmarks/results/{name}.md", functools.partial(_make_table, name)
     for path in sorted((root / "export/pretrained").glob("*.onnx")):

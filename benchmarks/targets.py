@@ -1,25 +1,26 @@
 """Sizes and speeds of the kinds of file that one run exports to, in turns: `python -m benchmarks targets RUN`.
 
-Each file passes the gate against Keras on all of val first, as `export` does.
+Each file passes the gate against Keras on all of val first, as `export` does; what Keras says is computed once for all.
 """
 
 import pathlib
+from unittest import mock
 
+from export import pipeline
 from export.benchmark import benchmark_ways, file_ways
+from export.cores import gate_cores
 from export.open_file import open_file
-from export.pipeline import export_run
 from export.plan import ExportPlan
 from export.targets import TARGETS
 from keras_cifar.data.access import DataAccess
 from keras_cifar.environment import cpu_kind
 from keras_cifar.errors import InputError
-from keras_cifar.files import size_of, temporary_folder, write_text
+from keras_cifar.files import size_of, temporary_folder
 from keras_cifar.runs.run import open_run
 
 _KINDS = (("onnx", False), ("onnx", True), ("openvino", False), ("openvino", True), ("litert", False),
           ("saved_model", False))  # fmt: skip
 _BATCHES = (1, 64)
-TABLE = pathlib.Path(__file__).parent / "results" / "targets.md"
 
 
 def measure(run_path: str, data_dir: str | None = None, limit: int | None = None) -> dict:
@@ -31,7 +32,7 @@ def measure(run_path: str, data_dir: str | None = None, limit: int | None = None
         limit: not used: the gate takes all of val.
     """
     run, sizes, classifiers = open_run(run_path), {}, {}
-    with temporary_folder("targets") as folder:
+    with temporary_folder("targets") as folder, _one_gate():
         for target, int8 in _KINDS:
             name = f"{target} {'INT8' if int8 else 'float32'}"
             plan = ExportPlan(
@@ -39,7 +40,7 @@ def measure(run_path: str, data_dir: str | None = None, limit: int | None = None
             )
             plan.output.mkdir()
             try:
-                (path,) = export_run(run, plan, DataAccess(data_dir=data_dir))
+                (path,) = pipeline.export_run(run, plan, DataAccess(data_dir=data_dir))
             except InputError as error:
                 print(f"{name} has no row: {error}")
                 continue
@@ -51,9 +52,20 @@ def measure(run_path: str, data_dir: str | None = None, limit: int | None = None
         {"name": name, "bytes": sizes[name.removesuffix(" (OpenVINO)")], **ways} for name, ways in found["ways"].items()
     ]
     result = {"cpu_kind": cpu_kind(), "level": run.recipe.level, "image_size": run.recipe.image_size, "rows": rows}
-    write_text(TABLE, table(result))
     print(table(result))
     return result
+
+
+def _one_gate():
+    """Exports of one run share the graphs, float32 and INT8, that passed the first one's gate."""
+
+    gated: list = []
+
+    def gate(run, model, source, int8, max_drop, say):
+        gated[:] = gated or [gate_cores(run, model, source, True, max_drop, say)]
+        return gated[0]
+
+    return mock.patch.object(pipeline, "gate_cores", gate)
 
 
 def table(result: dict) -> str:
