@@ -32,7 +32,8 @@ def splits(image_folder, tmp_path):
     return tmp_path / "set"
 
 
-@pytest.mark.parametrize("store", ["memory", pytest.param("stream", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["memory", "stream"])
 def test_test_images_that_training_saw_are_named(splits, tmp_path, capsys, store):
     recipe = tiny_recipe(1, data=f"folder:{splits}", limit=None, batch_size=4)
     said = []

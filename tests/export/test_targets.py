@@ -31,8 +31,8 @@ def images():
     return open_data("digits").load("val").images[:20]
 
 
-# Keras takes seconds to write a SavedModel.
-EVERY_KIND = [pytest.param(name, marks=[pytest.mark.slow] * (name == "saved_model")) for name in NEEDS]
+# Those that Keras' exporters write take seconds.
+EVERY_KIND = [pytest.param(name, marks=[pytest.mark.slow] * TARGETS[name].from_keras) for name in NEEDS]
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,9 @@ def test_weights_of_another_export_are_noticed(of_kind, tmp_path):
         open_file(tmp_path / "a.xml")
 
 
-@pytest.mark.parametrize(("name", "extra"), [("openvino", "fast"), ("litert", "litert")])
+@pytest.mark.parametrize(
+    ("name", "extra"), [("openvino", "fast"), pytest.param("litert", "litert", marks=pytest.mark.slow)]
+)
 def test_a_runtime_that_is_not_installed(of_kind, tmp_path, monkeypatch, name, extra):
     path, import_module = of_kind(name), builtins.__import__
 

@@ -81,7 +81,9 @@ def test_bfloat16_gives_float32_logits_near_those_of_float32():
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="times a convolution of TensorFlow")
-@pytest.mark.parametrize("gain, policy", [(1.6, "mixed_bfloat16"), (0.9, "float32"), (None, None)])
+@pytest.mark.parametrize(
+    "gain, policy", [(1.6, "mixed_bfloat16"), (0.9, "float32"), pytest.param(None, None, marks=pytest.mark.slow)]
+)
 def test_auto_times_a_convolution_once_and_keeps_what_it_found(gain, policy, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CIFAR_CACHE", str(tmp_path))
     if gain is None and not precision.cpu_flags() & {"amx_bf16", "avx512_bf16"}:

@@ -141,6 +141,7 @@ def test_what_is_no_backbone(name):
         resolve_recipe(1, backbone=name)
 
 
+@pytest.mark.slow
 def test_what_is_no_preset(preset, tmp_path):
     recipe = resolve_recipe(1, backbone="hub:resnet_18_imagenett", image_size=32)
     with pytest.raises(InputError, match=r"got resnet_18_imagenett \(did you mean 'resnet_18_imagenet'\?\)"):

@@ -41,13 +41,14 @@ def figures(fit, calls=None):
 
 
 # What a level's first trained layer is fed with: crops of images, or images of a policy.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("level", "changes", "is_resident"),
     [
         (2, {"views": 0}, True),
-        pytest.param(4, {}, True, marks=pytest.mark.slow),
-        pytest.param(2, {"views": 0, "policy": "trivialaugment"}, False, marks=pytest.mark.slow),
-        pytest.param(4, {"cutmix": 1.0, "erasing": 0.3, "ema": 0.9, "accumulate": 2}, False, marks=pytest.mark.slow),
+        (4, {}, True),
+        (2, {"views": 0, "policy": "trivialaugment"}, False),
+        (4, {"cutmix": 1.0, "erasing": 0.3, "ema": 0.9, "accumulate": 2}, False),
     ],
 )
 def test_both_loops_train_alike(level, changes, is_resident, monkeypatch):
