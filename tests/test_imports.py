@@ -1,6 +1,7 @@
 """The arrows of the architecture: a module imports only from the rows above its own."""
 
 import ast
+import functools
 import graphlib
 import importlib
 import os
@@ -60,9 +61,14 @@ STDLIB_ONLY = (
 PACKAGES = ("tuning", "export")
 
 
+@functools.cache
+def tree_of(path):
+    return ast.parse(path.read_text())
+
+
 def imported(path, only_at_once=False):
     """The modules that a file imports, or only those that it imports as soon as it is imported itself."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     for node in tree.body if only_at_once else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -163,7 +169,7 @@ def test_public_names_are_imported_when_they_are_used(package):
     assert set(found.__all__) == set(found._MODULES) <= set(dir(found))
     assert all(getattr(found, name).__module__ == found._MODULES[name] for name in found.__all__ if name != "LEVELS")
     assert not hasattr(found, "nothing")
-    guarded = next(node for node in ast.parse((ROOT / package / "__init__.py").read_text()).body
+    guarded = next(node for node in tree_of(ROOT / package / "__init__.py").body
                    if isinstance(node, ast.If))  # fmt: skip
     typed = {alias.name: node.module for node in guarded.body for alias in node.names}
     assert typed == found._MODULES
@@ -189,7 +195,7 @@ def private_names(tree):
 def test_private_names_of_other_libraries_stay_in_their_modules():
     packages = [(package, modules_of(package)) for package in ("keras_cifar", *PACKAGES)]
     paths = {f"{package}.{name}": path for package, found in packages for name, path in found.items()}
-    trees = {module: ast.parse(path.read_text()) for module, path in {**paths, "cli": ROOT / "cli.py"}.items()}
+    trees = {module: tree_of(path) for module, path in {**paths, "cli": ROOT / "cli.py"}.items()}
     allowed = {module: module in INTERNALS for module in trees}
     ours = set().union(*(private_names(tree)[0] for module, tree in trees.items() if not allowed[module]))
     found = []
@@ -211,7 +217,7 @@ SOURCES |= {"cli": ROOT / "cli.py", **{name: ROOT / name / "__init__.py" for nam
 
 def definitions_and_imports(path):
     """A file's syntax tree, its top-level definitions by name, and what it imports: name -> (module, name or None)."""
-    tree, imports, names = ast.parse(path.read_text()), {}, {}
+    tree, imports, names = tree_of(path), {}, {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imports |= {alias.asname or alias.name: (alias.name, None) for alias in node.names}

@@ -246,7 +246,8 @@ def test_an_unreadable_image_is_named_by_its_place(tmp_path, kind):
     assert len(source.load("train")) + len(source.load("val")) == 8
 
 
-@pytest.mark.parametrize("kind", ["tar", pytest.param("parquet", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
 def test_a_run_on_shards_is_evaluated_where_they_are_now(tmp_path, kind, monkeypatch):
     from keras_cifar.evaluation.evaluate_run import evaluate
     from keras_cifar.training.train import train

@@ -121,6 +121,7 @@ def _ask(client, port, model, photo):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_folders_of_other_servers_and_one_client(tmp_path, exported, photo):
     pytest.importorskip("tritonclient.http", reason="needs tritonclient[http]")
     files = [PRETRAINED, exported["folder"] / "level4_fp32.onnx"]

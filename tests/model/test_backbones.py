@@ -191,6 +191,7 @@ def test_efficientnet_pads_as_tensorflow_did_when_its_weights_were_trained():
     assert seen == 4
 
 
+@pytest.mark.slow
 def test_drop_path_leaves_out_residual_branches_in_training_and_nothing_otherwise():
     tiny_recipe(1)  # registers it
     images = np.random.default_rng(0).normal(size=(64, 32, 32, 3)).astype(np.float32)

@@ -67,7 +67,11 @@ def test_copy_weights_takes_the_head_only_where_it_fits():
     assert copy_weights(third, fourth) == ["backbone", "head"]
     assert np.allclose(third(IMAGES), fourth(IMAGES), atol=1e-6)
     assert copy_weights(third, first) == ["backbone"]
-    resnet = build(1, backbone="resnet18")
+
+
+@pytest.mark.slow
+def test_copy_weights_takes_the_same_backbone_only():
+    first, resnet = build(1), build(1, backbone="resnet18")
     with pytest.raises(InputError, match="same backbone"):
         copy_weights(resnet, first)
 

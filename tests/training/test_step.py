@@ -144,7 +144,7 @@ def test_a_loss_is_that_of_numpy_on_soft_targets():
     assert float(objective.top1(targets, logits)) == pytest.approx(right.mean())
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("weight_decay", [pytest.param(0.0, marks=pytest.mark.slow), 0.1])
 def test_steps_of_one_call_are_those_of_many(weight_decay):
     one_by_one = train_head(False, [1] * 12, weight_decay)
     for sizes in ([1] * 12, [12], [5, 1, 6]):

@@ -40,32 +40,35 @@ def weights_of(run_dir, name="last.keras"):
     return [w.numpy() for w in load_classifier(run_dir / name).weights]
 
 
-@pytest.mark.parametrize(
-    ("level", "batch_size", "step", "engine"),
-    [
-        pytest.param(1, 1, 60, "keras", marks=pytest.mark.slow),
-        pytest.param(3, 8, 8, ENGINE, marks=pytest.mark.slow),
-        (3, 8, 8, "keras"),
-    ],
-)  # 48 and 6 steps an epoch
-def test_killed_run_ends_like_one_that_was_not(tmp_path, monkeypatch, level, batch_size, step, engine):
-    monkeypatch.setenv("KERAS_CIFAR_ENGINE", engine)
-    recipe, lines = tiny_recipe(level, epochs=3, batch_size=batch_size), []
-    options = tiny_options(epochs=3, batch_size=batch_size)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(recipe, job(whole, say=lambda line: None))
-    run_until_killed(1, step, "train", "--level", level, *options, "--run-dir", killed, env=EVERY_STEP)
-    assert 0 < Run(killed).load_state()[1]["step"] <= step and not Run(killed).is_finished
-    train(recipe, job(killed, say=lines.append))
+def kill_and_repeat(folder, step, options, recipe, observers):
+    """A training that is killed after a step, or just before it was saved, and repeated."""
+    run, lines = Run(folder), []
+    run_until_killed(1, step, "train", "--level", recipe.level, *options, "--run-dir", folder, env=EVERY_STEP)
+    assert 0 < run.load_state()[1]["step"] <= step and not run.is_finished
+    train(recipe, job(folder, say=lines.append, observers=observers))
     assert any("Resuming at step" in line for line in lines)
+
+
+def assert_same_end(whole, killed, epochs):
     for name in ("best.keras", "last.keras"):
         for a, b in zip(weights_of(whole, name), weights_of(killed, name), strict=True):
             assert np.array_equal(a, b)
     without_time = [[{k: v for k, v in row.items() if k != "seconds"} for row in Run(r).history()]
                     for r in (whole, killed)]  # fmt: skip
-    assert without_time[0] == without_time[1] and len(without_time[0]) == 3
+    assert without_time[0] == without_time[1] and len(without_time[0]) == epochs
     assert Run(whole).metrics["val"] == Run(killed).metrics["val"]
     assert {p.name for p in killed.iterdir()} == {p.name for p in whole.iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("level", "batch_size", "step"), [(1, 1, 60), (3, 8, 8)])  # 48 and 6 steps an epoch
+def test_killed_run_ends_like_one_that_was_not(tmp_path, monkeypatch, level, batch_size, step):
+    monkeypatch.setenv("KERAS_CIFAR_ENGINE", ENGINE if level == 3 else "keras")
+    recipe = tiny_recipe(level, epochs=3, batch_size=batch_size)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(recipe, job(whole, say=lambda line: None))
+    kill_and_repeat(killed, step, tiny_options(epochs=3, batch_size=batch_size), recipe, None)
+    assert_same_end(whole, killed, 3)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,11 @@ def test_run_folder_holds_what_it_should(finished):
     assert len(environment["data_fingerprint"]) == 64 and environment["packages"]["keras"] == keras.__version__
     assert finished.metrics["val"]["images"] == 288
     assert finished.recipe == tiny_recipe(3)
+
+
+def test_killed_within_its_epoch_it_ends_like_one_that_was_not(finished, tmp_path):
+    kill_and_repeat(tmp_path / "killed", 2, tiny_options(), tiny_recipe(3), default_observers())
+    assert_same_end(finished.path, tmp_path / "killed", 1)
 
 
 def test_best_weights_have_the_val_accuracy_they_claim(finished):
@@ -287,7 +295,7 @@ def test_training_without_room_for_features(tmp_path, monkeypatch):
     assert sum("No room" in line for line in lines) == 1
 
 
-@pytest.mark.parametrize(("level", "dtype"), [(1, "float32"), (3, "bfloat16")])
+@pytest.mark.parametrize(("level", "dtype"), [pytest.param(1, "float32", marks=pytest.mark.slow), (3, "bfloat16")])
 def test_stored_features_are_what_the_trained_part_would_round_them_to(level, dtype):
     needs_bfloat16()
     recipe = tiny_recipe(level, views=1, limit=16, precision="bfloat16")

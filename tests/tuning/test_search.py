@@ -134,6 +134,7 @@ def test_the_epoch_is_chosen_without_the_ranking_half(tmp_path):
     assert other.score != honest.score
 
 
+@pytest.mark.slow
 def test_best_recipe_can_be_trained(finished, tmp_path):
     _, folder, _ = finished
     values = json.loads((folder / "best_recipe.json").read_text())
