@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from conftest import needs_bfloat16
 
 import cli
 from export import pipeline as module
@@ -202,6 +203,7 @@ def test_int8_not_faster_is_refused_unless_forced():
 
 
 def test_model_of_another_precision_is_rebuilt_in_float32(exported, val):
+    needs_bfloat16()
     model = load_classifier(exported["run"] / "best.keras")
     config = json.loads(json.dumps(model.get_config()))
     for layer in config["layers"]:
