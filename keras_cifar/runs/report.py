@@ -157,7 +157,8 @@ def _what_trains(group, groups):
     recipe = group[0].recipe
     text = " + ".join((*recipe.trainable_stages, f"{recipe.head} head"))
     others = [other[0] for other in groups if other[0].recipe.level == recipe.level]
-    own, left_out = recipe_to_dict(recipe), ("title", "data", "seed", "precision", "trainable_stages", "head")
+    own = recipe_to_dict(recipe)
+    left_out = ("title", "data", "seed", "averages", "precision", "trainable_stages", "head")
     different = [
         _own(name, value)
         for name, value in own.items()

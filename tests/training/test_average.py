@@ -77,7 +77,7 @@ def test_it_is_a_row_of_its_own_in_the_report(ladder):
     assert len(group_seeds(runs)) == 3  # two rates and their mean
     path = write_report(runs, ladder[0] / "report.md", say=silent)
     text = path.read_text()
-    assert "Multi-scale fusion head, mean of 2 runs" in text
+    assert "Multi-scale fusion head, mean of 2 runs" in text and "averages" not in text
     assert "the mean of runs of seed 0, rate 0.001 (" in text and "seed 1, rate 0.002 (" in text
 
 
