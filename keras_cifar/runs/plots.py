@@ -132,7 +132,8 @@ def draw_ladder(rows: list[dict], title: str) -> Any:
     """Top-1 by level with its interval, plain and TTA.
 
     Args:
-        rows: `level`, and `plain` and `tta` as (top1, low, high) or None; rows of one level stand side by side.
+        rows: `level`, `name`, and `plain` and `tta` as (top1, low, high) or None; rows of one level stand side by side
+            and are named.
         title: above the picture.
     """
     figure = new_figure(6.4, 3.8)
@@ -146,7 +147,11 @@ def draw_ladder(rows: list[dict], title: str) -> Any:
         x, top, low, high = np.array(chosen).T
         axis.errorbar(x + offset, top, [top - low, high - top], fmt="o", capsize=3, color=color,
                       label=name.replace("tta", "flip TTA"))  # fmt: skip
-    axis.set(xlabel="level", ylabel="top-1 accuracy", title=title, xticks=levels)
+    axis.set(xlabel="level", ylabel="top-1 accuracy", title=title)
+    names = [str(level) if levels.count(level) == 1 else f"{level}: {plot_text(row['name'], _NAME_LENGTH)}"
+             for level, row in zip(levels, rows, strict=True)]  # fmt: skip
+    is_long = len(set(levels)) < len(levels)
+    axis.set_xticks(places, names, rotation=30 * is_long, ha="right" if is_long else "center")
     axis.margins(x=0.15)
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right")

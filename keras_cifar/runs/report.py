@@ -322,7 +322,7 @@ def ladder_row(group: list[Run]) -> dict:
     """What `keras_cifar.runs.plots.draw_ladder` draws of runs that differ by their seed."""
     found = read_group(group)
     tests = [test for run in group if (test := run.evaluation("test"))]
-    row: dict[str, Any] = {"level": group[0].recipe.level}
+    row: dict[str, Any] = {"level": group[0].recipe.level, "name": group[0].path.name}
     for view in ("plain", "tta"):
         metrics = [test.views[view] for test in tests if view in test.views]
         row[view] = mean_and_interval(metrics, interval_of(found, view)) if metrics else None

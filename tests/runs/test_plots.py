@@ -8,7 +8,7 @@ from PIL import Image
 from test_names import NASTY
 
 from export.benchmark import write_benchmark
-from keras_cifar.runs.plots import plot_confusion, plot_curves, plot_ladder, plot_rates, plot_result
+from keras_cifar.runs.plots import draw_ladder, plot_confusion, plot_curves, plot_ladder, plot_rates, plot_result
 from keras_cifar.runs.run import Run
 from keras_cifar.training.observers import default_observers
 from keras_cifar.training.train import train
@@ -56,7 +56,11 @@ def test_every_way_stands_in_the_legend(tmp_path):
 
 
 def test_rows_of_one_level_stand_side_by_side(tmp_path):
-    rows = [{"level": 1, "plain": (0.5, 0.4, 0.6), "tta": None}] * 2 + [{"level": 2, "plain": None, "tta": (0.5, 0, 1)}]
+    rows = [{"level": 1, "name": name, "plain": (0.5, 0.4, 0.6), "tta": None} for name in ("a", "$b")]
+    rows.append({"level": 2, "name": "c", "plain": None, "tta": (0.5, 0, 1)})
+    (axis,) = draw_ladder(rows, "t").axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["1: a", r"1: \$b", "2"]
+    assert axis.get_xticks().tolist() == [1, 1.24, 2]
     assert plot_ladder(rows, tmp_path / "a.png", "t")
 
 
