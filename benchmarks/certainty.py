@@ -40,6 +40,17 @@ _BATCH = 64
 _MAX_DROP = 0.5
 
 
+@dataclasses.dataclass(frozen=True)
+class _Graph:
+    """A run's graph in one precision, what its file is to say of it, and the images that it sees."""
+
+    name: str
+    core: onnx.ModelProto
+    about: Metadata
+    val: Split
+    test: Split
+
+
 def measure(run_paths: list[str], data_dir: str | None, limit: int | None, photos: str, files: str) -> dict:
     """Prints a row a file and returns the figures.
 
@@ -52,17 +63,15 @@ def measure(run_paths: list[str], data_dir: str | None, limit: int | None, photo
     """
     folder = pathlib.Path(files)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for path in run_paths:
-        made = _run_files(path, data_dir, limit, folder)
-        rows += [_row(name, *made[name], folder, photos) for name in sorted(made)]
+    graphs = (graph for path in run_paths for graph in _graphs(path, data_dir, limit, folder))
+    rows = [_row(graph, folder, photos) for graph in graphs]
     result = {"cpu_kind": cpu_kind(), "cpus": cpu_count(), "fraction": FRACTION, "batch": _BATCH, "files": rows}
     print(table(result))
     return result
 
 
-def _run_files(run_path, data_dir, limit, folder):
-    """Name -> (core, metadata, val, test) of a run's float32 and INT8 graphs."""
+def _graphs(run_path, data_dir, limit, folder):
+    """A run's graphs, float32 and INT8."""
     run = open_run(run_path)
     model, source = load_run(run, access=DataAccess(data_dir=data_dir))
     val, test = (_first(source.load(split, run.recipe.division), limit) for split in ("val", "test"))
@@ -76,9 +85,9 @@ def _run_files(run_path, data_dir, limit, folder):
         found, logits, _ = quantize_within_budget(core, calibration_images(run, source), val, by_view, _MAX_DROP, print)
         np.save(folder / f"{name}_int8.val.npy", logits)
         paths["int8"].write_bytes(found.SerializeToString())
-    int8 = dataclasses.replace(about, precision="int8")
-    abouts = {"fp32": about, "int8": int8}
-    return {f"{name}_{precision}": (onnx.load(path), abouts[precision], val, test) for precision, path in paths.items()}
+    abouts = {"fp32": about, "int8": dataclasses.replace(about, precision="int8")}
+    for precision, path in paths.items():
+        yield _Graph(f"{name}_{precision}", onnx.load(path), abouts[precision], val, test)
 
 
 def _first(split, limit):
@@ -96,8 +105,9 @@ def _by_view(name, core, images, split, folder):
     return found
 
 
-def _row(name, core, about, val, test, folder, photos):
+def _row(graph, folder, photos):
     """All figures of one file."""
+    name, core, about, val, test = graph.name, graph.core, graph.about, graph.val, graph.test
     on_val, on_test = (_by_view(name, core, split, of, folder) for of, split in (("val", val), ("test", test)))
     degree = fit_temperature(mean_logits(*on_val), val.labels)
     chosen = choose_threshold(on_val, val.labels, degree)
