@@ -83,14 +83,14 @@ def group_seeds(runs: list[Run]) -> list[list[Run]]:
     """The runs that differ by nothing but their seed, together, in the order of the first of each.
 
     "auto" counts as the precisions that it chose, and the data as the images themselves, wherever they are; runs that
-    were evaluated on other test images stand apart.
+    started from another level, or from a mean, or were evaluated on other test images stand apart.
     """
     keys = []
     tests: dict[tuple, str] = {}
     for run in runs:
         recipe = dataclasses.asdict(run.recipe).items()
         rest = tuple((name, value) for name, value in recipe if name not in ("seed", "precision", "data"))
-        key = rest, run.precisions, run.environment["data"], run.environment["data_fingerprint"]
+        key = rest, _start(run), run.precisions, run.environment["data"], run.environment["data_fingerprint"]
         evaluation = run.evaluation("test")
         test = None if evaluation is None else evaluation.data_fingerprint
         keys.append((key, test))
@@ -164,9 +164,21 @@ def _what_trains(group, groups):
         for name, value in own.items()
         if name not in left_out and any(recipe_to_dict(other.recipe)[name] != value for other in others)
     ]
+    if any(_start(other) != _start(group[0]) for other in others):
+        different.append(_start(group[0]))
     if any(other.precisions != group[0].precisions for other in others):
         different.append(" and ".join(dict.fromkeys(group[0].precisions)))
     return "; ".join(filter(None, (text, ", ".join(filter(None, different)))))
+
+
+def _start(run):
+    """`from a mean of 2 runs of level 5`: what it started from; "" for the level that it continues, and of a mean."""
+    found = run.environment.get("started_from")
+    if found is None or run.recipe.averages > 1:
+        return ""
+    if found["averages"] > 1:
+        return f"from a mean of {found['averages']} runs of level {found['level']}"
+    return "" if found["level"] == run.recipe.continues else f"from level {found['level']}"
 
 
 def _own(name, value):

@@ -22,6 +22,7 @@ from keras_cifar.runs.report import (
     comparisons_table,
     find_runs,
     group_seeds,
+    ladder_rows,
     markdown_table,
     markdown_tables,
     split_tables,
@@ -94,6 +95,19 @@ def test_seeds_share_a_row(tmp_path):
     assert len(group_seeds(runs)) == 2  # tested on other images
     runs[1].file("evaluation_test.json").unlink()
     assert len(group_seeds(runs)) == 1 and ", 1 of 2 seeds |" in markdown_table(runs)
+
+
+def test_runs_that_started_from_other_kinds_of_weights_are_no_seeds_of_each_other(tmp_path):
+    starts = [None, (3, 1), (5, 1), (5, 2), (5, 2)]
+    runs = [made_run(tmp_path / f"seed{seed}", 5, seed=seed) for seed in range(len(starts))]
+    for run, start in zip(runs, starts, strict=True):
+        if start is not None:
+            found = dict(zip(("level", "averages"), start, strict=True))
+            write_json(run.file("environment.json"), {**run.environment, "started_from": found})
+    assert [len(group) for group in group_seeds(runs)] == [2, 1, 2]  # level 5 continues level 3
+    _, *rows = ladder_rows(runs)
+    ends = ["fusion head", "fusion head; from level 5", "fusion head; from a mean of 2 runs of level 5"]
+    assert [row[1].split(" + ")[-1] for row in rows] == ends
 
 
 def test_seeds_of_a_folder_share_a_row_whatever_their_crops(tmp_path):
