@@ -87,7 +87,10 @@ def _add_training_commands(add):
     train.add_argument("--run-dir", metavar="DIR", help="run folder; for --level all the folder of the levels")
     train.add_argument("--init-from", metavar="RUN", help="start from this run's best weights")
     train.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
-    text = "train the finished run of the same options again, on train and val together, for the epochs that val chose"
+    text = (
+        "train the finished run of the same options, or of another seed, again, on train and val together, for the "
+        "epochs that val chose"
+    )
     train.add_argument("--refit", action="store_true", help=text)
     text = f"of {', '.join(OBSERVERS)}, with commas; csv is always written"
     train.add_argument("--log-to", metavar="LOGGERS", help=text)

@@ -149,8 +149,9 @@ def refit(recipe: Recipe, job: Job | None = None) -> Run:
     chosen by it: the weights are those of the last epoch.
 
     Args:
-        recipe: of the finished run.
-        job: see `train`. Its folder is the finished run's; the refit is trained next to it, in `NAME-refit`.
+        recipe: of the finished run; its seed may be another one, as the epochs do not depend on it.
+        job: see `train`. Its folder is the finished run's; the refit is trained next to it, in `NAME-refit`, or in
+            `NAME-refit-seedS` with another seed than that run's.
 
     Returns:
         The finished refit.
@@ -164,18 +165,19 @@ def refit(recipe: Recipe, job: Job | None = None) -> Run:
     if not chosen.is_finished:
         raise InputError(
             f"Expected a finished run in {path}, whose choice of epochs --refit takes, but there is none; train it "
-            "first, without --refit."
+            "first, without --refit, or name one of another seed with --run-dir."
         )
     if chosen.recipe.averages > 1:
         raise InputError(
             f"Expected a run that was trained, but {path} is a mean; refit its members, and average those."
         )
-    if changed := differences(chosen.recipe, recipe):
+    if changed := differences(dataclasses.replace(chosen.recipe, seed=recipe.seed), recipe):
         raise InputError(f"Expected the recipe of {path} to refit, but {changed}; repeat its options, and add --refit.")
     epochs = chosen.metrics["best_epoch"]
     job.say(f"Refit of {path} on train and val for {epochs} epochs, its best of {recipe.epochs}")
     again = dataclasses.replace(recipe, refit=True, epochs=epochs, warmup=min(recipe.warmup, epochs))
-    return train(again, dataclasses.replace(job, folder=path.with_name(path.name + REFIT_SUFFIX)))
+    name = path.name + REFIT_SUFFIX + (f"-seed{recipe.seed}" if recipe.seed != chosen.recipe.seed else "")
+    return train(again, dataclasses.replace(job, folder=path.with_name(name)))
 
 
 def _prepare(recipe, run, job):

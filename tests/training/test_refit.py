@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -77,6 +78,16 @@ def test_it_trains_the_chosen_epochs_and_keeps_the_last_weights(runs):
     images = again.environment["images"]
     assert images == {"train": 32, "val": 29} and again.metrics["val"]["images"] == 29
     assert any("for 2 epochs, its best of 3" in line for line in lines)
+
+
+def test_another_seed_takes_the_same_choice_into_a_folder_of_its_own(runs, tmp_path):
+    chosen, again, _ = runs
+    same = shutil.copytree(chosen.path, tmp_path / "level3")
+    other = refit(dataclasses.replace(chosen.recipe, seed=7), job(same, say=lambda line: None))
+    assert other.path == tmp_path / "level3-refit-seed7"
+    assert other.recipe == dataclasses.replace(again.recipe, seed=7)
+    assert group_seeds([again, other]) == [[again, other]]
+    assert np.array_equal(*(load_run(run)[1].load("val", run.recipe.division).labels for run in (again, other)))
 
 
 def test_nothing_that_must_be_unseen_was_seen(runs):
