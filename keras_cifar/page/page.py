@@ -19,8 +19,7 @@ from keras_cifar.recipes import recipe_to_dict
 from keras_cifar.runs.evaluation_file import VIEW_NAMES
 from keras_cifar.runs.report import (
     comparison_rows,
-    group_seeds,
-    ladder_row,
+    ladder_points,
     ladder_rows,
     reading_note,
     run_name,
@@ -53,7 +52,6 @@ def write_page(runs: list[Run], output: str | os.PathLike, access: DataAccess | 
 
 
 def _table(title: str, runs: list[Run], access: DataAccess) -> dict[str, Any]:
-    evaluated = group_seeds([run for run in runs if run.evaluation("test")])
     header, *rows = ladder_rows(runs)
     last = max(runs, key=lambda run: (run.evaluation("test") is not None, run.recipe.level, -run.recipe.seed))
     return {
@@ -62,7 +60,7 @@ def _table(title: str, runs: list[Run], access: DataAccess) -> dict[str, Any]:
         "rows": rows,
         "comparisons": comparison_rows(runs)[0],
         "note": reading_note(runs),
-        "ladder": ladder_chart([ladder_row(group) for group in evaluated]) if evaluated else None,
+        "ladder": ladder_chart(points) if (points := ladder_points(runs)) else None,
         "runs": [_run(run, runs, access if run is last else None) for run in runs],
     }
 

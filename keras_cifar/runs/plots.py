@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import pathlib
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from keras_cifar.runs.shift_file import ShiftResult
 from keras_cifar.runs.thumbnails import draw_heat
 
 _TRAIN, _VAL, _TTA = "#4477aa", "#cc6677", "#228833"
+_WITHIN_LEVEL = 0.5  # between the rows of one level
 _NAME_LENGTH = 30  # a folder's name may have 255 characters, and so a class
 
 
@@ -139,7 +141,8 @@ def draw_ladder(rows: list[dict], title: str) -> Any:
     figure = new_figure(6.4, 3.8)
     axis = figure.subplots()
     levels = [row["level"] for row in rows]
-    places = [level + 0.24 * levels[:i].count(level) for i, level in enumerate(levels)]
+    steps = [level - before or _WITHIN_LEVEL for before, level in itertools.pairwise(levels)]
+    places = list(itertools.accumulate(steps, initial=levels[0]))
     for name, offset, color in (("plain", -0.08, _VAL), ("tta", 0.08, _TTA)):
         chosen = [(place, *row[name]) for place, row in zip(places, rows, strict=True) if row.get(name)]
         if not chosen:

@@ -13,7 +13,7 @@ from keras_cifar.evaluation.comparisons import compare_rows, interval_of, read_g
 from keras_cifar.files import check_output, write_text
 from keras_cifar.metrics import format_top1, wilson_interval
 from keras_cifar.names import few_or_count, markdown, markdown_target
-from keras_cifar.recipes import REFERENCE, REFERENCE_TEST_TOP1, recipe_to_dict
+from keras_cifar.recipes import MEAN_FIELDS, REFERENCE, REFERENCE_TEST_TOP1, recipe_to_dict
 from keras_cifar.runs.plots import plot_ladder, plot_result
 from keras_cifar.runs.run import Run
 
@@ -153,16 +153,19 @@ def reading_note(runs: list[Run]) -> str:
 
 
 def _what_trains(group, groups):
-    """What trains, and what the row has otherwise than the other rows of its level."""
+    """What trains, and what the row has otherwise than the other rows of its level; of a mean, what its runs share."""
     recipe = group[0].recipe
     text = " + ".join((*recipe.trainable_stages, f"{recipe.head} head"))
     others = [other[0] for other in groups if other[0].recipe.level == recipe.level]
     own = recipe_to_dict(recipe)
+    fields = MEAN_FIELDS if recipe.averages > 1 else tuple(own)
     left_out = ("title", "data", "seed", "averages", "precision", "trainable_stages", "head")
     different = [
         _own(name, value)
         for name, value in own.items()
-        if name not in left_out and any(recipe_to_dict(other.recipe)[name] != value for other in others)
+        if name in fields
+        and name not in left_out
+        and any(recipe_to_dict(other.recipe)[name] != value for other in others)
     ]
     if any(_start(other) != _start(group[0]) for other in others):
         different.append(_start(group[0]))
@@ -324,17 +327,21 @@ def write_report(runs: list[Run], output: str | os.PathLike, say: Callable[[str]
 
 def _ladder(runs, picture, title, say):
     """The picture of the levels, and the lines that show it."""
-    rows = [ladder_row(group) for group in group_seeds([run for run in runs if run.evaluation("test")])]
+    rows = ladder_points(runs)
     if not rows or not plot_ladder(rows, picture, title, say=say):
         return []
     return [f"![Test top-1 by level]({markdown_target(picture.name)})", ""]
 
 
-def ladder_row(group: list[Run]) -> dict:
-    """What `keras_cifar.runs.plots.draw_ladder` draws of runs that differ by their seed."""
+def ladder_points(runs: list[Run]) -> list[dict]:
+    """What `keras_cifar.runs.plots.draw_ladder` draws of the runs that were evaluated on test, one for each row."""
+    return [_points(group, runs) for group in group_seeds([run for run in runs if run.evaluation("test")])]
+
+
+def _points(group, runs):
     found = read_group(group)
-    tests = [test for run in group if (test := run.evaluation("test"))]
-    row: dict[str, Any] = {"level": group[0].recipe.level, "name": group[0].path.name}
+    tests = [run.evaluation("test") for run in group]
+    row: dict[str, Any] = {"level": group[0].recipe.level, "name": run_name(group[0], runs)}
     for view in ("plain", "tta"):
         metrics = [test.views[view] for test in tests if view in test.views]
         row[view] = mean_and_interval(metrics, interval_of(found, view)) if metrics else None

@@ -60,7 +60,7 @@ def test_rows_of_one_level_stand_side_by_side(tmp_path):
     rows.append({"level": 2, "name": "c", "plain": None, "tta": (0.5, 0, 1)})
     (axis,) = draw_ladder(rows, "t").axes
     assert [label.get_text() for label in axis.get_xticklabels()] == ["1: a", r"1: \$b", "2"]
-    assert axis.get_xticks().tolist() == [1, 1.24, 2]
+    assert axis.get_xticks().tolist() == [1, 1.5, 2.5]
     assert plot_ladder(rows, tmp_path / "a.png", "t")
 
 

@@ -22,6 +22,7 @@ from keras_cifar.runs.report import (
     comparisons_table,
     find_runs,
     group_seeds,
+    ladder_points,
     ladder_rows,
     markdown_table,
     markdown_tables,
@@ -99,12 +100,13 @@ def test_seeds_share_a_row(tmp_path):
 
 def test_runs_that_started_from_other_kinds_of_weights_are_no_seeds_of_each_other(tmp_path):
     starts = [None, (3, 1), (5, 1), (5, 2), (5, 2)]
-    runs = [made_run(tmp_path / f"seed{seed}", 5, seed=seed) for seed in range(len(starts))]
+    runs = [made_run(tmp_path / f"seed{seed}" / "level5", 5, seed=seed) for seed in range(len(starts))]
     for run, start in zip(runs, starts, strict=True):
         if start is not None:
             found = dict(zip(("level", "averages"), start, strict=True))
             write_json(run.file("environment.json"), {**run.environment, "started_from": found})
     assert [len(group) for group in group_seeds(runs)] == [2, 1, 2]  # level 5 continues level 3
+    assert [point["name"] for point in ladder_points(runs)] == ["seed0/level5", "seed2/level5", "seed3/level5"]
     _, *rows = ladder_rows(runs)
     ends = ["fusion head", "fusion head; from level 5", "fusion head; from a mean of 2 runs of level 5"]
     assert [row[1].split(" + ")[-1] for row in rows] == ends

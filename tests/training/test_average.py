@@ -78,6 +78,8 @@ def test_it_is_a_row_of_its_own_in_the_report(ladder):
     path = write_report(runs, ladder[0] / "report.md", say=silent)
     text = path.read_text()
     assert "Multi-scale fusion head, mean of 2 runs" in text and "averages" not in text
+    rows = [line for line in text.splitlines() if line.startswith("| 3.")]
+    assert ["learning rate" in row for row in rows] == ["mean of 2" not in row for row in rows]
     assert "the mean of runs of seed 0, rate 0.001 (" in text and "seed 1, rate 0.002 (" in text
 
 
