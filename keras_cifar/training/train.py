@@ -149,7 +149,7 @@ def refit(recipe: Recipe, job: Job | None = None) -> Run:
     chosen by it: the weights are those of the last epoch.
 
     Args:
-        recipe: of the finished run; its seed may be another one, as the epochs do not depend on it.
+        recipe: of the finished run; its seed may be another one, which is said.
         job: see `train`. Its folder is the finished run's; the refit is trained next to it, in `NAME-refit`, or in
             `NAME-refit-seedS` with another seed than that run's.
 
@@ -174,9 +174,11 @@ def refit(recipe: Recipe, job: Job | None = None) -> Run:
     if changed := differences(dataclasses.replace(chosen.recipe, seed=recipe.seed), recipe):
         raise InputError(f"Expected the recipe of {path} to refit, but {changed}; repeat its options, and add --refit.")
     epochs = chosen.metrics["best_epoch"]
-    job.say(f"Refit of {path} on train and val for {epochs} epochs, its best of {recipe.epochs}")
+    name, seeds = path.name + REFIT_SUFFIX, ""
+    if recipe.seed != chosen.recipe.seed:
+        name, seeds = f"{name}-seed{recipe.seed}", f", with seed {recipe.seed}, where that run has {chosen.recipe.seed}"
+    job.say(f"Refit of {path} on train and val for {epochs} epochs, its best of {recipe.epochs}{seeds}")
     again = dataclasses.replace(recipe, refit=True, epochs=epochs, warmup=min(recipe.warmup, epochs))
-    name = path.name + REFIT_SUFFIX + (f"-seed{recipe.seed}" if recipe.seed != chosen.recipe.seed else "")
     return train(again, dataclasses.replace(job, folder=path.with_name(name)))
 
 

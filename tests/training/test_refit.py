@@ -83,7 +83,9 @@ def test_it_trains_the_chosen_epochs_and_keeps_the_last_weights(runs):
 def test_another_seed_takes_the_same_choice_into_a_folder_of_its_own(runs, tmp_path):
     chosen, again, _ = runs
     same = shutil.copytree(chosen.path, tmp_path / "level3")
-    other = refit(dataclasses.replace(chosen.recipe, seed=7), job(same, say=lambda line: None))
+    lines = []
+    other = refit(dataclasses.replace(chosen.recipe, seed=7), job(same, say=lines.append))
+    assert lines[0].endswith("with seed 7, where that run has 0")
     assert other.path == tmp_path / "level3-refit-seed7"
     assert other.recipe == dataclasses.replace(again.recipe, seed=7)
     assert group_seeds([again, other]) == [[again, other]]
