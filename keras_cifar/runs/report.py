@@ -157,18 +157,16 @@ def _what_trains(group, groups):
     recipe = group[0].recipe
     text = " + ".join((*recipe.trainable_stages, f"{recipe.head} head"))
     others = [other[0] for other in groups if other[0].recipe.level == recipe.level]
-    own = recipe_to_dict(recipe)
-    fields = MEAN_FIELDS if recipe.averages > 1 else tuple(own)
+    own, *theirs = (recipe_to_dict(run.recipe) for run in (group[0], *others))
     left_out = ("title", "data", "seed", "averages", "precision", "trainable_stages", "head")
     different = [
-        _own(name, value)
-        for name, value in own.items()
-        if name in fields
-        and name not in left_out
-        and any(recipe_to_dict(other.recipe)[name] != value for other in others)
+        _own(name, own[name])
+        for name in (MEAN_FIELDS if recipe.averages > 1 else own)
+        if name not in left_out and any(other[name] != own[name] for other in theirs)
     ]
-    if any(_start(other) != _start(group[0]) for other in others):
-        different.append(_start(group[0]))
+    start = _start(group[0])
+    if any(_start(other) != start for other in others):
+        different.append(start)
     if any(other.precisions != group[0].precisions for other in others):
         different.append(" and ".join(dict.fromkeys(group[0].precisions)))
     return "; ".join(filter(None, (text, ", ".join(filter(None, different)))))
