@@ -111,6 +111,16 @@ def _add_training_commands(add):
     average.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
     _add_reading_options(average)
 
+    text = "write the run of an exported file again, where its folder is gone, to start from, evaluate or export"
+    restore = add("restore", _restore, text, _RESTORE_EXAMPLES)
+    text = "of frozen batch norms, in float32 or INT8; default: the package's CIFAR-10 classifier"
+    restore.add_argument("file", nargs="?", metavar="FILE.onnx", help=text)
+    restore.add_argument("--run-dir", metavar="DIR", help="folder of the run; default: that of its recipe in runs/")
+    restore.add_argument("--data", help="where the images are now, if not where the run was trained from")
+    restore.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
+    restore.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
+    _add_reading_options(restore)
+
     text = "evaluate a finished run or an exported file, with and without flip TTA"
     evaluate = add("evaluate", _evaluate, text, _EVALUATE_EXAMPLES)
     text = "run folder, or a file that `export` wrote; with --shift several, in one picture"
@@ -355,6 +365,10 @@ _SEARCH_HELP = f"of {', '.join(SEARCHABLE)}, with commas; FIELD=LOW:HIGH for ano
 _AVERAGE_EXAMPLES = """examples:
   python cli.py train --level 5 --seed 1 --init-from ladder/level3 --run-dir ladder/level5-seed1
   python cli.py average ladder/level5 ladder/level5-seed1 --run-dir ladder/level5-mean"""
+_RESTORE_EXAMPLES = """examples:
+  python cli.py restore --run-dir runs/packaged
+  python cli.py train --level 5 --backbone efficientnet_lite0 --init-from runs/packaged --run-dir runs/further
+  python cli.py restore deployed/level4_int8.onnx --run-dir runs/photos/level4 --data folder:photos"""
 _EVALUATE_EXAMPLES = """examples:
   python cli.py evaluate runs/cifar10-resnet18-seed0/level4 --split test
   python cli.py evaluate runs/cifar10-resnet18-seed0/level4 --split val --no-tta
@@ -480,6 +494,14 @@ def _average(args):
     from keras_cifar.training.average import average
 
     run = average(args.runs, _job(args, args.run_dir))
+    print(_next_evaluation(run, run.path))
+
+
+def _restore(args):
+    _import_quietly()
+    from export.restore import restore
+
+    run = restore(args.file, _job(args, args.run_dir))
     print(_next_evaluation(run, run.path))
 
 

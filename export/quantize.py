@@ -55,7 +55,7 @@ class Quantizer:
         bias_correction: bool = True,
     ):
         self._images = images
-        self._exact = _fold(core)
+        self._exact = fold_core(core)
         self._graph = self._exact.graph
         self._scales = activation_scales(self._exact, images, _BATCH)
         constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in self._graph.initializer}
@@ -125,8 +125,12 @@ class Quantizer:
         return costs
 
 
-def _fold(core):
-    """Folds constants, and batch norms into the convolutions before them, as onnxruntime does: in memory."""
+def fold_core(core: onnx.ModelProto) -> onnx.ModelProto:
+    """Folds constants, and batch norms into the convolutions before them, as onnxruntime does: in memory.
+
+    Args:
+        core: in float.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -126,8 +126,8 @@ def ladder_rows(runs: list[Run]) -> list[list[str]]:
             _over_seeds([run.metrics["val"] for run in group], None),
             _over_seeds([test and test.view("plain") for test in tests], interval_of(found, "plain")),
             _over_seeds([test and test.view("tta") for test in tests], interval_of(found, "tta")),
-            f"{statistics.mean(run.metrics['seconds'] for run in group) / 60:.1f}",
-            f"{max(_seconds_in_all(run) for run in group) / 60:.1f}",
+            _minutes([run.metrics["seconds"] for run in group], statistics.mean),
+            _minutes([_seconds_in_all(run) for run in group], max),
             *[REFERENCE_TEST_TOP1.get(recipe.level, "–")] * has_reference,
             ", ".join(run_name(run, runs) for run in group),
         ])  # fmt: skip
@@ -224,13 +224,20 @@ def mean_and_interval(metrics: Sequence[Mapping], interval: tuple[float, float] 
 
 
 def _seconds_in_all(run):
-    """From the last start to the end, and no less than the training took."""
+    """From the last start to the end, and no less than the training took; None where that is not known."""
+    if run.metrics["seconds"] is None:
+        return None
     times = run.environment["started"], run.metrics["finished"]
     started, finished = map(datetime.datetime.fromisoformat, times)
     return max((finished - started).total_seconds(), run.metrics["seconds"])
 
 
 def comparison_rows(runs: list[Run]) -> tuple[list[list[str]], list[str]]:
+def _minutes(seconds, of_all):
+    """A dash where the training of a run is not known: one that was restored from a file."""
+    return "–" if None in seconds else f"{of_all(seconds) / 60:.1f}"
+
+
     """Which steps between the levels of one table are real.
 
     Args:
@@ -349,15 +356,14 @@ def _points(group, runs):
 def _describe_run(run, output, heading, say):
     """The lines of one run; a picture that its training could not draw is drawn now."""
     recipe, metrics = run.recipe, run.metrics
-    if recipe.averages == 1 and not run.file("curves.png").is_file():
+    if run.history() and not run.file("curves.png").is_file():
         plot_result(run.path, recipe.level, run.history(), metrics, say)
     folder = os.path.relpath(run.path, output.parent).replace(os.sep, "/")
     lines = [
         f"{heading} Level {recipe.level}: {markdown(recipe.title)}{', refit' * recipe.refit}, seed {recipe.seed}",
         "",
     ]
-    best = f"best epoch {metrics['best_epoch']} of {recipe.epochs}" if recipe.averages == 1 else _members(metrics)
-    lines += [f"[{markdown(folder)}]({markdown_target(folder)}/): {best}.", "", _weakest_classes(run), ""]
+    lines += [f"[{markdown(folder)}]({markdown_target(folder)}/): {_origin(run)}.", "", _weakest_classes(run), ""]
     for text, name in (("Curves", "curves.png"), ("Confusion", "confusion.png")):
         if run.file(name).is_file():
             lines.append(f"![{text}]({markdown_target(folder)}/{name})")
@@ -372,6 +378,15 @@ def _members(metrics):
 
 def _weakest_classes(run):
     test = run.evaluation("test")
+def _origin(run):
+    """Where the weights are from."""
+    if "restored_from" in run.environment:
+        return f"restored from a file in {run.environment['restored_from']['precision']}"
+    if "members" in run.metrics:
+        return _members(run.metrics)
+    return f"best epoch {run.metrics['best_epoch']} of {run.recipe.epochs}"
+
+
     metrics, split = (test.best, "test") if test else (run.metrics["val"], "val")
     known = sorted((v, name) for name, v in metrics["per_class"].items() if v is not None)
     names = ", ".join(f"{markdown(name)} {100 * v:.1f} %" for v, name in known[:3])

@@ -7,6 +7,7 @@ it came from: training it trains the other, which stays a standard Keras model t
 """
 
 import collections
+from typing import Any
 
 import keras
 import numpy as np
@@ -37,9 +38,7 @@ class FoldedConvolution(layers.Layer):
 
     def _kernel_and_bias(self):
         norm, kernel = self.normalization, ops.convert_to_tensor(self.convolution.kernel)
-        scale = ops.rsqrt(ops.convert_to_tensor(norm.moving_variance) + norm.epsilon)
-        if norm.scale:
-            scale = scale * norm.gamma
+        scale = norm_scale(norm)
         bias = -ops.convert_to_tensor(norm.moving_mean) * scale
         if norm.center:
             bias = bias + norm.beta
@@ -77,6 +76,19 @@ def _add_bias(outputs, bias):
     return outputs + bias
 
 
+def norm_scale(normalization: layers.BatchNormalization) -> Any:
+    """What a frozen batch normalisation multiplies each channel by, a tensor (C,)."""
+    scale = ops.rsqrt(ops.convert_to_tensor(normalization.moving_variance) + normalization.epsilon)
+    return scale * normalization.gamma if normalization.scale else scale
+
+
+def foldable_norms(model: keras.Model) -> dict[str, layers.BatchNormalization]:
+    """Name of a convolution -> the frozen batch normalisation that is folded into it; of nested models, not."""
+    before = _only_reader_pairs(model)
+    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    return {before[norm.name].name: norm for norm in norms if _can_fold(before.get(norm.name), norm)}
+
+
 class _Skip(layers.Layer):
     """Stands for a layer that another one has taken over."""
 
@@ -98,16 +110,13 @@ def fold_batch_norms(model: keras.Model, dtype: str | None = None) -> keras.Mode
         train are constants in it: fold again after they have changed.
     """
     before = _only_reader_pairs(model)
-    convolutions, skipped, paddings = {}, set(), {}
-    for layer in model.layers:
-        convolution = before.get(layer.name)
-        if isinstance(layer, layers.BatchNormalization) and _can_fold(convolution, layer):
-            convolutions[convolution.name] = layer
-            skipped.add(layer.name)
-            padding = before.get(convolution.name)
-            if _is_same_padding(padding, convolution):
-                skipped.add(padding.name)
-                paddings[convolution.name] = "same"
+    convolutions, paddings = foldable_norms(model), {}
+    skipped = {norm.name for norm in convolutions.values()}
+    for name, norm in convolutions.items():
+        padding = before.get(name)
+        if _is_same_padding(padding, before[norm.name]):
+            skipped.add(padding.name)
+            paddings[name] = "same"
 
     def clone(layer):
         if layer.name in skipped:

@@ -133,14 +133,15 @@ def _write_origin(run, first, access, changes):
     write_json(run.file("local.json"), access.local(access.data))
     if first.file("seen.npy").is_file():
         shutil.copyfile(first.file("seen.npy"), run.file("seen.npy"))
+    found.pop("restored_from", None)
 
 
 def _facts(members):
     """What metrics.json holds besides the figures of val: the time is that of all members."""
     found = [(member.recipe, member.metrics) for member in members]
     return {
-        "seconds": round(sum(metrics["seconds"] for _, metrics in found), 1),
-        "steps": sum(metrics["steps"] for _, metrics in found),
+        "seconds": _sum(metrics["seconds"] for _, metrics in found),
+        "steps": _sum(metrics["steps"] for _, metrics in found),
         "best_epoch": None,
         "members": [_member(recipe, metrics) for recipe, metrics in found],
     }
@@ -152,6 +153,12 @@ def _member(recipe, metrics):
         "seed": recipe.seed,
         "learning_rate": recipe.learning_rate,
         "epochs": recipe.epochs,
+def _sum(numbers):
+    """None where one is: of a run that was restored from a file the training is not known."""
+    numbers = list(numbers)
+    return None if None in numbers else round(sum(numbers), 1)
+
+
         "best_epoch": metrics["best_epoch"],
         "seconds": metrics["seconds"],
         "val_top1": metrics["val"]["top1"],

@@ -171,6 +171,11 @@ def refit(recipe: Recipe, job: Job | None = None) -> Run:
         raise InputError(
             f"Expected a run that was trained, but {path} is a mean; refit its members, and average those."
         )
+    if chosen.metrics["best_epoch"] is None:
+        raise InputError(
+            f"Expected a run that knows which of its epochs val chose, but {path} was restored from a file, which does "
+            "not; train the level with --init-from that run, and refit the new one."
+        )
     if changed := differences(dataclasses.replace(chosen.recipe, seed=recipe.seed), recipe):
         raise InputError(f"Expected the recipe of {path} to refit, but {changed}; repeat its options, and add --refit.")
     epochs = chosen.metrics["best_epoch"]

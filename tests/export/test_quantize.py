@@ -11,7 +11,7 @@ from export.classifier import PRETRAINED, OnnxClassifier
 from export.graph import LOGITS, finish
 from export.parity import onnx_logits_by_view
 from export.qdq import PAIR_SAFE, WeightGrid, channels_that_may_saturate
-from export.quantize import Quantizer, _fold, check_exact, quantize_within_budget
+from export.quantize import Quantizer, check_exact, fold_core, quantize_within_budget
 from export.runtimes import OnnxSession
 from keras_cifar.data.datasets import Split
 from keras_cifar.errors import InputError
@@ -106,7 +106,7 @@ def quantized_by_onnxruntime(core, images, excluded):
 
     with tempfile.TemporaryDirectory() as folder:
         quantize_static(
-            _fold(core), f"{folder}/out.onnx", _Batches(images), per_channel=True,
+            fold_core(core), f"{folder}/out.onnx", _Batches(images), per_channel=True,
             op_types_to_quantize=["Conv", "MatMul", "Gemm", "Clip", "Relu", "Add", "MaxPool", "GlobalAveragePool"],
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=excluded,
         )  # fmt: skip
@@ -131,7 +131,7 @@ def test_pairs_are_those_of_onnxruntimes_quantizer(core, images, kept):
 def test_onnxruntime_leaves_float_layers_in_float(core, images):
     quantizer = Quantizer(core, images)
     for layer in quantizer.layers[3:]:
-        model = _fold(quantizer.quantize([layer]))
+        model = fold_core(quantizer.quantize([layer]))
         floats = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
         (node,) = (node for node in model.graph.node if node.name == layer)
         assert node.input[1] in floats, f"{layer} was rounded by onnxruntime itself"

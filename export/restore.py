@@ -1,0 +1,212 @@
+"""A run again from an exported file, where its folder is gone, or where only the file was passed on.
+
+The file holds the weights with the batch norms folded in. These are frozen, so the pretrained backbone still has them,
+and dividing by their scale gives back the kernels that were trained: to the last digits from a float file, to half a
+step of the 8 bits from an INT8 one. A kernel that the file does not tell from the pretrained one stays that.
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+
+import keras
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from export.classifier import PRETRAINED
+from export.golden import golden_images, logits_difference
+from export.graph import core_of, float32_model
+from export.onnx_file import read_model, start_onnx
+from export.qdq import LAYERS
+from export.quantize import fold_core
+from keras_cifar.data.copies import image_keys
+from keras_cifar.data.record import check_changes, data_changes, describe_data, known_changes
+from keras_cifar.environment import describe_environment
+from keras_cifar.errors import InputError
+from keras_cifar.evaluation.evaluate_split import check_class_names
+from keras_cifar.evaluation.predict import predict_logits
+from keras_cifar.files import atomic_path, write_json
+from keras_cifar.metrics import format_top1
+from keras_cifar.model.build import build_model
+from keras_cifar.names import visible
+from keras_cifar.recipes import recipe_from_dict
+from keras_cifar.runs.run import Run
+from keras_cifar.speed.engine import compile_inference, describe_compute, inference_precision
+from keras_cifar.speed.fold import foldable_norms, norm_scale
+from keras_cifar.speed.graph import BACKBONE, HEAD, graph_nodes
+from keras_cifar.training.job import Job
+from keras_cifar.training.train import default_run_dir, write_result
+
+# Of `logits_difference` between the file and the restored model.
+_TOLERANCES = {"float32": 0.001, "int8": 0.3}
+# As a share of a kernel's largest weight: what float32 loses in folding.
+_DIGITS = 1e-6
+
+
+def restore(path: str | os.PathLike | None = None, job: Job | None = None) -> Run:
+    """Writes the run of an exported file as a finished run, that can be evaluated, started from and exported.
+
+    Args:
+        path: an `.onnx` file that `export` wrote, float or INT8, of a run whose batch norms were frozen; None for the
+            classifier that comes with the package.
+        job: its folder is the run's, None for that of its recipe; its access is how train and val are read.
+
+    Returns:
+        The run. What the training noted on its way, such as its history and its time, is not in a file.
+
+    Raises:
+        InputError: the file is none of that kind, or the data is not that of its training.
+    """
+    job, path = job or Job(), PRETRAINED if path is None else pathlib.Path(path)
+    content = read_model(path)
+    session, about = start_onnx(content, path, 0)
+    recipe = _recipe_of(about, path)
+    run = Run(job.folder or default_run_dir(recipe))
+    with run.lock():
+        run.check(recipe, job.overwrite)
+        source = job.access.open(recipe)
+        check_class_names(source, about.class_names, path)
+        changes = data_changes(about.data_record, source, recipe)
+        check_changes(changes, path, job.access.allow_changed, job.say)
+        model = build_model(recipe, len(about.class_names), source.image_shape, job.say)
+        core = core_of(onnx.load_model_from_string(content))
+        _set_weights(model, fold_core(core) if about.precision == "float32" else core, path)
+        origin = {"precision": about.precision, "sha256": hashlib.sha256(content).hexdigest()}
+        origin["logits_difference"] = _check_same(model, session, about, path)
+        metrics = _write(run, recipe, job, model, source, {"restored_from": origin} | _recorded(changes))
+    job.say(
+        f"{visible(path)} ({about.precision}) as a run again: its logits differ by {origin['logits_difference']:.2g} "
+        f"of their size; val {format_top1(metrics['val'])}; the run is in {visible(run.path)}"
+    )
+    return run
+
+
+def _recipe_of(about, path):
+    recipe = recipe_from_dict(about.recipe, path)
+    if recipe.train_batch_norm:
+        raise InputError(
+            f"Expected a file of a run whose batch norms were frozen, but those of {path} were trained, and are folded "
+            "into its kernels for good; train the run again."
+        )
+    return recipe
+
+
+def _recorded(changes):
+    return {"changed_data": known_changes({}, changes)} if changes else {}
+
+
+def _write(run, recipe, job, model, source, facts):
+    """Writes the files of a finished run but for its history, and returns what it found on val."""
+    train, val = (source.load(split, recipe.division, recipe.limit) for split in ("train", "val"))
+    compute = describe_compute(recipe)
+    precision = inference_precision(recipe.precision, compute["precision"])
+    logits = predict_logits(compile_inference(model, recipe.batch_size, precision), val.store, recipe.batch_size, "val")
+    run.begin(recipe, job.overwrite)
+    run.save_model(model, "best.keras")
+    environment = describe_environment(recipe, compute, describe_data(source, train, val, recipe))
+    write_json(run.file("environment.json"), environment | facts)
+    write_json(run.file("local.json"), job.access.local(job.access.data or recipe.data))
+    with atomic_path(run.file("seen.npy")) as partial:
+        np.save(partial, image_keys(train))
+    found = {"seconds": None, "steps": None, "best_epoch": None}
+    return write_result(run, val.labels, logits, source.class_names, found)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """What a file has of a layer with weights, in Keras' layout.
+
+    Attributes:
+        kernel: with its batch norm folded in.
+        step: of its 8 bits, to be broadcast to the kernel; 0 in float.
+        bias: (C,), or None.
+    """
+
+    kernel: np.ndarray
+    step: np.ndarray
+    bias: np.ndarray | None
+
+
+def _set_weights(model, core, path):
+    """Gives a model that its recipe built the kernels and the head of a file."""
+    layers, found = _keras_layers(model), _file_layers(core)
+    ours, theirs = [tuple(layer.kernel.shape) for layer, _ in layers], [layer.kernel.shape for layer in found]
+    if ours != theirs:
+        raise InputError(
+            f"Expected in {path} the network that its recipe builds, but its kernels have other shapes; restore it "
+            "with the version that exported it."
+        )
+    for (layer, norm), stored in zip(layers, found, strict=True):
+        layer.kernel.assign(_unfolded(layer, norm, stored))
+        if norm is None and stored.bias is not None and layer.use_bias:
+            layer.bias.assign(stored.bias)
+
+
+def _keras_layers(model):
+    """The layers with kernels, in the order of the graph, each with the batch norm that is folded into it, or None."""
+    found = []
+    for part in (model.get_layer(BACKBONE), model.get_layer(HEAD)):
+        norms = foldable_norms(part)
+        layers = [node.operation for node in graph_nodes(part)]
+        found += [(layer, norms.get(layer.name)) for layer in layers if hasattr(layer, "kernel")]
+    return found
+
+
+def _unfolded(layer, norm, stored):
+    """The kernel that was trained; the layer's own where the file's is no other within half a step."""
+    ours, scale = keras.ops.convert_to_numpy(layer.kernel), np.float32(1)
+    if norm is not None:
+        is_depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+        scale = keras.ops.convert_to_numpy(norm_scale(norm)).reshape((-1, 1) if is_depthwise else -1)
+    margin = stored.step * 0.5 + _DIGITS * np.abs(stored.kernel).max()
+    if np.all(np.abs(stored.kernel - ours * scale) <= margin):
+        return ours
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(np.abs(scale) > _DIGITS, stored.kernel / scale, ours)  # of a dead channel nothing is left
+
+
+def _file_layers(core):
+    """The layers with weights of a float or QDQ core, in the order of the graph."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in core.graph.initializer}
+    steps = {}
+    for node in core.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants:
+            integers, step, zero = (constants[name] for name in node.input)
+            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+            step = step.reshape([-1 if i == axis else 1 for i in range(integers.ndim)])
+            zero = zero.reshape(step.shape).astype(np.float32)
+            constants[node.output[0]] = (integers.astype(np.float32) - zero) * step
+            steps[node.output[0]] = step
+    biases = {name: constants[node.input[1]] for node in core.graph.node for name in node.input[:1]
+              if node.op_type == "Add" and node.input[1] in constants}  # fmt: skip
+    return [_file_layer(node, constants, steps, biases) for node in core.graph.node if node.op_type in LAYERS]
+
+
+def _file_layer(node, constants, steps, biases):
+    kernel, step = constants[node.input[1]], np.asarray(steps.get(node.input[1], 0.0), np.float32)
+    bias = constants[node.input[2]] if len(node.input) > 2 else biases.get(node.output[0])
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    if node.op_type == "Conv":
+        is_depthwise = "group" in attributes and attributes["group"].i > 1
+        order: tuple[int, ...] = (2, 3, 0, 1) if is_depthwise else (2, 3, 1, 0)
+    else:
+        order = (1, 0) if "transB" in attributes and attributes["transB"].i else (0, 1)
+    kernel, step = (array.transpose(order) if array.ndim else array for array in (kernel, step))
+    return _Layer(kernel, step, None if bias is None else bias.reshape(-1))
+
+
+def _check_same(model, file, about, path):
+    """How far the restored model's logits are from the file's, on images that anybody can make."""
+    images = golden_images(*about.input_size[:2])
+    views = [images, images[:, :, ::-1]] if about.tta else [images]
+    exact = float32_model(model)
+    logits = np.mean([keras.ops.convert_to_numpy(exact(view, training=False)) for view in views], axis=0)
+    difference, allowed = logits_difference(file.run(images, "logits"), logits), _TOLERANCES[about.precision]
+    if not difference <= allowed:
+        raise InputError(
+            f"Expected the logits of {path} from its restored weights, but they differ by {difference:.2g} of their "
+            f"size, {allowed:g} allowed; restore it with the versions of packages that its card names."
+        )
+    return difference

