@@ -90,7 +90,8 @@ def group_seeds(runs: list[Run]) -> list[list[Run]]:
     for run in runs:
         recipe = dataclasses.asdict(run.recipe).items()
         rest = tuple((name, value) for name, value in recipe if name not in ("seed", "precision", "data"))
-        key = rest, _start(run), run.precisions, run.environment["data"], run.environment["data_fingerprint"]
+        environment = run.environment
+        key = rest, _origins(run), run.precisions, environment["data"], environment["data_fingerprint"]
         evaluation = run.evaluation("test")
         test = None if evaluation is None else evaluation.data_fingerprint
         keys.append((key, test))
@@ -164,9 +165,9 @@ def _what_trains(group, groups):
         for name in (MEAN_FIELDS if recipe.averages > 1 else own)
         if name not in left_out and any(other[name] != own[name] for other in theirs)
     ]
-    start = _start(group[0])
-    if any(_start(other) != start for other in others):
-        different.append(start)
+    origins = _origins(group[0])
+    if any(_origins(other) != origins for other in others):
+        different += origins
     if any(other.precisions != group[0].precisions for other in others):
         different.append(" and ".join(dict.fromkeys(group[0].precisions)))
     return "; ".join(filter(None, (text, ", ".join(filter(None, different)))))
@@ -180,6 +181,13 @@ def _start(run):
     if found["averages"] > 1:
         return f"from a mean of {found['averages']} runs of level {found['level']}"
     return "" if found["level"] == run.recipe.continues else f"from level {found['level']}"
+
+
+def _origins(run):
+    """In words what the recipe does not say of where a run's weights come from."""
+    members = run.metrics.get("members", ())
+    refits = sum(member.get("refit", False) for member in members)
+    return _start(run), f"{refits} of its {len(members)} runs refitted" if 0 < refits < len(members) else ""
 
 
 def _own(name, value):
@@ -223,6 +231,11 @@ def mean_and_interval(metrics: Sequence[Mapping], interval: tuple[float, float] 
     return mean, *(interval or wilson_interval(mean, metrics[0]["images"]))
 
 
+def _minutes(seconds, of_all):
+    """A dash where the training of a run is not known: one that was restored from a file."""
+    return "–" if None in seconds else f"{of_all(seconds) / 60:.1f}"
+
+
 def _seconds_in_all(run):
     """From the last start to the end, and no less than the training took; None where that is not known."""
     if run.metrics["seconds"] is None:
@@ -233,11 +246,6 @@ def _seconds_in_all(run):
 
 
 def comparison_rows(runs: list[Run]) -> tuple[list[list[str]], list[str]]:
-def _minutes(seconds, of_all):
-    """A dash where the training of a run is not known: one that was restored from a file."""
-    return "–" if None in seconds else f"{of_all(seconds) / 60:.1f}"
-
-
     """Which steps between the levels of one table are real.
 
     Args:
@@ -370,14 +378,6 @@ def _describe_run(run, output, heading, say):
     return [*lines, ""]
 
 
-def _members(metrics):
-    """Of a mean of runs, see `keras_cifar.training.average`."""
-    found = [f"seed {m['seed']}, rate {m['learning_rate']:g} ({100 * m['val_top1']:.2f} %)" for m in metrics["members"]]
-    return f"the mean of runs of {', '.join(found)} on val"
-
-
-def _weakest_classes(run):
-    test = run.evaluation("test")
 def _origin(run):
     """Where the weights are from."""
     if "restored_from" in run.environment:
@@ -387,6 +387,18 @@ def _origin(run):
     return f"best epoch {run.metrics['best_epoch']} of {run.recipe.epochs}"
 
 
+def _members(metrics):
+    """Of a mean of runs, see `keras_cifar.training.average`."""
+    found = [
+        f"seed {one['seed']}, rate {one['learning_rate']:g}{', refit' * one.get('refit', False)} "
+        f"({100 * one['val_top1']:.2f} %)"
+        for one in metrics["members"]
+    ]
+    return f"the mean of runs of {', '.join(found)} on val"
+
+
+def _weakest_classes(run):
+    test = run.evaluation("test")
     metrics, split = (test.best, "test") if test else (run.metrics["val"], "val")
     known = sorted((v, name) for name, v in metrics["per_class"].items() if v is not None)
     names = ", ".join(f"{markdown(name)} {100 * v:.1f} %" for v, name in known[:3])

@@ -25,7 +25,6 @@ from keras_cifar.training.job import Job
 from keras_cifar.training.train import write_result
 
 _SUFFIX = "-mean"
-_IMAGES = ("data_fingerprint", "val_fingerprint")
 
 
 def average(paths: Sequence[str | os.PathLike], job: Job | None = None) -> Run:
@@ -34,28 +33,33 @@ def average(paths: Sequence[str | os.PathLike], job: Job | None = None) -> Run:
     It helps where the runs started from the same weights and differ in seed, rate or regularization. The mean of runs
     from different starts is mostly useless. Val says which it was.
 
+    Refits may be averaged with each other, and with runs on the images that their epochs were chosen by, such as the
+    run that they started from. The mean's val is then what the refits left out, which no member was trained on.
+
     Args:
         paths: of at least two run folders.
         job: its folder is where the mean goes, None for `FIRST-mean`; its access is how val is read.
 
     Returns:
-        The mean, a run whose recipe is the first one's with `averages` set, and which names its members.
+        The mean, a run whose recipe is that of the first refit, else of the first run, with `averages` set, and which
+        names its members.
 
     Raises:
         InputError: the runs do not fit each other, or the folder or the data cannot be used.
     """
     job = job or Job()
     members = [open_run(path) for path in paths]
+    path = members[0].path
+    members.sort(key=lambda member: not member.recipe.refit)  # stable: the first one's val is the mean's
     recipe = _mean_recipe(members)
-    first = members[0].path
-    run = Run(job.folder or first.with_name(first.name + _SUFFIX))
+    run = Run(job.folder or path.with_name(path.name + _SUFFIX))
     if any(run.path.resolve() == member.path.resolve() for member in members):
         raise InputError(f"Expected another folder than those of the runs, but got {run.path}; choose one.")
     with run.lock():
         run.check(recipe, job.overwrite)
         model, source = load_run(members[0], job.access)
         changes = run_data_changes(members[0], source, "val")
-        check_changes(changes, first, job.access.allow_changed, job.say)
+        check_changes(changes, members[0].path, job.access.allow_changed, job.say)
         model.set_weights(_mean_weights(model, members[1:]))
         val = source.load("val", recipe.division)
         logits_of = compile_inference(model, recipe.batch_size, run_precision(members[0]))
@@ -73,13 +77,13 @@ def average(paths: Sequence[str | os.PathLike], job: Job | None = None) -> Run:
 
 
 def _mean_recipe(members):
-    """The first one's, once all fit together."""
+    """The first one's, once all fit together; refits come first."""
     if len({member.path.resolve() for member in members}) < max(2, len(members)):
         raise InputError(
             f"Expected at least two runs, each once, but got {', '.join(str(m.path) for m in members)}; name others."
         )
     first, *others = members
-    ours, images = recipe_to_dict(first.recipe), _images(first)
+    ours = recipe_to_dict(first.recipe)
     for other in members:
         if other.recipe.averages > 1:
             raise InputError(
@@ -87,14 +91,14 @@ def _mean_recipe(members):
             )
     for other in others:
         theirs = recipe_to_dict(other.recipe)
-        theirs["data"] = ours["data"]  # may have moved: its images are compared
+        theirs |= {name: ours[name] for name in ("data", "refit")}  # may have moved: the images are compared
         for field in MEAN_FIELDS:
             if ours[field] != theirs[field]:
                 raise InputError(
                     f"Expected runs that have {field} in common, but {first.path} has {show(ours[field])} and "
                     f"{other.path} {show(theirs[field])}; name runs of one kind."
                 )
-        if _images(other) != images:
+        if not _has_seen_no_val(other, first):
             raise InputError(
                 f"Expected runs of the same images, but those of {other.path} are not those of {first.path}: one may "
                 "have been trained on what is val of the other; name runs of one data set."
@@ -103,10 +107,12 @@ def _mean_recipe(members):
     return dataclasses.replace(first.recipe, title=f"{first.recipe.title}, mean of {count} runs", averages=count)
 
 
-def _images(run):
-    """What identifies the images that a run trained on and was judged by."""
-    record = run.data_record
-    return [record.get(name) for name in _IMAGES]
+def _has_seen_no_val(run, first):
+    """Whether a run was not trained on val of the first: it has its images, or those that a refit was chosen by."""
+    ours, theirs = first.data_record, run.data_record
+    if first.recipe.refit and not run.recipe.refit:
+        return theirs.get("data_fingerprint") == ours.get("chosen_fingerprint")
+    return all(theirs.get(name) == ours.get(name) for name in ("data_fingerprint", "val_fingerprint"))
 
 
 def _mean_weights(model, others):
@@ -127,13 +133,13 @@ def _mean_weights(model, others):
 def _write_origin(run, first, access, changes):
     """What a training writes before its first step: of the first member, whose machine took the steps."""
     found = {**first.environment, "started": utc_now(), "git_commit": git_commit()}
+    found.pop("restored_from", None)
     if changes:
         found["changed_data"] = known_changes(found, changes)
     write_json(run.file("environment.json"), found)
     write_json(run.file("local.json"), access.local(access.data))
     if first.file("seen.npy").is_file():
         shutil.copyfile(first.file("seen.npy"), run.file("seen.npy"))
-    found.pop("restored_from", None)
 
 
 def _facts(members):
@@ -147,18 +153,19 @@ def _facts(members):
     }
 
 
-def _member(recipe, metrics):
-    """What is kept of a member: not where it was."""
-    return {
-        "seed": recipe.seed,
-        "learning_rate": recipe.learning_rate,
-        "epochs": recipe.epochs,
 def _sum(numbers):
     """None where one is: of a run that was restored from a file the training is not known."""
     numbers = list(numbers)
     return None if None in numbers else round(sum(numbers), 1)
 
 
+def _member(recipe, metrics):
+    """What is kept of a member: not where it was."""
+    return {
+        "seed": recipe.seed,
+        "refit": recipe.refit,
+        "learning_rate": recipe.learning_rate,
+        "epochs": recipe.epochs,
         "best_epoch": metrics["best_epoch"],
         "seconds": metrics["seconds"],
         "val_top1": metrics["val"]["top1"],
@@ -166,12 +173,22 @@ def _sum(numbers):
 
 
 def _describe(run, metrics, members):
-    found = {member.path: member.metrics["val"] for member in members}
-    for path, val in found.items():
-        yield f"{visible(path)}: val {format_top1(val)}"
-    yield f"mean of {len(members)}: val {format_top1(metrics['val'])}; the run is in {visible(run.path)}"
-    if metrics["val"]["top1"] < max(val["top1"] for val in found.values()):
+    for member in members:
+        yield f"{visible(member.path)}: {_val(member.metrics, metrics)}"
+    yield f"mean of {len(members)}: {_val(metrics, metrics)}; the run is in {visible(run.path)}"
+    same = [member.metrics["val"]["top1"] for member in members if _same_val(member.metrics, metrics)]
+    if metrics["val"]["top1"] < max(same):
         yield (
             "The mean is below the best of them: it helps where runs start from the same weights, and none of them "
             "is much worse than the others"
         )
+
+
+def _same_val(metrics, mean):
+    return metrics["val"]["images"] == mean["val"]["images"]
+
+
+def _val(metrics, mean):
+    """A member's val, and how many images it has where that is not the mean's."""
+    other = "" if _same_val(metrics, mean) else f" of its {metrics['val']['images']:,} images"
+    return f"val {format_top1(metrics['val'])}{other}"

@@ -16,8 +16,9 @@ from keras_cifar.errors import InputError
 from keras_cifar.evaluation.evaluate_run import load_run
 from keras_cifar.model.build import load_classifier
 from keras_cifar.recipes import recipe_to_dict
-from keras_cifar.runs.report import find_runs, group_seeds, markdown_table, split_tables
+from keras_cifar.runs.report import find_runs, group_seeds, markdown_table, split_tables, write_report
 from keras_cifar.runs.run import Run
+from keras_cifar.training.average import average
 from keras_cifar.training.train import default_run_dir, refit, train
 from tuning.search_space import Plan
 
@@ -115,6 +116,53 @@ def test_it_is_a_row_of_the_table_of_the_run_that_chose(runs):
     assert len(members) == 2 and len(group_seeds(members)) == 2
     table = markdown_table(members)
     assert "fusion head; epochs 3 |" in table and "fusion head; epochs 2, refit |" in table
+
+
+def with_values(path, to, **changes):
+    """A copy of a run with other values in its recipe and environment."""
+    shutil.copytree(path, to)
+    for name in ("recipe.json", "environment.json"):
+        values = json.loads((to / name).read_text())
+        values.update({field: value for field, value in changes.items() if field in values})
+        (to / name).write_text(json.dumps(values))
+    return to
+
+
+def test_it_is_averaged_with_the_run_that_chose_and_judged_by_what_neither_has_seen(runs, tmp_path):
+    chosen, again, _ = runs
+    lines = []
+    mean = average([chosen.path, again.path], job(tmp_path / "mean", say=lines.append))
+    assert mean.recipe == dataclasses.replace(again.recipe, averages=2, title=f"{again.recipe.title}, mean of 2 runs")
+    assert mean.environment["data_fingerprint"] == again.environment["data_fingerprint"]
+    assert [member["refit"] for member in mean.metrics["members"]] == [True, False]
+    assert mean.metrics["val"]["images"] == 29
+    for a, b, found in zip(*map(weights, (chosen, again, mean)), strict=True):
+        np.testing.assert_allclose(found, (a.astype(float) + b) / 2, rtol=1e-6, atol=1e-7)
+    assert lines[0].startswith(f"{again.path}: val") and "images" not in lines[0]
+    assert lines[1].startswith(f"{chosen.path}: val") and lines[1].endswith("of its 288 images")
+
+
+def test_means_of_refits_and_means_with_the_run_that_chose_are_other_rows(runs, tmp_path):
+    chosen, again, _ = runs
+    other = with_values(again.path, tmp_path / "other", seed=7)
+    pairs = {"a": (chosen.path, again.path), "b": (chosen.path, other), "c": (again.path, other)}
+    a, b, c = (average(paths, job(tmp_path / name, say=lambda line: None)) for name, paths in pairs.items())
+    assert group_seeds([a, b, c]) == [[a, b], [c]]
+    table = markdown_table([a, b, c])
+    assert table.count("1 of its 2 runs refitted") == 1
+    report = write_report([a], tmp_path / "report.md", say=lambda line: None).read_text()
+    assert "seed 0, rate 0.0005, refit (" in report
+
+
+def test_it_is_not_averaged_with_a_run_that_has_seen_its_val(runs, tmp_path):
+    chosen, again, _ = runs
+    other = with_values(chosen.path, tmp_path / "other", data_fingerprint="0" * 64)
+    with pytest.raises(InputError, match=r"of the same images, but those of .*other are not those of .*level3-refit"):
+        average([other, again.path], job(tmp_path / "mean", say=lambda line: None))
+
+
+def weights(run):
+    return load_classifier(run.file("best.keras")).get_weights()
 
 
 def test_no_other_run_starts_from_it(runs, tmp_path):
