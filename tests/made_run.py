@@ -1,12 +1,14 @@
 """Finished run folders without a training: a linear teacher labels the images, and a run's classifier is near it."""
 
+import shutil
+
 import numpy as np
 from conftest import tiny_recipe
 
 from keras_cifar.data.datasets import Source, Split
 from keras_cifar.data.specs import CHOOSING
 from keras_cifar.evaluation.evaluate_split import Subject, evaluate_split
-from keras_cifar.files import write_json
+from keras_cifar.files import read_json, write_json
 from keras_cifar.metrics import classification_metrics
 from keras_cifar.runs.run import Run
 
@@ -68,3 +70,13 @@ def made_run(folder, level=1, seed=0, noise=1.0, source=None, evaluated=("test",
     for split in evaluated:
         made_evaluation(run, source, classifier, split)
     return run
+
+
+def copied_run(path, to, **changes):
+    """A copy of a run with other values in its recipe and environment."""
+    shutil.copytree(path, to)
+    for name in ("recipe.json", "environment.json"):
+        values = read_json(to / name)
+        values.update({field: value for field, value in changes.items() if field in values})
+        write_json(to / name, values)
+    return to

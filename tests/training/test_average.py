@@ -2,17 +2,16 @@
 
 import dataclasses
 import json
-import shutil
 
 import numpy as np
 import pytest
 from conftest import job, tiny_recipe
+from made_run import copied_run
 
 import cli
 from export import ExportPlan, OnnxClassifier, export_run
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.evaluate_run import evaluate, load_run
-from keras_cifar.files import read_json
 from keras_cifar.model.build import load_classifier
 from keras_cifar.model.weights import file_sha256
 from keras_cifar.recipes import recipe_to_dict
@@ -106,16 +105,6 @@ def test_it_is_not_trained_nor_refitted_nor_averaged_again(ladder, tmp_path):
         average([mean.path, folder / "level3"], job(tmp_path / "x", say=silent))
 
 
-def copied(path, to, **changes):
-    """A copy of a run with another recipe or environment."""
-    shutil.copytree(path, to)
-    for name in ("recipe.json", "environment.json"):
-        values = read_json(to / name)
-        values.update({field: value for field, value in changes.items() if field in values})
-        (to / name).write_text(json.dumps(values))
-    return to
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -127,7 +116,7 @@ def copied(path, to, **changes):
 )
 def test_what_does_not_fit_is_said(ladder, tmp_path, changes, message):
     folder, _ = ladder
-    other = copied(folder / "level3-seed1", tmp_path / "other", **changes)
+    other = copied_run(folder / "level3-seed1", tmp_path / "other", **changes)
     with pytest.raises(InputError, match=message):
         average([folder / "level3", other], job(tmp_path / "mean", say=silent))
     assert not (tmp_path / "mean").exists()

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import job, tiny_options, tiny_recipe
+from made_run import copied_run
 
 import cli
 from export.cores import calibration_images
@@ -118,16 +119,6 @@ def test_it_is_a_row_of_the_table_of_the_run_that_chose(runs):
     assert "fusion head; epochs 3 |" in table and "fusion head; epochs 2, refit |" in table
 
 
-def with_values(path, to, **changes):
-    """A copy of a run with other values in its recipe and environment."""
-    shutil.copytree(path, to)
-    for name in ("recipe.json", "environment.json"):
-        values = json.loads((to / name).read_text())
-        values.update({field: value for field, value in changes.items() if field in values})
-        (to / name).write_text(json.dumps(values))
-    return to
-
-
 def test_it_is_averaged_with_the_run_that_chose_and_judged_by_what_neither_has_seen(runs, tmp_path):
     chosen, again, _ = runs
     lines = []
@@ -144,7 +135,7 @@ def test_it_is_averaged_with_the_run_that_chose_and_judged_by_what_neither_has_s
 
 def test_means_of_refits_and_means_with_the_run_that_chose_are_other_rows(runs, tmp_path):
     chosen, again, _ = runs
-    other = with_values(again.path, tmp_path / "other", seed=7)
+    other = copied_run(again.path, tmp_path / "other", seed=7)
     pairs = {"a": (chosen.path, again.path), "b": (chosen.path, other), "c": (again.path, other)}
     a, b, c = (average(paths, job(tmp_path / name, say=lambda line: None)) for name, paths in pairs.items())
     assert group_seeds([a, b, c]) == [[a, b], [c]]
@@ -156,7 +147,7 @@ def test_means_of_refits_and_means_with_the_run_that_chose_are_other_rows(runs, 
 
 def test_it_is_not_averaged_with_a_run_that_has_seen_its_val(runs, tmp_path):
     chosen, again, _ = runs
-    other = with_values(chosen.path, tmp_path / "other", data_fingerprint="0" * 64)
+    other = copied_run(chosen.path, tmp_path / "other", data_fingerprint="0" * 64)
     with pytest.raises(InputError, match=r"of the same images, but those of .*other are not those of .*level3-refit"):
         average([other, again.path], job(tmp_path / "mean", say=lambda line: None))
 
