@@ -1,6 +1,6 @@
 """Exports levels in all variants, evaluates them on test, writes a table: `python -m benchmarks.export_results RUNS`.
 
-Files go to `--files`; figures and the table to `results/export`. A level whose files are all evaluated is not exported
+Files go to `--files`; figures and the table to `--results`. A level whose files are all evaluated is not exported
 again, so an interrupted command resumes when it is repeated. Speeds are measured each time, a level's files in turns.
 """
 
@@ -39,6 +39,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.export_results", description=__doc__)
     parser.add_argument("runs", help="folder of the levels' finished runs")
     parser.add_argument("--files", default="exported", help="folder for the ONNX files")
+    parser.add_argument("--results", default=RESULTS, type=pathlib.Path, help="default: results/export")
     parser.add_argument("--data-dir")
     parser.add_argument("--pretrained", action="store_true", help="make the last level's INT8 file the package's own")
     args = parser.parse_args()
@@ -58,12 +59,12 @@ def main():
                 evaluation = evaluate_onnx(classifier, tta=classifier.has_tta, access=access)
                 print(path.name, format_top1(evaluation.best), flush=True)
         levels.append(_level(run, paths))
-        write_json(RESULTS / f"level{run.recipe.level}.json", levels[-1])
+        write_json(args.results / f"level{run.recipe.level}.json", levels[-1])
     if args.pretrained:
         _install(paths[-1])
     result = {"measured": utc_now(), "cpu": cpu_name(), "packages": package_versions(), "levels": levels}
-    write_json(RESULTS / "export.json", result)
-    write_text(RESULTS / "README.md", table(result))
+    write_json(args.results / "export.json", result)
+    write_text(args.results / "README.md", table(result))
     print(table(result))
 
 
@@ -159,7 +160,7 @@ def _keras_ways(model, images):
 
 
 def table(result: dict) -> str:
-    """The README of `results/export`."""
+    """The README of the results' folder."""
     lines = ["| File | Size, MB | Test top-1 | Images/s at batch 64 | Times Keras | Times fp32 |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
     for level in result["levels"]:

@@ -149,8 +149,8 @@ def _makers(root):
     """Each document that code makes, and a function that makes it in a copy of its folder."""
     for folder in sorted({path.parent for path in (root / "results").glob("*/seed*")}):
         yield folder / "README.md", _make_report
-    if (root / "results/export/export.json").exists():
-        yield root / "results/export/README.md", _make_export_table
+    for path in sorted((root / "results").glob("*/export.json")):
+        yield path.with_name("README.md"), _make_export_table
     for name in ("quantization", "golden", "certainty", "targets"):
         if (root / f"benchmarks/results/{name}.json").exists():
             yield root / f"benchmarks/results/{name}.md", functools.partial(_make_table, name)
