@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,9 +24,10 @@ from export.qdq import LAYERS
 from export.quantize import fold_core
 from keras_cifar.data.copies import image_keys
 from keras_cifar.data.record import check_changes, data_changes, describe_data, known_changes
+from keras_cifar.data.specs import Expected
 from keras_cifar.environment import describe_environment
 from keras_cifar.errors import InputError
-from keras_cifar.evaluation.evaluate_split import check_class_names
+from keras_cifar.evaluation.evaluate_split import check_class_names, check_image_shape
 from keras_cifar.evaluation.predict import predict_logits
 from keras_cifar.files import atomic_path, write_json
 from keras_cifar.metrics import format_top1
@@ -39,7 +41,7 @@ from keras_cifar.speed.graph import BACKBONE, HEAD, graph_nodes
 from keras_cifar.training.job import Job
 from keras_cifar.training.train import default_run_dir, write_result
 
-# Of `logits_difference` between the file and the restored model.
+# Of what the file and the restored model differ by: of the logits' size, and of that of a batch norm's output.
 _TOLERANCES = {"float32": 0.001, "int8": 0.3}
 # As a share of a kernel's largest weight: what float32 loses in folding.
 _DIGITS = 1e-6
@@ -65,17 +67,18 @@ def restore(path: str | os.PathLike | None = None, job: Job | None = None) -> Ru
     recipe = _recipe_of(about, path)
     run = Run(job.folder or default_run_dir(recipe))
     with run.lock():
-        run.check(recipe, job.overwrite)
-        source = job.access.open(recipe)
+        run.check(recipe, job.overwrite, resumes=False)
+        source = job.access.open(recipe, Expected(about.class_names, about.input_size[0]))
         check_class_names(source, about.class_names, path)
-        changes = data_changes(about.data_record, source, recipe)
+        check_image_shape(source, about.input_size, path)
+        changes = data_changes(_identity(about, path), source, recipe)
         check_changes(changes, path, job.access.allow_changed, job.say)
         model = build_model(recipe, len(about.class_names), source.image_shape, job.say)
-        core = core_of(onnx.load_model_from_string(content))
-        _set_weights(model, fold_core(core) if about.precision == "float32" else core, path)
+        core, tolerance = core_of(onnx.load_model_from_string(content)), _TOLERANCES[about.precision]
+        _set_weights(model, fold_core(core) if about.precision == "float32" else core, tolerance, path)
         origin = {"precision": about.precision, "sha256": hashlib.sha256(content).hexdigest()}
         origin["logits_difference"] = _check_same(model, session, about, path)
-        metrics = _write(run, recipe, job, model, source, {"restored_from": origin} | _recorded(changes))
+        metrics = _write(run, recipe, job, model, source, {"restored_from": origin} | _of_training(about, changes))
     job.say(
         f"{visible(path)} ({about.precision}) as a run again: its logits differ by {origin['logits_difference']:.2g} "
         f"of their size; val {format_top1(metrics['val'])}; the run is in {visible(run.path)}"
@@ -93,8 +96,22 @@ def _recipe_of(about, path):
     return recipe
 
 
-def _recorded(changes):
-    return {"changed_data": known_changes({}, changes)} if changes else {}
+def _identity(about, path):
+    """What identifies the data of the training; old files have the fingerprint alone."""
+    found = {"data_fingerprint": about.data_fingerprint} | about.data_record
+    if found["data_fingerprint"] == "unknown":
+        raise InputError(
+            f"Expected a file that says which images it was trained on, but {path} does not; nobody could tell "
+            "whether it has seen val."
+        )
+    return found
+
+
+def _of_training(about, changes):
+    """What the file knows of its training, where the machine and the data of today may be others."""
+    changed = known_changes({"changed_data": about.changed_data}, changes)
+    found = {"packages": about.trained_with, "changed_data": changed}
+    return about.data_record | {name: value for name, value in found.items() if value}
 
 
 def _write(run, recipe, job, model, source, facts):
@@ -105,11 +122,14 @@ def _write(run, recipe, job, model, source, facts):
     logits = predict_logits(compile_inference(model, recipe.batch_size, precision), val.store, recipe.batch_size, "val")
     run.begin(recipe, job.overwrite)
     run.save_model(model, "best.keras")
-    environment = describe_environment(recipe, compute, describe_data(source, train, val, recipe))
-    write_json(run.file("environment.json"), environment | facts)
+    environment = describe_environment(recipe, compute, describe_data(source, train, val, recipe)) | facts
+    if "changed_data" in facts:  # which images it was trained on, and its epochs chosen by, is not known
+        environment.pop("chosen_fingerprint", None)
+    else:
+        with atomic_path(run.file("seen.npy")) as partial:
+            np.save(partial, image_keys(train))
+    write_json(run.file("environment.json"), environment)
     write_json(run.file("local.json"), job.access.local(job.access.data or recipe.data))
-    with atomic_path(run.file("seen.npy")) as partial:
-        np.save(partial, image_keys(train))
     found = {"seconds": None, "steps": None, "best_epoch": None}
     return write_result(run, val.labels, logits, source.class_names, found)
 
@@ -129,29 +149,70 @@ class _Layer:
     bias: np.ndarray | None
 
 
-def _set_weights(model, core, path):
+def _set_weights(model, core, tolerance, path):
     """Gives a model that its recipe built the kernels and the head of a file."""
     layers, found = _keras_layers(model), _file_layers(core)
     ours, theirs = [tuple(layer.kernel.shape) for layer, _ in layers], [layer.kernel.shape for layer in found]
     if ours != theirs:
         raise InputError(
             f"Expected in {path} the network that its recipe builds, but its kernels have other shapes; restore it "
-            "with the version that exported it."
+            "with the version that exported it; networks with layers inside layers cannot be."
         )
     for (layer, norm), stored in zip(layers, found, strict=True):
+        if norm is not None and not _shift_difference(norm, stored.bias) <= tolerance:
+            raise InputError(
+                f"Expected in {path} the pretrained batch norms, but that of {layer.name} shifts otherwise: it was "
+                "trained, and is folded into the kernel for good; train the run again."
+            )
         layer.kernel.assign(_unfolded(layer, norm, stored))
         if norm is None and stored.bias is not None and layer.use_bias:
             layer.bias.assign(stored.bias)
 
 
 def _keras_layers(model):
-    """The layers with kernels, in the order of the graph, each with the batch norm that is folded into it, or None."""
+    """The layers with kernels, in reading order, each with the batch norm that is folded into it, or None."""
     found = []
     for part in (model.get_layer(BACKBONE), model.get_layer(HEAD)):
-        norms = foldable_norms(part)
-        layers = [node.operation for node in graph_nodes(part)]
+        norms, nodes = foldable_norms(part), graph_nodes(part)
+        makers = {id(tensor): node for node in nodes for tensor in node.outputs}
+        read = _reading_order(map(id, part.outputs), makers, lambda node: map(id, node.input_tensors))
+        layers = [node.operation for node in read]
         found += [(layer, norms.get(layer.name)) for layer in layers if hasattr(layer, "kernel")]
     return found
+
+
+def _reading_order(outputs, makers, inputs_of):
+    """The nodes behind some outputs, each after those that it reads, which come in the order of its inputs.
+
+    Keras, the exporter and onnxruntime sort branches each in their own way; this order is the same for all of them.
+
+    Args:
+        outputs: keys of values.
+        makers: the key of a value -> the node that makes it; inputs of the graph and constants have none.
+        inputs_of: node -> the keys of the values that it reads.
+    """
+    found: list[Any] = []
+    seen: set[int] = set()
+    stack = [(iter([key]), None) for key in reversed(list(outputs))]
+    while stack:
+        keys, node = stack[-1]
+        key = next(keys, None)
+        if key is None:
+            stack.pop()
+            found += [] if node is None else [node]
+        elif (maker := makers.get(key)) is not None and id(maker) not in seen:
+            seen.add(id(maker))
+            stack.append((iter(inputs_of(maker)), maker))
+    return found
+
+
+def _shift_difference(norm, bias):
+    """How far a file's bias is from what a frozen batch norm becomes, as a share of the size of its output."""
+    scale, mean = (keras.ops.convert_to_numpy(part) for part in (norm_scale(norm), norm.moving_mean))
+    shift = keras.ops.convert_to_numpy(norm.beta) if norm.center else np.zeros_like(mean)
+    spread = keras.ops.convert_to_numpy(norm.gamma) if norm.scale else np.ones_like(mean)
+    size = np.sqrt(np.sum(shift**2 + spread**2))
+    return float(np.linalg.norm((0 if bias is None else bias) - (shift - mean * scale)) / size)
 
 
 def _unfolded(layer, norm, stored):
@@ -168,7 +229,7 @@ def _unfolded(layer, norm, stored):
 
 
 def _file_layers(core):
-    """The layers with weights of a float or QDQ core, in the order of the graph."""
+    """The layers with weights of a float or QDQ core, in reading order."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in core.graph.initializer}
     steps = {}
     for node in core.graph.node:
@@ -181,7 +242,9 @@ def _file_layers(core):
             steps[node.output[0]] = step
     biases = {name: constants[node.input[1]] for node in core.graph.node for name in node.input[:1]
               if node.op_type == "Add" and node.input[1] in constants}  # fmt: skip
-    return [_file_layer(node, constants, steps, biases) for node in core.graph.node if node.op_type in LAYERS]
+    makers = {name: node for node in core.graph.node for name in node.output}
+    read = _reading_order([value.name for value in core.graph.output], makers, lambda node: node.input)
+    return [_file_layer(node, constants, steps, biases) for node in read if node.op_type in LAYERS]
 
 
 def _file_layer(node, constants, steps, biases):
@@ -189,7 +252,7 @@ def _file_layer(node, constants, steps, biases):
     bias = constants[node.input[2]] if len(node.input) > 2 else biases.get(node.output[0])
     attributes = {attribute.name: attribute for attribute in node.attribute}
     if node.op_type == "Conv":
-        is_depthwise = "group" in attributes and attributes["group"].i > 1
+        is_depthwise = "group" in attributes and attributes["group"].i > 1 and kernel.shape[1] == 1
         order: tuple[int, ...] = (2, 3, 0, 1) if is_depthwise else (2, 3, 1, 0)
     else:
         order = (1, 0) if "transB" in attributes and attributes["transB"].i else (0, 1)

@@ -10,7 +10,7 @@ from keras_cifar.data.datasets import Source
 from keras_cifar.data.record import data_changes, is_data_of
 from keras_cifar.data.specs import Expected, data_path, is_url
 from keras_cifar.errors import InputError
-from keras_cifar.evaluation.evaluate_split import Subject, check_class_names, evaluate_split
+from keras_cifar.evaluation.evaluate_split import Subject, check_class_names, check_image_shape, evaluate_split
 from keras_cifar.evaluation.shifts import ShiftPlan, evaluate_shift, narrowed
 from keras_cifar.files import sweep_partials
 from keras_cifar.model.build import load_classifier
@@ -42,11 +42,7 @@ def load_run(run: Run, access: DataAccess | None = None, split: str | None = Non
     if split == "test" and data_path(data) and not _is_own(run, data, source):
         source = access.open(run.recipe, dataclasses.replace(expected, flat_is_test=True))
     check_class_names(source, names, run.path)
-    if model.input_shape[1:] != tuple(source.image_shape):
-        raise InputError(
-            f"Expected images of {model.input_shape[1:]} as in training, but the data has {source.image_shape}; "
-            "name the data of the run with --data."
-        )
+    check_image_shape(source, model.input_shape[1:], run.path)
     return model, source
 
 

@@ -6,7 +6,7 @@ import pathlib
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -36,6 +36,15 @@ def check_class_names(source: Source, class_names: list[str], owner: str | os.Pa
         raise InputError(
             f"Expected the classes that {owner} was trained on ({', '.join(class_names[:5])}...), but "
             f"the data has {', '.join(source.class_names[:5])}...; name the data of the run."
+        )
+
+
+def check_image_shape(source: Source, shape: Sequence[int], owner: str | os.PathLike) -> None:
+    """Raises InputError unless the data has images of the shape (H, W, 3) that `owner` was trained on."""
+    if tuple(source.image_shape) != tuple(shape):
+        raise InputError(
+            f"Expected images of {tuple(shape)} as in the training of {owner}, but the data has "
+            f"{tuple(source.image_shape)}; name the data of the run with --data."
         )
 
 

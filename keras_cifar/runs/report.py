@@ -29,6 +29,9 @@ _REFIT_NOTE = (
     "A refit is trained on train and val together, for the epochs that its level's run chose on val: its weights are "
     "those of its last epoch, and its val is the tenth that it left out."
 )
+_RESTORED_NOTE = (
+    "A dash for the time is of a run that was restored from a file, which does not hold it, or of a mean with one."
+)
 _COMPARISONS_NOTE = (
     "Each step is tested on the same test images: exact sign-flip permutation test of the mean over seeds, which "
     "for one seed is McNemar's exact test; intervals over images by Agresti and Min. Corrected p: for the {count} "
@@ -83,7 +86,8 @@ def group_seeds(runs: list[Run]) -> list[list[Run]]:
     """The runs that differ by nothing but their seed, together, in the order of the first of each.
 
     "auto" counts as the precisions that it chose, and the data as the images themselves, wherever they are; runs that
-    started from another level, or from a mean, or were evaluated on other test images stand apart.
+    started from another level, or from a mean, were restored from a file, or were evaluated on other test images stand
+    apart.
     """
     keys = []
     tests: dict[tuple, str] = {}
@@ -150,7 +154,8 @@ def reading_note(runs: list[Run]) -> str:
     """How the numbers of the table are to be read."""
     refit = f" {_REFIT_NOTE}" if any(run.recipe.refit for run in runs) else ""
     reference = f" Reference: {REFERENCE}, ResNet-18 on the original CIFAR-10." if _has_reference(runs) else ""
-    return _NOTE + refit + reference
+    restored = f" {_RESTORED_NOTE}" if any(run.metrics["seconds"] is None for run in runs) else ""
+    return _NOTE + refit + restored + reference
 
 
 def _what_trains(group, groups):
@@ -187,7 +192,16 @@ def _origins(run):
     """In words what the recipe does not say of where a run's weights come from."""
     members = run.metrics.get("members", ())
     refits = sum(member.get("refit", False) for member in members)
-    return _start(run), f"{refits} of its {len(members)} runs refitted" if 0 < refits < len(members) else ""
+    return (
+        _start(run),
+        f"{refits} of its {len(members)} runs refitted" if 0 < refits < len(members) else "",
+        _restored(run),
+    )
+
+
+def _restored(run):
+    found = run.environment.get("restored_from")
+    return "" if found is None else f"restored from a file in {found['precision']}"
 
 
 def _own(name, value):
@@ -380,8 +394,8 @@ def _describe_run(run, output, heading, say):
 
 def _origin(run):
     """Where the weights are from."""
-    if "restored_from" in run.environment:
-        return f"restored from a file in {run.environment['restored_from']['precision']}"
+    if restored := _restored(run):
+        return restored
     if "members" in run.metrics:
         return _members(run.metrics)
     return f"best epoch {run.metrics['best_epoch']} of {run.recipe.epochs}"
@@ -389,11 +403,13 @@ def _origin(run):
 
 def _members(metrics):
     """Of a mean of runs, see `keras_cifar.training.average`."""
-    found = [
-        f"seed {one['seed']}, rate {one['learning_rate']:g}{', refit' * one.get('refit', False)} "
-        f"({100 * one['val_top1']:.2f} %)"
-        for one in metrics["members"]
-    ]
+    images = metrics["val"]["images"]
+    found = []
+    for one in metrics["members"]:
+        count = one.get("val_images", images)
+        of = "" if count == images else f" of its {count:,} images"
+        refit = ", refit" * one.get("refit", False)
+        found.append(f"seed {one['seed']}, rate {one['learning_rate']:g}{refit} ({100 * one['val_top1']:.2f} %{of})")
     return f"the mean of runs of {', '.join(found)} on val"
 
 

@@ -158,8 +158,13 @@ class Run:
                 "pass --overwrite to start again."
             ) from error
 
-    def check(self, recipe: Recipe, overwrite: bool) -> None:
+    def check(self, recipe: Recipe, overwrite: bool, resumes: bool = True) -> None:
         """Refuses a folder that a recipe cannot be trained in; writes nothing.
+
+        Args:
+            recipe: of the run that is to be there.
+            overwrite: whether it may replace another run.
+            resumes: whether it goes on with an interrupted training.
 
         Raises:
             InputError: it holds a finished run, another recipe's run, or other things.
@@ -181,6 +186,11 @@ class Run:
             raise InputError(
                 f"Expected the recipe of the interrupted run in {self.path}, but {changed}; repeat its options "
                 "to resume, pass --overwrite to start again, or choose another --run-dir."
+            )
+        if not resumes and self.file("state.npz").exists():
+            raise InputError(
+                f"Expected no training in {self.path}, but one was interrupted there; resume it with `train`, pass "
+                "--overwrite to replace it, or choose another --run-dir."
             )
 
     def begin(self, recipe: Recipe, overwrite: bool) -> None:

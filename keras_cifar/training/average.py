@@ -22,9 +22,7 @@ from keras_cifar.runs.plots import plot_confusion
 from keras_cifar.runs.run import Run, open_run
 from keras_cifar.speed.engine import compile_inference
 from keras_cifar.training.job import Job
-from keras_cifar.training.train import write_result
-
-_SUFFIX = "-mean"
+from keras_cifar.training.train import MEAN_SUFFIX, write_result
 
 
 def average(paths: Sequence[str | os.PathLike], job: Job | None = None) -> Run:
@@ -52,7 +50,7 @@ def average(paths: Sequence[str | os.PathLike], job: Job | None = None) -> Run:
     path = members[0].path
     members.sort(key=lambda member: not member.recipe.refit)  # stable: the first one's val is the mean's
     recipe = _mean_recipe(members)
-    run = Run(job.folder or path.with_name(path.name + _SUFFIX))
+    run = Run(job.folder or path.with_name(path.name + MEAN_SUFFIX))
     if any(run.path.resolve() == member.path.resolve() for member in members):
         raise InputError(f"Expected another folder than those of the runs, but got {run.path}; choose one.")
     with run.lock():
@@ -168,6 +166,7 @@ def _member(recipe, metrics):
         "epochs": recipe.epochs,
         "best_epoch": metrics["best_epoch"],
         "seconds": metrics["seconds"],
+        "val_images": metrics["val"]["images"],
         "val_top1": metrics["val"]["top1"],
     }
 
@@ -177,7 +176,7 @@ def _describe(run, metrics, members):
         yield f"{visible(member.path)}: {_val(member.metrics, metrics)}"
     yield f"mean of {len(members)}: {_val(metrics, metrics)}; the run is in {visible(run.path)}"
     same = [member.metrics["val"]["top1"] for member in members if _same_val(member.metrics, metrics)]
-    if metrics["val"]["top1"] < max(same):
+    if same and metrics["val"]["top1"] < max(same):
         yield (
             "The mean is below the best of them: it helps where runs start from the same weights, and none of them "
             "is much worse than the others"

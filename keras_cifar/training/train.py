@@ -48,6 +48,7 @@ from keras_cifar.training.observers import Audience, Start
 # Seconds between saved states within an epoch, or a call of several steps more; each epoch's end is saved too.
 _SAVE_SECONDS = Number(0, example=30)
 REFIT_SUFFIX = "-refit"
+MEAN_SUFFIX = "-mean"
 
 
 def enable_determinism() -> None:
@@ -59,11 +60,11 @@ def enable_determinism() -> None:
 
 
 def default_run_dir(recipe: Recipe) -> pathlib.Path:
-    """`runs/DATA-BACKBONE-seedS/levelN`: the levels of a ladder are in one folder, a refit in `levelN-refit`."""
+    """`runs/DATA-BACKBONE-seedS/levelN` for a level of a ladder; a refit and a mean have a suffix."""
     data, backbone = (file_name(name.replace(":", "-", 1).rstrip("/")) for name in (recipe.data, recipe.backbone))
     limit = f"-limit{recipe.limit}" if recipe.limit else ""
     limit += f"-without{len(recipe.exclude)}" if recipe.exclude else ""
-    name = f"level{recipe.level}{REFIT_SUFFIX if recipe.refit else ''}"
+    name = f"level{recipe.level}{REFIT_SUFFIX if recipe.refit else ''}{MEAN_SUFFIX if recipe.averages > 1 else ''}"
     return pathlib.Path("runs") / f"{data}-{backbone}-seed{recipe.seed}{limit}" / name
 
 

@@ -12,6 +12,7 @@ import cli
 from export import ExportPlan, OnnxClassifier, export_run
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.evaluate_run import evaluate, load_run
+from keras_cifar.files import read_json, write_json
 from keras_cifar.model.build import load_classifier
 from keras_cifar.model.weights import file_sha256
 from keras_cifar.recipes import recipe_to_dict
@@ -120,6 +121,19 @@ def test_what_does_not_fit_is_said(ladder, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         average([folder / "level3", other], job(tmp_path / "mean", say=silent))
     assert not (tmp_path / "mean").exists()
+
+
+def test_where_val_has_grown_no_member_is_better(ladder, tmp_path):
+    pair = [copied_run(ladder[0] / name, tmp_path / name) for name in ("level3", "level3-seed1")]
+    for path in pair:
+        metrics = read_json(path / "metrics.json")
+        metrics["val"] |= {"images": metrics["val"]["images"] - 1, "top1": 1.0}
+        write_json(path / "metrics.json", metrics)
+    lines = []
+    mean = average(pair, job(tmp_path / "mean", say=lines.append))
+    assert "of its " in lines[0] and lines[-1].startswith("mean of 2: ")
+    text = write_report([mean], tmp_path / "report.md", say=silent).read_text()
+    assert f"(100.00 % of its {metrics['val']['images']:,} images)" in text
 
 
 @pytest.mark.slow
