@@ -71,14 +71,16 @@ def restore(path: str | os.PathLike | None = None, job: Job | None = None) -> Ru
         source = job.access.open(recipe, Expected(about.class_names, about.input_size[0]))
         check_class_names(source, about.class_names, path)
         check_image_shape(source, about.input_size, path)
-        changes = data_changes(_identity(about, path), source, recipe)
+        identity = _identity(about, path)
+        changes = data_changes(identity, source, recipe)
         check_changes(changes, path, job.access.allow_changed, job.say)
         model = build_model(recipe, len(about.class_names), source.image_shape, job.say)
         core, tolerance = core_of(onnx.load_model_from_string(content)), _TOLERANCES[about.precision]
         _set_weights(model, fold_core(core) if about.precision == "float32" else core, tolerance, path)
         origin = {"precision": about.precision, "sha256": hashlib.sha256(content).hexdigest()}
         origin["logits_difference"] = _check_same(model, session, about, path)
-        metrics = _write(run, recipe, job, model, source, {"restored_from": origin} | _of_training(about, changes))
+        facts = _of_training(about, identity, changes) | {"restored_from": origin}
+        metrics = _write(run, recipe, job, model, source, facts)
     job.say(
         f"{visible(path)} ({about.precision}) as a run again: its logits differ by {origin['logits_difference']:.2g} "
         f"of their size; val {format_top1(metrics['val'])}; the run is in {visible(run.path)}"
@@ -107,11 +109,13 @@ def _identity(about, path):
     return found
 
 
-def _of_training(about, changes):
-    """What the file knows of its training, where the machine and the data of today may be others."""
-    changed = known_changes({"changed_data": about.changed_data}, changes)
-    found = {"packages": about.trained_with, "changed_data": changed}
-    return about.data_record | {name: value for name, value in found.items() if value}
+def _of_training(about, identity, changes):
+    """What the file says of its training, which had other packages than today, and perhaps other images."""
+    found = {"packages": about.trained_with} if about.trained_with else {}
+    if changes:
+        changed = known_changes({"changed_data": about.changed_data}, changes)
+        found |= {"data": about.data, "changed_data": changed} | identity
+    return found
 
 
 def _write(run, recipe, job, model, source, facts):
@@ -122,13 +126,14 @@ def _write(run, recipe, job, model, source, facts):
     logits = predict_logits(compile_inference(model, recipe.batch_size, precision), val.store, recipe.batch_size, "val")
     run.begin(recipe, job.overwrite)
     run.save_model(model, "best.keras")
-    environment = describe_environment(recipe, compute, describe_data(source, train, val, recipe)) | facts
-    if "changed_data" in facts:  # which images it was trained on, and its epochs chosen by, is not known
-        environment.pop("chosen_fingerprint", None)
+    data = describe_data(source, train, val, recipe)
+    if "changed_data" in facts:  # of its own images there is no more than the file says
+        data = {name: value for name, value in data.items() if name in ("class_names", "has_test")}
+        run.file("seen.npy").unlink(missing_ok=True)
     else:
         with atomic_path(run.file("seen.npy")) as partial:
             np.save(partial, image_keys(train))
-    write_json(run.file("environment.json"), environment)
+    write_json(run.file("environment.json"), describe_environment(recipe, compute, data) | facts)
     write_json(run.file("local.json"), job.access.local(job.access.data or recipe.data))
     found = {"seconds": None, "steps": None, "best_epoch": None}
     return write_result(run, val.labels, logits, source.class_names, found)

@@ -240,7 +240,7 @@ def open_run(path: str | os.PathLike) -> Run:
         raise InputError(f"Expected a run folder, but {path} holds no recipe.json; name one that `train` wrote.")
     if not run.is_finished:
         raise InputError(
-            f"Expected a finished run, but {path} was interrupted; repeat its `train` command to resume it."
+            f"Expected a finished run, but {path} was interrupted; repeat the command that writes it, such as `train`."
         )
     return run
 

@@ -138,6 +138,8 @@ def _write_origin(run, first, access, changes):
     write_json(run.file("local.json"), access.local(access.data))
     if first.file("seen.npy").is_file():
         shutil.copyfile(first.file("seen.npy"), run.file("seen.npy"))
+    else:
+        run.file("seen.npy").unlink(missing_ok=True)
 
 
 def _facts(members):

@@ -146,12 +146,16 @@ def changed_file(path, to, **values):
 
 
 def test_with_other_data_it_keeps_what_the_file_says(exported, tmp_path):
-    file = changed_file(exported["folder"] / "level4_fp32.onnx", tmp_path / "file.onnx", recipe={"limit": 24})
-    lines, trained = [], open_run(exported["run"])
-    run = restore(file, job(tmp_path / "run", allow_changed=True, say=lines.append))
-    assert run.environment["data_fingerprint"] == trained.environment["data_fingerprint"]
-    assert run.environment["changed_data"] == ["train has 24 images and had 16"] and run.seen() is None
-    assert any(line.startswith("Not the data of") for line in lines)
+    trained, values = open_run(exported["run"]).environment, {"recipe": {"limit": 24}, "data": "what it was"}
+    for name, more in (("new", {}), ("old", {"data_record": {}})):
+        lines = []
+        file = changed_file(exported["folder"] / "level4_fp32.onnx", tmp_path / f"{name}.onnx", **values, **more)
+        run = restore(file, job(tmp_path / name, allow_changed=True, say=lines.append))
+        found = run.environment
+        assert found["data_fingerprint"] == trained["data_fingerprint"] and found["data"] == "what it was"
+        assert found.get("val_fingerprint") == (trained["val_fingerprint"] if name == "new" else None)
+        assert len(found["changed_data"]) == 1 and run.seen() is None
+        assert any(line.startswith("Not the data of") for line in lines)
 
 
 def test_a_file_that_names_no_images_is_refused(exported, tmp_path):
