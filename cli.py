@@ -106,7 +106,8 @@ def _add_training_commands(add):
     average = add("average", _average, text, _AVERAGE_EXAMPLES)
     average.add_argument("runs", nargs="+", metavar="RUN", help="finished runs of one level, of several seeds")
     average.add_argument("--run-dir", metavar="DIR", help="folder of the mean, a run as any other; default: FIRST-mean")
-    average.add_argument("--data", help="where the images are now, if not where the first run was trained from")
+    text = "where the images are now, if not where the first refit, or else the first run, was trained from"
+    average.add_argument("--data", help=text)
     average.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
     average.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
     _add_reading_options(average)
@@ -366,9 +367,9 @@ _AVERAGE_EXAMPLES = """examples:
   python cli.py train --level 5 --seed 1 --init-from ladder/level3 --run-dir ladder/level5-seed1
   python cli.py average ladder/level5 ladder/level5-seed1 --run-dir ladder/level5-mean"""
 _RESTORE_EXAMPLES = """examples:
-  python cli.py restore --run-dir runs/packaged
-  python cli.py train --level 5 --backbone efficientnet_lite0 --init-from runs/packaged --run-dir runs/further
-  python cli.py restore deployed/level4_int8.onnx --run-dir runs/photos/level4 --data folder:photos"""
+  python cli.py restore deployed/level4_int8.onnx --run-dir runs/photos/level4 --data folder:photos
+  python cli.py train --level 5 --data folder:photos --init-from runs/photos/level4 --run-dir runs/photos/level5
+  python cli.py restore --run-dir runs/packaged"""
 _EVALUATE_EXAMPLES = """examples:
   python cli.py evaluate runs/cifar10-resnet18-seed0/level4 --split test
   python cli.py evaluate runs/cifar10-resnet18-seed0/level4 --split val --no-tta
