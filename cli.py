@@ -105,22 +105,15 @@ def _add_training_commands(add):
     text = "average the weights of runs that started from the same ones (a model soup): a better run at no cost in use"
     average = add("average", _average, text, _AVERAGE_EXAMPLES)
     average.add_argument("runs", nargs="+", metavar="RUN", help="finished runs of one level, of several seeds")
-    average.add_argument("--run-dir", metavar="DIR", help="folder of the mean, a run as any other; default: FIRST-mean")
-    text = "where the images are now, if not where the first refit, or else the first run, was trained from"
-    average.add_argument("--data", help=text)
-    average.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
-    average.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
-    _add_reading_options(average)
+    text = "folder of the mean, a run as any other; default: FIRST-mean"
+    _add_options_of_untrained(average, text, "the first refit, or else the first run,")
 
     text = "write the run of an exported file again, where its folder is gone, to start from, evaluate or export"
     restore = add("restore", _restore, text, _RESTORE_EXAMPLES)
     text = "of frozen batch norms, in float32 or INT8; default: the package's CIFAR-10 classifier"
     restore.add_argument("file", nargs="?", metavar="FILE.onnx", help=text)
-    restore.add_argument("--run-dir", metavar="DIR", help="folder of the run; default: that of its recipe in runs/")
-    restore.add_argument("--data", help="where the images are now, if not where the run was trained from")
-    restore.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
-    restore.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
-    _add_reading_options(restore)
+    text = "folder of the run; default: that of its recipe in runs/"
+    _add_options_of_untrained(restore, text, "the run")
 
     text = "evaluate a finished run or an exported file, with and without flip TTA"
     evaluate = add("evaluate", _evaluate, text, _EVALUATE_EXAMPLES)
@@ -445,6 +438,15 @@ def _add_search_options(command):
     command.add_argument("--search-dir", metavar="DIR", help="default: tune-levelN next to the level's run")
     command.add_argument("--init-from", metavar="RUN", help="start from this run's best weights")
     _add_reading_options(command)
+
+
+def _add_options_of_untrained(parser, run_dir, trained):
+    """Those of a command that writes a finished run without training it."""
+    parser.add_argument("--run-dir", metavar="DIR", help=run_dir)
+    parser.add_argument("--data", help=f"where the images are now, if not where {trained} was trained from")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder of prepared TFDS data sets")
+    parser.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
+    _add_reading_options(parser)
 
 
 def _add_reading_options(command):

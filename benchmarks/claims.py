@@ -261,13 +261,13 @@ def packaged(read: Reader) -> Iterator[Claim]:
     yield Claim(_RESULTS_PAGE, "on the {:,} images of val that a refit leaves out", (left_out,))
     yield Claim(_README, "reaches {:.2f} % on CIFAR-10's test images", (top1,))
     elsewhere = read(f"{_RESULTS}/packaged.json")["runtimes"]
-    held, free = elsewhere["openvino, AVX2"], elsewhere["openvino"]
+    held, free, exact = (elsewhere[name] for name in ("openvino, AVX2", "openvino", "onnxruntime, exact"))
     yield Claim(
         _BENCHMARKS,
         "{:.2f} % on test, and {} predictions that differ from those where it was exported; in OpenVINO as it comes "
         "{:.2f} %, and {}.",
         (100 * held["top1"], held["changed"], 100 * free["top1"], free["changed"]),
-        holds=not elsewhere["onnxruntime, exact"]["changed"] and 100 * elsewhere["onnxruntime, exact"]["top1"] == top1,
+        holds=not exact["changed"] and 100 * exact["top1"] == top1,
     )
     (before,) = (file for file in read("results/export/level5.json")["files"] if file["file"] == same["file"])
     text = "mean of three refits of level 5, as INT8 with TTA {:.2f} % on test ({:.2f} % before)"

@@ -29,14 +29,14 @@ from keras_cifar.environment import describe_environment
 from keras_cifar.errors import InputError
 from keras_cifar.evaluation.evaluate_split import check_class_names, check_image_shape
 from keras_cifar.evaluation.predict import predict_logits
-from keras_cifar.files import atomic_path, write_json
+from keras_cifar.files import write_json
 from keras_cifar.metrics import format_top1
 from keras_cifar.model.build import build_model
 from keras_cifar.names import visible
 from keras_cifar.recipes import recipe_from_dict
 from keras_cifar.runs.run import Run
 from keras_cifar.speed.engine import compile_inference, describe_compute, inference_precision
-from keras_cifar.speed.fold import foldable_norms, norm_scale
+from keras_cifar.speed.fold import foldable_norms, norm_scale, norm_shift
 from keras_cifar.speed.graph import BACKBONE, HEAD, graph_nodes
 from keras_cifar.training.job import Job
 from keras_cifar.training.train import default_run_dir, write_result
@@ -127,12 +127,10 @@ def _write(run, recipe, job, model, source, facts):
     run.begin(recipe, job.overwrite)
     run.save_model(model, "best.keras")
     data = describe_data(source, train, val, recipe)
-    if "changed_data" in facts:  # of its own images there is no more than the file says
+    has_changed = "changed_data" in facts
+    if has_changed:  # of its own images there is no more than the file says
         data = {name: value for name, value in data.items() if name in ("class_names", "has_test")}
-        run.file("seen.npy").unlink(missing_ok=True)
-    else:
-        with atomic_path(run.file("seen.npy")) as partial:
-            np.save(partial, image_keys(train))
+    run.write_seen(None if has_changed else image_keys(train))
     write_json(run.file("environment.json"), describe_environment(recipe, compute, data) | facts)
     write_json(run.file("local.json"), job.access.local(job.access.data or recipe.data))
     found = {"seconds": None, "steps": None, "best_epoch": None}
@@ -213,11 +211,11 @@ def _reading_order(outputs, makers, inputs_of):
 
 def _shift_difference(norm, bias):
     """How far a file's bias is from what a frozen batch norm becomes, as a share of the size of its output."""
-    scale, mean = (keras.ops.convert_to_numpy(part) for part in (norm_scale(norm), norm.moving_mean))
-    shift = keras.ops.convert_to_numpy(norm.beta) if norm.center else np.zeros_like(mean)
-    spread = keras.ops.convert_to_numpy(norm.gamma) if norm.scale else np.ones_like(mean)
-    size = np.sqrt(np.sum(shift**2 + spread**2))
-    return float(np.linalg.norm((0 if bias is None else bias) - (shift - mean * scale)) / size)
+    shift = keras.ops.convert_to_numpy(norm_shift(norm, norm_scale(norm)))
+    mean = keras.ops.convert_to_numpy(norm.beta) if norm.center else np.zeros_like(shift)
+    spread = keras.ops.convert_to_numpy(norm.gamma) if norm.scale else np.ones_like(shift)
+    size = np.sqrt(np.sum(mean**2 + spread**2))
+    return float(np.linalg.norm((0 if bias is None else bias) - shift) / size)
 
 
 def _unfolded(layer, norm, stored):

@@ -124,6 +124,14 @@ class Run:
         except (OSError, ValueError, EOFError):
             return None
 
+    def write_seen(self, keys: np.ndarray | None) -> None:
+        """Keeps what `seen` gives; None where the training images are not known, so that no other's are left there."""
+        if keys is None:
+            self.file("seen.npy").unlink(missing_ok=True)
+            return
+        with atomic_path(self.file("seen.npy")) as partial:
+            np.save(partial, keys)
+
     def write_history(self, rows: list[dict]) -> None:
         """Writes history.csv."""
         write_csv(self.file("history.csv"), HISTORY_FIELDS, rows)

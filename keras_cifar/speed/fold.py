@@ -39,10 +39,7 @@ class FoldedConvolution(layers.Layer):
     def _kernel_and_bias(self):
         norm, kernel = self.normalization, ops.convert_to_tensor(self.convolution.kernel)
         scale = norm_scale(norm)
-        bias = -ops.convert_to_tensor(norm.moving_mean) * scale
-        if norm.center:
-            bias = bias + norm.beta
-        return kernel * (ops.reshape(scale, (1, 1, -1, 1)) if self.is_depthwise else scale), bias
+        return kernel * (ops.reshape(scale, (1, 1, -1, 1)) if self.is_depthwise else scale), norm_shift(norm, scale)
 
     def call(self, inputs):
         kernel, bias = self._kernel_and_bias() if self.frozen is None else self.frozen
@@ -80,6 +77,12 @@ def norm_scale(normalization: layers.BatchNormalization) -> Any:
     """What a frozen batch normalisation multiplies each channel by, a tensor (C,)."""
     scale = ops.rsqrt(ops.convert_to_tensor(normalization.moving_variance) + normalization.epsilon)
     return scale * normalization.gamma if normalization.scale else scale
+
+
+def norm_shift(normalization: layers.BatchNormalization, scale: Any) -> Any:
+    """What a frozen batch normalisation adds to each channel after its `norm_scale`, a tensor (C,)."""
+    shift = -ops.convert_to_tensor(normalization.moving_mean) * scale
+    return shift + normalization.beta if normalization.center else shift
 
 
 def foldable_norms(model: keras.Model) -> dict[str, layers.BatchNormalization]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shutil
 from collections.abc import Sequence
 
 import numpy as np
@@ -136,10 +135,7 @@ def _write_origin(run, first, access, changes):
         found["changed_data"] = known_changes(found, changes)
     write_json(run.file("environment.json"), found)
     write_json(run.file("local.json"), access.local(access.data))
-    if first.file("seen.npy").is_file():
-        shutil.copyfile(first.file("seen.npy"), run.file("seen.npy"))
-    else:
-        run.file("seen.npy").unlink(missing_ok=True)
+    run.write_seen(first.seen())
 
 
 def _facts(members):

@@ -498,8 +498,7 @@ class _Training:
         self.run.begin(self.recipe, start.job.overwrite)
         write_json(self.run.file("environment.json"), environment)
         write_json(self.run.file("local.json"), start.local())
-        with atomic_path(self.run.file("seen.npy")) as partial:
-            np.save(partial, start.seen)
+        self.run.write_seen(start.seen)
         self.source.say_notes(self.say)
         self.say(
             f"{len(start.train)} training and {len(start.val)} val images, {len(self.source.class_names)} classes, "
